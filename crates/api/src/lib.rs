@@ -1,0 +1,1 @@
+//! Istio's and Gateway API's objects as Rust types. No logic.

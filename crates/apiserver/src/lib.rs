@@ -1,0 +1,1 @@
+//! The embedded Kubernetes-style API server and its durable store.

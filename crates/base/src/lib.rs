@@ -1,0 +1,1 @@
+//! The runtime kit of every process: drain, readiness, admin listener, metrics and tracing set-up, backoff, file watch.

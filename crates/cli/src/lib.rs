@@ -1,0 +1,1 @@
+//! Definitions, commands and printer of the lateen command line; starts lateend as a process.

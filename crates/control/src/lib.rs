@@ -1,0 +1,1 @@
+//! Assembles lateend and holds as little as possible itself.

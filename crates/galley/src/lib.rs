@@ -1,0 +1,1 @@
+//! Configuration: schemas, defaulting, validation, conversion, analysis. Pure functions from objects to verdicts.

@@ -8,3 +8,5 @@
 
 pub mod seam;
 pub mod status;
+
+// The schema side.

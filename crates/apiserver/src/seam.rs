@@ -250,12 +250,6 @@ pub struct Admitted {
     pub warnings: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct TableColumns {
-    /// `TableColumnDefinition` objects.
-    pub definitions: Vec<Value>,
-}
-
 /// A generated document: discovery or OpenAPI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
@@ -280,6 +274,9 @@ pub struct Document {
 /// [`validate`](SchemaSide::validate) (schema, CEL with `oldSelf`, built-in rules, validating webhooks), then the
 /// commit. A dry run goes through everything but the commit. When another write was faster, a patch starts again from
 /// the new object.
+///
+/// The implementation is `schema::Schemas`, made by `Schemas::new(objects: Arc<dyn Objects>)`; module lines of the
+/// schema side stand in `lib.rs` under a heading of their own.
 pub trait SchemaSide: Send + Sync + 'static {
     /// The kinds served now.
     fn kinds(&self) -> Arc<KindTable>;

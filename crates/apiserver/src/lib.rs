@@ -8,5 +8,6 @@
 
 pub mod seam;
 pub mod status;
+pub mod store;
 
 // The schema side.

@@ -1,0 +1,219 @@
+//! The recent changes of a resource, from which watches read at their own pace.
+//!
+//! The writer appends once and wakes once; it neither knows the watches nor waits for them. A watch that falls behind
+//! the kept changes is told so ([`Behind`]), which a client sees as 410 Gone.
+
+use super::Stored;
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Changes kept for a resource, unless they are large.
+const KEPT_EVENTS: usize = 8192;
+/// Bytes of encoded objects kept for a resource.
+const KEPT_BYTES: usize = 32 << 20;
+/// Changes kept however large they are.
+const KEPT_AT_LEAST: usize = 64;
+
+/// How a change looks to a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// The object is new (or newly selected).
+    Added,
+    /// The object changed.
+    Modified,
+    /// The object is gone (or no longer selected).
+    Deleted,
+}
+
+impl EventType {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventType::Added => "ADDED",
+            EventType::Modified => "MODIFIED",
+            EventType::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One durable change.
+#[derive(Debug)]
+pub struct Event {
+    /// What happened.
+    pub event_type: EventType,
+    /// The object's table, as `group/plural`.
+    pub table: Arc<str>,
+    /// The object after the change; for a deletion its last state, with the revision of the deletion.
+    pub object: Arc<Stored>,
+    /// The object before the change.
+    pub previous: Option<Arc<Stored>>,
+    lines: Mutex<SmallVec<[(EventType, String, Bytes); 1]>>,
+}
+
+impl Event {
+    pub(super) fn new(
+        event_type: EventType,
+        table: Arc<str>,
+        object: Arc<Stored>,
+        previous: Option<Arc<Stored>>,
+    ) -> Event {
+        Event { event_type, table, object, previous, lines: Mutex::default() }
+    }
+
+    /// The revision of the change.
+    pub fn revision(&self) -> u64 {
+        self.object.revision
+    }
+
+    /// The line of a watch's stream; made once for all watches that see the change in the same way.
+    pub fn line(&self, event_type: EventType, api_version: &str) -> Bytes {
+        let mut lines = self.lines.lock();
+        if let Some((_, _, line)) = lines.iter().find(|(known, version, _)| *known == event_type && version == api_version) {
+            return line.clone();
+        }
+        let line = line(event_type, &self.object, api_version);
+        lines.push((event_type, api_version.to_owned(), line.clone()));
+        line
+    }
+}
+
+/// The line of a watch's stream for an object.
+pub fn line(event_type: EventType, object: &Stored, api_version: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(object.encoded().len() + 48);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(event_type.name().as_bytes());
+    out.put_slice(b"\",\"object\":");
+    object.write_as(api_version, &mut out);
+    out.put_slice(b"}\n");
+    out.freeze()
+}
+
+/// A reader came too late: changes it has not seen are no longer kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too old resource version: {asked} ({oldest})")]
+pub struct Behind {
+    /// The revision up to which the reader has seen changes.
+    pub asked: u64,
+    /// The revision from which on changes are known.
+    pub oldest: u64,
+}
+
+#[derive(Debug)]
+struct Ring {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    /// Changes up to this revision are not kept (any more).
+    oldest: u64,
+    limit: usize,
+}
+
+/// The recent changes of one resource (or of all).
+#[derive(Debug)]
+pub struct Log {
+    ring: RwLock<Ring>,
+    /// The revision up to which the ring is complete.
+    newest: watch::Sender<u64>,
+}
+
+impl Log {
+    /// A log that knows nothing of changes up to `oldest`.
+    pub(super) fn new(oldest: u64) -> Log {
+        Log::with_limit(oldest, KEPT_EVENTS)
+    }
+
+    pub(super) fn with_limit(oldest: u64, limit: usize) -> Log {
+        let ring = Ring { events: VecDeque::new(), bytes: 0, oldest, limit };
+        Log { ring: RwLock::new(ring), newest: watch::channel(oldest).0 }
+    }
+
+    /// Appends changes, which must be durable and in order, and forgets old ones.
+    pub(super) fn append(&self, events: impl IntoIterator<Item = Arc<Event>>) {
+        let mut ring = self.ring.write();
+        for event in events {
+            ring.bytes += event.object.encoded().len();
+            ring.events.push_back(event);
+        }
+        while ring.events.len() > ring.limit || (ring.bytes > KEPT_BYTES && ring.events.len() > KEPT_AT_LEAST) {
+            let Some(event) = ring.events.pop_front() else { break };
+            ring.bytes -= event.object.encoded().len();
+            ring.oldest = event.revision();
+        }
+        let newest = ring.events.back().map_or(ring.oldest, |event| event.revision());
+        drop(ring);
+        self.newest.send_replace(newest);
+    }
+
+    /// Forgets all changes, as if they had been compacted.
+    pub(super) fn forget(&self) {
+        let mut ring = self.ring.write();
+        if let Some(event) = ring.events.back() {
+            ring.oldest = event.revision();
+        }
+        ring.events.clear();
+        ring.bytes = 0;
+    }
+
+    /// Whether a reader that has seen everything up to `revision` can go on from there.
+    pub fn check(&self, revision: u64) -> Result<(), Behind> {
+        let oldest = self.ring.read().oldest;
+        if revision < oldest { Err(Behind { asked: revision, oldest }) } else { Ok(()) }
+    }
+
+    /// Changes after `revision`, at most `limit`.
+    pub fn after(&self, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Behind> {
+        let ring = self.ring.read();
+        if revision < ring.oldest {
+            return Err(Behind { asked: revision, oldest: ring.oldest });
+        }
+        let start = ring.events.partition_point(|event| event.revision() <= revision);
+        Ok(ring.events.range(start..).take(limit).cloned().collect())
+    }
+
+    /// Wakes a reader at every append.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+}
+
+/// A reader of a [`Log`].
+#[derive(Debug)]
+pub struct Reader {
+    log: Arc<Log>,
+    wake: watch::Receiver<u64>,
+    position: u64,
+}
+
+impl Reader {
+    /// A reader that has seen everything up to `revision`.
+    pub(super) fn new(log: Arc<Log>, revision: u64) -> Result<Reader, Behind> {
+        log.check(revision)?;
+        let mut wake = log.subscribe();
+        wake.mark_changed();
+        Ok(Reader { log, wake, position: revision })
+    }
+
+    /// The revision up to which changes have been read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Waits for changes and returns the next ones, in order. Cancelling the wait loses nothing.
+    pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<Event>>, Behind> {
+        loop {
+            self.wake.borrow_and_update();
+            let events = self.log.after(self.position, limit)?;
+            if let Some(last) = events.last() {
+                self.position = last.revision();
+                return Ok(events);
+            }
+            if self.wake.changed().await.is_err() {
+                // The store is gone; nothing will ever come.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Durability, order, conflicts and compaction.
+
+use super::*;
+use serde_json::json;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn table() -> Arc<str> {
+    table_name(Resource::new("", "configmaps"))
+}
+
+fn put(name: &str, data: &str, expect: Expect) -> Write {
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "default"}, "data": {"value": data}});
+    Write { table: table(), namespace: "default".to_owned(), name: name.to_owned(), object: Some(object), expect }
+}
+
+fn remove(name: &str, revision: u64) -> Write {
+    Write { object: None, ..put(name, "", Expect::Revision(revision)) }
+}
+
+fn open(folder: &std::path::Path) -> Store {
+    Store::open(file_opener(folder.join("store.redb"))).unwrap()
+}
+
+/// Opens again what another thread is about to close.
+fn open_again(folder: &std::path::Path) -> Store {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match Store::open(file_opener(folder.join("store.redb"))) {
+            Ok(store) => return store,
+            Err(error) if std::time::Instant::now() > deadline => panic!("{error}"),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn writes_follow_their_expectations() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let first = store.write(put("a", "1", Expect::Absent)).await.unwrap();
+    assert_eq!(first.value["metadata"]["resourceVersion"], first.revision.to_string());
+    assert_eq!(store.write(put("a", "2", Expect::Absent)).await.unwrap_err(), StoreError::Exists);
+    let second = store.write(put("a", "2", Expect::Revision(first.revision))).await.unwrap();
+    assert!(second.revision > first.revision);
+    assert_eq!(store.write(put("a", "3", Expect::Revision(first.revision))).await.unwrap_err(), StoreError::Changed);
+    assert_eq!(store.write(put("b", "1", Expect::Revision(1))).await.unwrap_err(), StoreError::Missing);
+    let gone = store.write(remove("a", second.revision)).await.unwrap();
+    assert!(gone.revision > second.revision);
+    assert_eq!(store.write(remove("a", gone.revision)).await.unwrap_err(), StoreError::Missing);
+}
+
+#[tokio::test]
+async fn of_many_writers_on_one_revision_one_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let first = store.write(put("a", "0", Expect::Absent)).await.unwrap();
+    let writes = (0..32).map(|index| store.write(put("a", &index.to_string(), Expect::Revision(first.revision))));
+    let results = futures::future::join_all(writes).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(StoreError::Changed))));
+}
+
+#[tokio::test]
+async fn a_reader_sees_every_change_in_order_and_resumes_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let first = store.write(put("a", "1", Expect::Absent)).await.unwrap();
+    let mut reader = store.changes(&table(), 0).unwrap();
+    let second = store.write(put("a", "2", Expect::Revision(first.revision))).await.unwrap();
+    let third = store.write(remove("a", second.revision)).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        for event in reader.next(2).await.unwrap() {
+            seen.push((event.event_type, event.revision()));
+        }
+    }
+    assert_eq!(
+        seen,
+        [
+            (EventType::Added, first.revision),
+            (EventType::Modified, second.revision),
+            (EventType::Deleted, third.revision)
+        ]
+    );
+    drop((store, reader));
+    let store = open_again(folder.path());
+    assert_eq!(store.changes(&table(), second.revision).unwrap_err().oldest, third.revision);
+    let mut reader = store.changes(&table(), third.revision).unwrap();
+    let fourth = store.write(put("b", "1", Expect::Absent)).await.unwrap();
+    assert!(fourth.revision > third.revision);
+    assert_eq!(reader.next(10).await.unwrap()[0].revision(), fourth.revision);
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_that_it_is_behind() {
+    let log = Arc::new(events::Log::with_limit(0, 4));
+    let mut reader = Reader::new(log.clone(), 0).unwrap();
+    let event = |revision: u64| {
+        let stored = Arc::new(Stored::new(json!({"metadata": {"name": "a"}}), revision));
+        Arc::new(Event::new(EventType::Modified, table(), stored, None))
+    };
+    log.append((1..=4).map(event));
+    assert_eq!(reader.next(1).await.unwrap()[0].revision(), 1);
+    log.append((5..=9).map(event));
+    assert_eq!(reader.next(1).await.unwrap_err(), Behind { asked: 1, oldest: 5 });
+    assert_eq!(Reader::new(log, 5).unwrap().next(10).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn compaction_forgets_and_snapshots_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.write(put("a", "1", Expect::Absent)).await.unwrap();
+    let before = store.snapshot();
+    let second = store.write(put("b", "1", Expect::Absent)).await.unwrap();
+    store.compact();
+    assert!(store.changes(&table(), before.revision).is_err());
+    assert!(store.changes(&table(), second.revision).is_ok());
+    assert_eq!(before.list(&table(), None, None).count(), 1);
+    assert_eq!(store.snapshot().list(&table(), Some("default"), None).count(), 2);
+    assert_eq!(store.snapshot().list(&table(), Some("other"), None).count(), 0);
+}
+
+/// A disk of memory that can be full.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    full: Arc<AtomicBool>,
+}
+
+impl Memory {
+    fn room(&self) -> io::Result<()> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(io::Error::new(io::ErrorKind::StorageFull, "No space left on device")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl redb::StorageBackend for Memory {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        out.copy_from_slice(&self.bytes.lock().unwrap()[offset..offset + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.room()?;
+        self.bytes.lock().unwrap().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.room()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.room()?;
+        self.bytes.lock().unwrap()[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_loses_nothing() {
+    let memory = Memory::default();
+    let backend = memory.clone();
+    let opener: Opener = Box::new(move || redb::Builder::new().create_with_backend(backend.clone()));
+    let store = Store::open(opener).unwrap();
+    let first = store.write(put("a", "1", Expect::Absent)).await.unwrap();
+    memory.full.store(true, Ordering::SeqCst);
+    for name in ["b", "c"] {
+        let error = store.write(put(name, "1", Expect::Absent)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Full(_) | StoreError::Failed(_)), "{error:?}");
+        assert!(store.read(&table(), "default", name).is_none());
+    }
+    assert_eq!(store.read(&table(), "default", "a").unwrap().revision, first.revision);
+    memory.full.store(false, Ordering::SeqCst);
+    let second = store.write(put("b", "2", Expect::Absent)).await.unwrap();
+    assert!(second.revision > first.revision);
+}
+
+/// The child of the crash test: writes until it is killed, and says what was acknowledged.
+#[test]
+fn crash_child() {
+    let Some(folder) = std::env::var_os("LATEEN_STORE_CRASH") else { return };
+    use std::io::Write as _;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    runtime.block_on(async {
+        let store = open(std::path::Path::new(&folder));
+        let writer = |lane: usize| {
+            let store = store.clone();
+            async move {
+                let mut revision = None;
+                for count in 0..1_000_000 {
+                    let expect = revision.map_or(Expect::Absent, Expect::Revision);
+                    let name = format!("lane-{lane}");
+                    let written = store.write(put(&name, &count.to_string(), expect)).await.unwrap();
+                    revision = Some(written.revision);
+                    let line = format!("ack {lane} {count} {}\n", written.revision);
+                    io::stdout().lock().write_all(line.as_bytes()).unwrap();
+                }
+            }
+        };
+        futures::future::join_all((0..8).map(writer)).await;
+    });
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    use std::io::BufRead as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["store::tests::crash_child", "--exact", "--nocapture", "--test-threads=1"])
+        .env("LATEEN_STORE_CRASH", folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut acknowledged: HashMap<String, (u64, u64)> = HashMap::new();
+    let mut killed = false;
+    for line in lines.map_while(Result::ok) {
+        let Some((_, line)) = line.split_once("ack ") else { continue };
+        let mut words = line.split(' ');
+        let (Some(lane), Some(Ok(count)), Some(Ok(revision))) =
+            (words.next(), words.next().map(str::parse), words.next().map(str::parse))
+        else {
+            // The line that the kill cut off.
+            continue;
+        };
+        acknowledged.insert(lane.to_owned(), (count, revision));
+        if !killed && count >= 60 {
+            child.kill().unwrap();
+            killed = true;
+        }
+    }
+    child.wait().unwrap();
+    assert!(killed && acknowledged.len() == 8, "{acknowledged:?}");
+    let store = open(folder.path());
+    let last = acknowledged.values().map(|(_, revision)| *revision).max().unwrap();
+    for (lane, (count, revision)) in acknowledged {
+        let stored = store.read(&table(), "default", &format!("lane-{lane}")).expect("an acknowledged object");
+        let value: u64 = stored.value["data"]["value"].as_str().unwrap().parse().unwrap();
+        assert!(value >= count && stored.revision >= revision, "lane {lane}: {value} after {count} was acknowledged");
+        assert!(value <= count + 1, "lane {lane}: {value} was never asked for after {count}");
+    }
+    assert!(store.write(put("new", "1", Expect::Absent)).await.unwrap().revision > last);
+}

@@ -1,0 +1,206 @@
+//! What can be said on the command line. Nothing here acts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A service mesh: on this machine without anything else, or on Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "lateen", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a mesh on this machine, with Bookinfo running in it.
+    Demo(DemoArguments),
+    /// Start an empty mesh on this machine.
+    Up(UpArguments),
+    /// Stop the mesh that runs on this machine; its objects stay for the next start.
+    Down(DownArguments),
+    /// Show for each proxy whether it has what it should have.
+    #[command(visible_alias = "ps")]
+    ProxyStatus(ProxyStatusArguments),
+    /// Show the configuration that a proxy runs with.
+    #[command(visible_alias = "pc")]
+    ProxyConfig(ProxyConfigArguments),
+    /// Show the version of this program and of the control plane.
+    Version(VersionArguments),
+}
+
+/// Which program is the data plane of a standalone mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProxyKind {
+    /// Our own, inside the agent's process.
+    Lateen,
+    /// A stock Envoy, beside the agent.
+    Envoy,
+}
+
+/// Where the state of a standalone mesh lies.
+#[derive(Debug, Clone, Args)]
+pub struct StateArguments {
+    /// The folder for everything that outlives a run [default: $XDG_STATE_HOME/lateen, else ~/.local/state/lateen]
+    #[arg(long, env = "LATEEN_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// `lateen up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArguments {
+    /// Where the state lies.
+    #[command(flatten)]
+    pub state: StateArguments,
+    /// Return once the mesh is ready and leave it running; `lateen down` ends it.
+    #[arg(long)]
+    pub detach: bool,
+    /// The port of the API on 127.0.0.1; the next free one where it is taken.
+    #[arg(long, default_value_t = 6443)]
+    pub api_port: u16,
+    /// The data plane.
+    #[arg(long, value_enum, default_value_t = ProxyKind::Lateen)]
+    pub proxy: ProxyKind,
+    /// The Envoy to run with `--proxy envoy` [default: `envoy` on the PATH]
+    #[arg(long, env = "ENVOY_BIN", value_name = "FILE")]
+    pub envoy: Option<PathBuf>,
+    /// How long to wait until everything runs, in seconds.
+    #[arg(long, default_value_t = 120)]
+    pub timeout: u64,
+    /// The descriptor on which a detached start reports to its parent.
+    #[arg(long, hide = true)]
+    pub report_fd: Option<i32>,
+}
+
+/// `lateen demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArguments {
+    /// What `lateen up` takes.
+    #[command(flatten)]
+    pub up: UpArguments,
+    /// A folder with Istio's sample files, instead of the manifests that are built in.
+    #[arg(long, value_name = "FOLDER")]
+    pub samples: Option<PathBuf>,
+}
+
+/// `lateen down`.
+#[derive(Debug, Clone, Args)]
+pub struct DownArguments {
+    /// Where the state lies.
+    #[command(flatten)]
+    pub state: StateArguments,
+}
+
+/// Which cluster a command speaks to.
+#[derive(Debug, Clone, Args)]
+pub struct ClusterArguments {
+    /// The kubeconfig [default: $KUBECONFIG, else that of the mesh on this machine, else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in it.
+    #[arg(long)]
+    pub context: Option<String>,
+    /// The namespace, where a Pod's name does not say it.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// The namespace of the control plane.
+    #[arg(short = 'i', long, default_value = "istio-system")]
+    pub istio_namespace: String,
+}
+
+/// The form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table.
+    Short,
+    /// JSON.
+    Json,
+}
+
+/// `lateen proxy-status`.
+#[derive(Debug, Clone, Args)]
+pub struct ProxyStatusArguments {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+    /// Show this proxy only: `POD` or `POD.NAMESPACE`.
+    pub pod: Option<String>,
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t = Output::Short)]
+    pub output: Output,
+}
+
+/// `lateen proxy-config`.
+#[derive(Debug, Clone, Args)]
+pub struct ProxyConfigArguments {
+    /// Which part.
+    #[command(subcommand)]
+    pub part: ProxyConfigPart,
+}
+
+/// The parts of a proxy's configuration.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ProxyConfigPart {
+    /// The bootstrap it was started with.
+    #[command(visible_alias = "b")]
+    Bootstrap(ProxyConfigTarget),
+    /// Its listeners.
+    #[command(visible_aliases = ["listener", "l"])]
+    Listeners(ProxyConfigTarget),
+    /// Its routes.
+    #[command(visible_aliases = ["route", "r"])]
+    Routes(ProxyConfigTarget),
+    /// Its clusters.
+    #[command(visible_aliases = ["cluster", "c"])]
+    Clusters(ProxyConfigTarget),
+    /// Its endpoints.
+    #[command(visible_aliases = ["endpoint", "ep"])]
+    Endpoints(ProxyConfigTarget),
+    /// All of it.
+    #[command(visible_alias = "a")]
+    All(ProxyConfigTarget),
+}
+
+/// Whose configuration, and in which form.
+#[derive(Debug, Clone, Args)]
+pub struct ProxyConfigTarget {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+    /// `POD` or `POD.NAMESPACE`.
+    pub pod: String,
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t = Output::Short)]
+    pub output: Output,
+    /// The proxy's admin port inside the Pod.
+    #[arg(long, default_value_t = 15000)]
+    pub proxy_admin_port: u16,
+}
+
+/// `lateen version`.
+#[derive(Debug, Clone, Args)]
+pub struct VersionArguments {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+    /// Ask no control plane.
+    #[arg(long)]
+    pub client_only: bool,
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t = Output::Short)]
+    pub output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_agree_with_each_other() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,8 @@
+//! One module a command.
+
+pub(crate) mod demo;
+pub(crate) mod down;
+pub(crate) mod proxy_config;
+pub(crate) mod proxy_status;
+pub(crate) mod up;
+pub(crate) mod version;

@@ -1,0 +1,5 @@
+//! `lateen`, the command line of the mesh.
+
+fn main() -> std::process::ExitCode {
+    lateen_cli::main()
+}

@@ -1,1 +1,6 @@
-//! Protobuf messages of xDS, Envoy and Istio, their JSON form and type URLs. No logic, no services.
+//! Messages.
+#[allow(missing_docs, clippy::all, unused_qualifications, rustdoc::all)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/messages.rs"));
+}
+pub use generated::*;

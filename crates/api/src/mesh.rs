@@ -1,0 +1,377 @@
+//! The mesh's own configuration: `MeshConfig`, and in it the proxies' defaults.
+//!
+//! It lives in the ConfigMap `istio` of the root namespace, key `mesh`, as YAML. Fields that are not modelled yet are
+//! kept in `rest`, so that they can be reported and are not lost.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::networking::{
+    HttpRetry, LocalityLoadBalancerSetting, OutboundTrafficPolicyMode, TcpKeepalive, TrafficPolicy,
+};
+use crate::{Double, Duration};
+
+/// Settings of the whole mesh, with Istio's defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MeshConfig {
+    /// Port for outbound traffic.
+    pub proxy_listen_port: u32,
+    /// Port for inbound traffic.
+    pub proxy_inbound_listen_port: u32,
+    /// Port of an explicit HTTP proxy; 0 is none.
+    pub proxy_http_port: u32,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// Keep-alive of sockets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// How long to wait for the first bytes of an unknown protocol; 0 waits forever.
+    pub protocol_detection_timeout: Duration,
+    /// How often names are resolved again.
+    pub dns_refresh_rate: Duration,
+    /// Ingress class that the mesh serves.
+    pub ingress_class: String,
+    /// Service of the ingress gateway.
+    pub ingress_service: String,
+    /// Label `istio` of the ingress gateway.
+    pub ingress_selector: String,
+    /// File of the access log; empty turns it off.
+    pub access_log_file: String,
+    /// Format of the access log; empty is Istio's.
+    pub access_log_format: String,
+    /// Text or JSON.
+    pub access_log_encoding: AccessLogEncoding,
+    /// Whether connections that no listener takes are not logged.
+    pub disable_envoy_listener_log: bool,
+    /// What happens to destinations that nobody knows.
+    pub outbound_traffic_policy: MeshOutboundTrafficPolicy,
+    /// What happens to inbound traffic for ports that nobody declares.
+    pub inbound_traffic_policy: MeshInboundTrafficPolicy,
+    /// Whether HTTP/1.1 between proxies becomes HTTP/2.
+    pub h2_upgrade_policy: MeshH2UpgradePolicy,
+    /// How paths are normalized.
+    pub path_normalization: ProxyPathNormalization,
+    /// Retries of routes that say nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_http_retry_policy: Option<HttpRetry>,
+    /// Policy of destinations that no DestinationRule names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_traffic_policy: Option<TrafficPolicy>,
+    /// Whether clients choose mutual TLS by themselves.
+    pub enable_auto_mtls: bool,
+    /// Whether traces are reported.
+    pub enable_tracing: bool,
+    /// Whether the agent merges the application's metrics with the proxy's.
+    pub enable_prometheus_merge: bool,
+    /// Namespace whose objects are for the whole mesh.
+    pub root_namespace: String,
+    /// Trust domain of the identities.
+    pub trust_domain: String,
+    /// Trust domains that are as good as the mesh's.
+    pub trust_domain_aliases: Vec<String>,
+    /// Who sees services that do not say.
+    pub default_service_export_to: Vec<String>,
+    /// Who sees VirtualServices that do not say.
+    pub default_virtual_service_export_to: Vec<String>,
+    /// Who sees DestinationRules that do not say.
+    pub default_destination_rule_export_to: Vec<String>,
+    /// Namespaces that the mesh knows; all by default.
+    pub discovery_selectors: Vec<DiscoverySelector>,
+    /// Preference for near endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality_lb_setting: Option<LocalityLoadBalancerSetting>,
+    /// Name pattern of inbound clusters in statistics.
+    pub inbound_cluster_stat_name: String,
+    /// Name pattern of outbound clusters in statistics.
+    pub outbound_cluster_stat_name: String,
+    /// Defaults of the proxies.
+    pub default_config: ProxyConfig,
+    /// Fields that are not modelled, kept as they were.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// Namespaces by labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DiscoverySelector {
+    /// Labels that a namespace must have.
+    pub match_labels: BTreeMap<String, String>,
+    /// Further conditions on labels.
+    pub match_expressions: Vec<MatchExpression>,
+}
+
+/// A condition on a label.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MatchExpression {
+    /// Label.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: String,
+    /// Values for `In` and `NotIn`.
+    pub values: Vec<String>,
+}
+
+/// Defaults of the proxies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyConfig {
+    /// Folder of the generated bootstrap.
+    pub config_path: String,
+    /// Program of the proxy.
+    pub binary_path: String,
+    /// Name of the service that the proxy stands for.
+    pub service_cluster: String,
+    /// How long old listeners drain.
+    pub drain_duration: Duration,
+    /// How long the proxy drains before it ends.
+    pub termination_drain_duration: Duration,
+    /// Address of the control plane.
+    pub discovery_address: String,
+    /// Port of the proxy's admin page.
+    pub proxy_admin_port: u32,
+    /// Port of the agent's status.
+    pub status_port: u32,
+    /// Number of worker threads; 0 is one a core, unset follows the CPU limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<i32>,
+    /// How traffic gets to the proxy.
+    pub interception_mode: InterceptionMode,
+    /// Whether the application starts only once the proxy is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_application_until_proxy_starts: Option<bool>,
+    /// Variables and metadata of the proxy.
+    pub proxy_metadata: BTreeMap<String, String>,
+    /// Runtime values of the bootstrap.
+    pub runtime_values: BTreeMap<String, String>,
+    /// Id of the mesh.
+    pub mesh_id: String,
+    /// What stands before a gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_topology: Option<GatewayTopology>,
+    /// Which statistics are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_stats_matcher: Option<ProxyStatsMatcher>,
+    /// More tags of statistics.
+    pub extra_stat_tags: Vec<String>,
+    /// Where and how traces are reported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<TracingConfig>,
+    /// Image of the proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<crate::networking::ProxyImage>,
+    /// Fields that are not modelled, kept as they were.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// What stands before a gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayTopology {
+    /// How many proxies before it are trusted.
+    pub num_trusted_proxies: u32,
+    /// What happens to the client-certificate header.
+    pub forward_client_cert_details: ForwardClientCertDetails,
+    /// Whether the PROXY protocol is expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<Map<String, Value>>,
+}
+
+/// Which statistics are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyStatsMatcher {
+    /// By prefix.
+    pub inclusion_prefixes: Vec<String>,
+    /// By suffix.
+    pub inclusion_suffixes: Vec<String>,
+    /// By regular expression.
+    pub inclusion_regexps: Vec<String>,
+}
+
+/// Where and how traces are reported.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TracingConfig {
+    /// Share of requests in percent, 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Double>,
+    /// Longest path in a tag, 256 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_path_tag_length: Option<u32>,
+    /// Fields that are not modelled, kept as they were.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// What happens to destinations that nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MeshOutboundTrafficPolicy {
+    /// Whether they are let through; yes by default.
+    pub mode: MeshOutboundMode,
+}
+
+/// What happens to inbound traffic for ports that nobody declares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MeshInboundTrafficPolicy {
+    /// Where it goes.
+    pub mode: MeshInboundMode,
+}
+
+/// How paths are normalized.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyPathNormalization {
+    /// How much.
+    pub normalization: PathNormalization,
+}
+
+enumeration! {
+    /// Form of the access log.
+    pub enum AccessLogEncoding { #[default] Text, Json }
+
+    /// Whether unknown destinations are refused, let through, or resolved by name.
+    pub enum MeshOutboundMode { RegistryOnly, #[default] AllowAny, AllowAnyDynamicDns }
+
+    /// Where undeclared inbound traffic goes: to the Pod's address or to its loopback.
+    pub enum MeshInboundMode { #[default] Passthrough, Localhost }
+
+    /// Whether HTTP/1.1 between proxies becomes HTTP/2.
+    pub enum MeshH2UpgradePolicy { #[default] DoNotUpgrade, Upgrade }
+
+    /// How much paths are normalized.
+    pub enum PathNormalization { #[default] Default, None, Base, MergeSlashes, DecodeAndMergeSlashes }
+
+    /// How traffic gets to the proxy.
+    pub enum InterceptionMode { #[default] Redirect, Tproxy, None }
+
+    /// What happens to the client-certificate header.
+    pub enum ForwardClientCertDetails {
+        #[default]
+        Undefined,
+        Sanitize,
+        ForwardOnly,
+        AppendForward,
+        SanitizeSet,
+        AlwaysForwardOnly,
+    }
+}
+
+// === impl MeshConfig ===
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            proxy_listen_port: 15001,
+            proxy_inbound_listen_port: 15006,
+            proxy_http_port: 0,
+            connect_timeout: Duration::from_secs(10),
+            tcp_keepalive: None,
+            protocol_detection_timeout: Duration::default(),
+            dns_refresh_rate: Duration::from_secs(60),
+            ingress_class: "istio".to_owned(),
+            ingress_service: "istio-ingressgateway".to_owned(),
+            ingress_selector: "ingressgateway".to_owned(),
+            access_log_file: String::new(),
+            access_log_format: String::new(),
+            access_log_encoding: AccessLogEncoding::Text,
+            disable_envoy_listener_log: false,
+            outbound_traffic_policy: MeshOutboundTrafficPolicy::default(),
+            inbound_traffic_policy: MeshInboundTrafficPolicy::default(),
+            h2_upgrade_policy: MeshH2UpgradePolicy::DoNotUpgrade,
+            path_normalization: ProxyPathNormalization::default(),
+            default_http_retry_policy: Some(HttpRetry { attempts: 2, ..HttpRetry::default() }),
+            default_traffic_policy: None,
+            enable_auto_mtls: true,
+            enable_tracing: true,
+            enable_prometheus_merge: true,
+            root_namespace: "istio-system".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+            trust_domain_aliases: Vec::new(),
+            default_service_export_to: vec!["*".to_owned()],
+            default_virtual_service_export_to: vec!["*".to_owned()],
+            default_destination_rule_export_to: vec!["*".to_owned()],
+            discovery_selectors: Vec::new(),
+            locality_lb_setting: Some(LocalityLoadBalancerSetting {
+                enabled: Some(true),
+                ..LocalityLoadBalancerSetting::default()
+            }),
+            inbound_cluster_stat_name: String::new(),
+            outbound_cluster_stat_name: String::new(),
+            default_config: ProxyConfig::default(),
+            rest: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            config_path: "./etc/istio/proxy".to_owned(),
+            binary_path: "/usr/local/bin/envoy".to_owned(),
+            service_cluster: "istio-proxy".to_owned(),
+            drain_duration: Duration::from_secs(45),
+            termination_drain_duration: Duration::from_secs(5),
+            discovery_address: "istiod.istio-system.svc:15012".to_owned(),
+            proxy_admin_port: 15000,
+            status_port: 15020,
+            concurrency: None,
+            interception_mode: InterceptionMode::Redirect,
+            hold_application_until_proxy_starts: None,
+            proxy_metadata: BTreeMap::new(),
+            runtime_values: BTreeMap::new(),
+            mesh_id: String::new(),
+            gateway_topology: None,
+            proxy_stats_matcher: None,
+            extra_stat_tags: Vec::new(),
+            tracing: None,
+            image: None,
+            rest: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for MeshOutboundTrafficPolicy {
+    fn default() -> Self {
+        Self { mode: MeshOutboundMode::AllowAny }
+    }
+}
+
+impl From<OutboundTrafficPolicyMode> for MeshOutboundMode {
+    fn from(mode: OutboundTrafficPolicyMode) -> Self {
+        match mode {
+            OutboundTrafficPolicyMode::RegistryOnly => Self::RegistryOnly,
+            OutboundTrafficPolicyMode::AllowAny => Self::AllowAny,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_document_is_the_default() {
+        assert_eq!(serde_json::from_str::<MeshConfig>("{}").unwrap(), MeshConfig::default());
+        let text = serde_json::to_string(&MeshConfig::default()).unwrap();
+        assert_eq!(serde_json::from_str::<MeshConfig>(&text).unwrap(), MeshConfig::default());
+    }
+
+    #[test]
+    fn unmodelled_fields_are_kept() {
+        let json = r#"{"accessLogFile":"/dev/stdout","extensionProviders":[{"name":"x"}],"defaultConfig":{"concurrency":2,"envoyMetricsService":{}}}"#;
+        let mesh = serde_json::from_str::<MeshConfig>(json).unwrap();
+        assert_eq!(mesh.access_log_file, "/dev/stdout");
+        assert_eq!(mesh.default_config.concurrency, Some(2));
+        assert_eq!(mesh.default_config.status_port, 15020);
+        assert!(mesh.rest.contains_key("extensionProviders"));
+        assert!(mesh.default_config.rest.contains_key("envoyMetricsService"));
+    }
+}

@@ -1,0 +1,47 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make check` is the quick round.
+
+# Outside the checkout, so that a fresh clone finds what an earlier one built.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/lateen/target
+TOOLS := $(HOME)/.cache/lateen/tools
+RELEASE := $(CARGO_TARGET_DIR)/release
+BINARIES := --bin lateen --bin lateend --bin lateen-agent --bin lateen-proxy --bin bookinfo
+
+# Istio's sample files and other test inputs, where they are at hand.
+ifneq ($(wildcard ../shared/corpora),)
+export LATEEN_CORPORA ?= $(abspath ../shared/corpora)
+endif
+
+.PHONY: demo build test check format clippy doc tools unit process clean
+
+demo: build ## build everything and run Bookinfo in a mesh on this machine
+	$(RELEASE)/lateen demo
+
+build: ## the programs, optimised
+	cargo build --release --locked $(BINARIES)
+
+test: tools build unit process ## install what the tests need and run all of them
+	@echo "All tests passed."
+
+tools: ## Debian packages, Envoy and kubectl for the tests
+	tools/install $(TOOLS)
+
+unit: tools
+	. $(TOOLS)/env && cargo test --locked --workspace --exclude lateen-tests
+
+# Whole processes: one test at a time, for each wants both cores.
+process: tools build
+	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) cargo test --locked --package lateen-tests -- --test-threads=1 --nocapture
+
+check: format clippy doc ## format, lints, documentation
+
+format:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+clean:
+	rm -rf $(CARGO_TARGET_DIR) $(TOOLS)

@@ -133,6 +133,38 @@ fn main() -> Result<(), Box<dyn Error>> {
         config.extern_path(format!(".google.protobuf.{message}"), rust);
     }
     config.compile_fds(descriptors)?;
+    add_type_urls(&out_dir)
+}
+
+/// Adds a `TypeUrl` next to each `Name`: prost gives the URL as a function that allocates, and its constants leave out
+/// the outer messages of a nested one.
+fn add_type_urls(out_dir: &Path) -> Result<(), Box<dyn Error>> {
+    const NAME: &str = "impl ::prost::Name for ";
+    for entry in fs::read_dir(out_dir)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let code = fs::read_to_string(&path)?;
+        let mut output = String::with_capacity(code.len() * 5 / 4);
+        let mut rest = code.as_str();
+        while let Some(at) = rest.find(NAME) {
+            let (before, block) = rest.split_at(at);
+            let malformed = || format!("{}: a message without a type URL", path.display());
+            let (message, _) = block[NAME.len()..].split_once(' ').ok_or_else(malformed)?;
+            let start = block.find("\"type.googleapis.com/").ok_or_else(malformed)?;
+            let end = start + block[start..].find(".into()").ok_or_else(malformed)?;
+            let url = &block[start..end];
+            output.push_str(before);
+            output.push_str(&format!(
+                "impl crate::TypeUrl for {message} {{ const TYPE_URL: &'static str = {url}; }}\n"
+            ));
+            output.push_str(&block[..end]);
+            rest = &block[end..];
+        }
+        output.push_str(rest);
+        fs::write(&path, output)?;
+    }
     Ok(())
 }
 

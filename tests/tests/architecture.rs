@@ -15,7 +15,8 @@ struct Graph {
 
 fn graph() -> Graph {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked"])
+        // What is resolved for a platform alone: other platforms' crates are in the lock file, but in no program.
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
         .unwrap();
@@ -138,6 +139,7 @@ fn dependencies_are_free_and_wanted() {
         "OpenSSL",
     ];
     let banned = ["openssl", "openssl-sys", "native-tls", "ring", "rustables", "serde_yaml"];
+    let mut found = Vec::new();
     for package in &graph().packages {
         let name = package["name"].as_str().unwrap();
         assert!(!banned.contains(&name), "{name} must not be used; deny.toml says why");
@@ -153,8 +155,11 @@ fn dependencies_are_free_and_wanted() {
                 });
                 parts.all(|part| licences.contains(&part))
             });
-        assert!(free, "{name} has the licence {licence:?}, which is not on the list");
+        if !free {
+            found.push(format!("{name} has the licence {licence:?}, which is not on the list"));
+        }
         let source = package["source"].as_str().unwrap_or("registry+");
         assert!(source.starts_with("registry+"), "{name} comes from {source}");
     }
+    assert!(found.is_empty(), "{found:#?}");
 }

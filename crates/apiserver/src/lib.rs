@@ -6,8 +6,25 @@
 //! only what is durable is acknowledged or seen by a watch. [`gc`] and [`namespace`] work in the background through
 //! the same store.
 
+mod api;
+pub mod auth;
+mod builtin {
+    pub mod allocate;
+}
+mod gc;
+mod http;
+pub mod kubeconfig;
+mod namespace;
+mod object;
+mod patch;
 pub mod seam;
+mod selector;
+mod server;
 pub mod status;
 pub mod store;
+mod token;
+
+pub use selector::LabelSelector;
+pub use server::{ApiServer, Config, StartError};
 
 // The schema side.

@@ -201,6 +201,11 @@ impl Reader {
         self.position
     }
 
+    /// Whether no change waits to be read.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.log.after(self.position, 1).is_ok_and(|events| events.is_empty())
+    }
+
     /// Waits for changes and returns the next ones, in order. Cancelling the wait loses nothing.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<Event>>, Behind> {
         loop {

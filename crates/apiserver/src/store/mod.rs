@@ -20,6 +20,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
@@ -149,6 +150,8 @@ struct Shared {
     logs: RwLock<HashMap<Arc<str>, Arc<Log>>>,
     /// The last revision of each resource when the file was opened: what a watch may resume from.
     opened_at: HashMap<String, u64>,
+    /// The revision up to which all logs are complete.
+    settled: AtomicU64,
     observer: OnceLock<Observer>,
 }
 
@@ -189,6 +192,7 @@ impl Store {
             snapshot: ArcSwap::from_pointee(snapshot),
             logs: RwLock::default(),
             opened_at,
+            settled: AtomicU64::new(contents.revision),
             observer: OnceLock::new(),
         });
         let writer = writer::start(disk, shared.clone())?;
@@ -221,6 +225,12 @@ impl Store {
     /// A reader of all changes after `revision`.
     pub fn all_changes(&self, revision: u64) -> Result<Reader, Behind> {
         self.changes(ALL, revision)
+    }
+
+    /// The revision up to which a reader has seen everything; `None` while changes wait for it.
+    pub fn quiet_since(&self, reader: &Reader) -> Option<u64> {
+        let settled = self.shared.settled.load(Ordering::Acquire);
+        reader.is_caught_up().then(|| settled.max(reader.position()))
     }
 
     /// Forgets the changes so far: watches from before must list again.

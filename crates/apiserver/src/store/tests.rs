@@ -4,7 +4,7 @@ use super::*;
 use serde_json::json;
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 fn table() -> Arc<str> {
     table_name(Resource::new("", "configmaps"))
@@ -96,7 +96,7 @@ async fn a_reader_sees_every_change_in_order_and_resumes_after_a_restart() {
 
 #[tokio::test]
 async fn a_slow_reader_is_told_that_it_is_behind() {
-    let log = Arc::new(events::Log::with_limit(0, 4));
+    let log = Arc::new(Log::with_limit(0, 4));
     let mut reader = Reader::new(log.clone(), 0).unwrap();
     let event = |revision: u64| {
         let stored = Arc::new(Stored::new(json!({"metadata": {"name": "a"}}), revision));

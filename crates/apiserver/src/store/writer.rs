@@ -4,6 +4,7 @@ use super::disk::{Change, Disk};
 use super::{ALL, Event, EventType, Expect, Shared, StoreError, Stored, Write, key_of};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 
@@ -148,6 +149,7 @@ impl<'a> Batch<'a> {
             self.shared.log(table).append(events);
         }
         self.shared.log(ALL).append(self.events.iter().map(|(event, _)| event.clone()));
+        self.shared.settled.store(self.revision, Ordering::Release);
         for (event, answer) in self.events {
             let _ = answer.send(Ok(event.object.clone()));
         }

@@ -1,0 +1,116 @@
+//! Who asks, and whether they may.
+//!
+//! A client certificate of the client CA makes a user (common name) in groups (organisations); a ServiceAccount's token
+//! makes that account. Members of the administrators' groups may do everything. A ServiceAccount may find out what the
+//! server serves and ask about itself; rules for more (RBAC) do not exist yet, so everything else is refused.
+
+use crate::api::Api;
+use crate::seam::UserInfo;
+use crate::status::Status;
+use crate::token::ISSUER;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The group whose members may do everything, as in Kubernetes.
+pub const MASTERS: &str = "system:masters";
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// The user of a verified client certificate (DER).
+pub fn user_of_certificate(certificate: &[u8]) -> Option<UserInfo> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let mut groups: Vec<String> =
+        subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+    groups.push(AUTHENTICATED.to_owned());
+    Some(UserInfo { name, groups, ..UserInfo::default() })
+}
+
+/// Finds out who asks, from the connection's certificate or the request's token.
+pub fn authenticate(api: &Api, certificate: Option<&UserInfo>, headers: &HeaderMap) -> Result<UserInfo, Status> {
+    if let Some(user) = certificate {
+        return Ok(user.clone());
+    }
+    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let Some(token) = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer ")) else {
+        return Err(Status::unauthorized("Unauthorized"));
+    };
+    let audiences = [ISSUER.to_owned()];
+    api.tokens.verify(token.trim(), &audiences, &api.store).map(|(user, _)| user).map_err(|error| {
+        tracing::info!(%error, "a bearer token was refused");
+        Status::unauthorized("Unauthorized")
+    })
+}
+
+/// What is to be done, as authorization sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Something with a resource.
+    Resource {
+        /// Verb, such as `list`.
+        verb: &'a str,
+        /// API group.
+        group: &'a str,
+        /// Plural.
+        plural: &'a str,
+        /// Subresource.
+        subresource: Option<&'a str>,
+        /// Namespace.
+        namespace: Option<&'a str>,
+        /// Name.
+        name: &'a str,
+    },
+    /// Reading a path that is no resource: discovery, version, OpenAPI.
+    Path,
+}
+
+/// Whether a user may do something.
+pub fn is_allowed(api: &Api, user: &UserInfo, action: &Action<'_>) -> bool {
+    if user.groups.iter().any(|group| api.admin_groups.contains(group)) {
+        return true;
+    }
+    match action {
+        Action::Path => true,
+        Action::Resource { verb: "create", group, plural, .. } => matches!(
+            (*group, *plural),
+            ("authorization.k8s.io", "selfsubjectaccessreviews" | "selfsubjectrulesreviews")
+                | ("authentication.k8s.io", "selfsubjectreviews")
+        ),
+        Action::Resource { .. } => false,
+    }
+}
+
+/// Refuses what a user may not do.
+pub fn authorize(api: &Api, user: &UserInfo, action: &Action<'_>) -> Result<(), Status> {
+    if is_allowed(api, user, action) {
+        return Ok(());
+    }
+    let Action::Resource { verb, group, plural, subresource, namespace, name } = action else { return Ok(()) };
+    let resource = subresource.map_or_else(|| (*plural).to_owned(), |sub| format!("{plural}/{sub}"));
+    let scope = namespace.map_or("at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
+    let message = format!(
+        "User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}: this server has no RBAC rules; \
+         only members of {:?} may do more than ask about themselves",
+        user.name, api.admin_groups
+    );
+    Err(Status::forbidden(group, plural, name, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_names_user_and_groups() {
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "admin");
+        parameters.distinguished_name.push(rcgen::DnType::OrganizationName, MASTERS);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let user = user_of_certificate(parameters.self_signed(&key).unwrap().der()).unwrap();
+        assert_eq!(user.name, "admin");
+        assert_eq!(user.groups, [MASTERS, AUTHENTICATED]);
+        assert_eq!(user_of_certificate(b"x"), None);
+    }
+}

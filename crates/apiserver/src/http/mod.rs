@@ -1,0 +1,235 @@
+//! From an HTTP request to its answer: authentication, routing, authorization, verbs.
+
+mod answer;
+mod delete;
+mod logs;
+mod read;
+mod request;
+mod reviews;
+mod scale;
+mod watch;
+mod write;
+
+pub use answer::Body;
+pub(crate) use delete::{DeleteOptions, Deleted, delete_object};
+pub(crate) use write::{Circumstances, Place, create_object, expected_revision, modify};
+
+use crate::api::Api;
+use crate::auth::{Action, authenticate, authorize};
+use crate::seam::{KindInfo, UserInfo};
+use crate::status::Status;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION};
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use request::{Query, Request, Target};
+use serde_json::json;
+use std::sync::Arc;
+
+/// The largest body that is read, as in Kubernetes.
+const BODY_LIMIT: usize = 3 << 20;
+/// The Kubernetes release whose API this server follows.
+const KUBERNETES: (&str, &str, &str) = ("1", "32", "v1.32.0+lateen");
+
+/// Answers a request; `certificate` is the user of the connection's client certificate.
+pub async fn handle(
+    api: Arc<Api>,
+    certificate: Option<Arc<UserInfo>>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    if let Some(response) = health(&api, parts.uri.path()) {
+        return response;
+    }
+    let result = async {
+        let user = authenticate(&api, certificate.as_deref(), &parts.headers)?;
+        let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|error| {
+            let text = format!("the body cannot be read, or is larger than {BODY_LIMIT} bytes: {error}");
+            Status::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", text)
+        })?;
+        let request = Request {
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            query: Query::parse(parts.uri.query().unwrap_or_default()),
+            headers: parts.headers,
+            user,
+            body: body.to_bytes(),
+        };
+        route(&api, request).await
+    };
+    result.await.unwrap_or_else(|status| answer::status(&status))
+}
+
+/// Probes need no credentials.
+fn health(api: &Api, path: &str) -> Option<Response<Body>> {
+    let probe = ["/healthz", "/livez", "/readyz"];
+    if !probe.iter().any(|known| path == *known || path.strip_prefix(known).is_some_and(|rest| rest.starts_with('/'))) {
+        return None;
+    }
+    let ready = !(path.starts_with("/readyz") && api.drain.is_signaled());
+    let (code, text) = if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "shutting down") };
+    Some(answer::bytes(code, "text/plain; charset=utf-8", text))
+}
+
+async fn route(api: &Arc<Api>, request: Request) -> Result<Response<Body>, Status> {
+    if let Some(target) = Target::parse(&request.path)
+        && !request.path.starts_with("/openapi")
+    {
+        return resource(api, request, target).await;
+    }
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        return Err(Status::method_not_allowed());
+    }
+    authorize(api, &request.user, &Action::Path)?;
+    if request.path.trim_end_matches('/') == "/version" {
+        return Ok(answer::json(StatusCode::OK, &version()));
+    }
+    let path = match request.path.trim_end_matches('/') {
+        "" => return Ok(answer::json(StatusCode::OK, &json!({"paths": [
+            "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}))),
+        path => path,
+    };
+    let document = api
+        .schema
+        .document(path, request.query.raw(), request.header(ACCEPT))
+        .unwrap_or_else(|| Err(Status::no_such_path()))?;
+    if let Some(place) = document.redirect {
+        let mut response = answer::bytes(StatusCode::MOVED_PERMANENTLY, "text/plain", "");
+        if let Ok(place) = HeaderValue::from_str(&place) {
+            response.headers_mut().insert(LOCATION, place);
+        }
+        return Ok(response);
+    }
+    let unchanged = document.etag.as_deref().is_some_and(|etag| request.header(IF_NONE_MATCH).contains(etag));
+    let mut response = Response::new(Full::new(if unchanged { bytes::Bytes::new() } else { document.body }).boxed());
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = [
+        (CONTENT_TYPE, Some(document.content_type)),
+        (ETAG, document.etag),
+        (CACHE_CONTROL, document.cache_control.map(str::to_owned)),
+        (http::header::VARY, Some("Accept".to_owned())),
+    ];
+    for (name, value) in headers {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}
+
+async fn resource(api: &Arc<Api>, request: Request, target: Target) -> Result<Response<Body>, Status> {
+    let kinds = api.schema.kinds();
+    let kind = kinds.find(&target.group, &target.version, &target.plural).cloned().ok_or_else(Status::no_such_path)?;
+    let verb = verb_of(&request, &target)?;
+    let action = Action::Resource {
+        verb,
+        group: &target.group,
+        plural: &target.plural,
+        subresource: target.subresource.as_deref(),
+        namespace: target.namespace.as_deref(),
+        name: target.name.as_deref().unwrap_or_default(),
+    };
+    authorize(api, &request.user, &action)?;
+    if (target.namespace.is_some() && !kind.namespaced)
+        || (kind.namespaced && target.namespace.is_none() && target.name.is_some())
+    {
+        return Err(Status::no_such_path());
+    }
+    let warning = kind.deprecation_warning.clone();
+    let result = match target.subresource.clone() {
+        None => main(api, request, &target, kind, verb).await,
+        Some(name) => subresource(api, request, &target, kind, verb, &name).await,
+    };
+    result.map(|mut response| {
+        answer::warn(&mut response, warning.as_slice());
+        response
+    })
+}
+
+/// The verb of a request, as authorization and discovery name it.
+fn verb_of(request: &Request, target: &Target) -> Result<&'static str, Status> {
+    let named = target.name.is_some();
+    Ok(match (&request.method, named) {
+        (&Method::GET | &Method::HEAD, _) if target.subresource.is_none() && request.query.flag("watch") => "watch",
+        (&Method::GET | &Method::HEAD, true) => "get",
+        (&Method::GET | &Method::HEAD, false) => "list",
+        (&Method::POST, _) => "create",
+        (&Method::PUT, true) => "update",
+        (&Method::PATCH, true) => "patch",
+        (&Method::DELETE, true) => "delete",
+        (&Method::DELETE, false) => "deletecollection",
+        _ => return Err(Status::method_not_allowed()),
+    })
+}
+
+async fn main(
+    api: &Arc<Api>,
+    request: Request,
+    target: &Target,
+    kind: Arc<KindInfo>,
+    verb: &str,
+) -> Result<Response<Body>, Status> {
+    if !kind.verbs.contains(&verb) {
+        return Err(Status::method_not_allowed());
+    }
+    match verb {
+        "get" => read::get(api, &request, target, &kind),
+        "list" => read::list(api, &request, target, &kind),
+        "watch" => watch::watch(api, request, target, kind),
+        "create" if target.name.is_some() => Err(Status::method_not_allowed()),
+        "create" => match reviews::review(api, &request, target) {
+            Some(answer) => answer,
+            None => write::create(api, &request, target, kind).await,
+        },
+        "update" => write::update(api, &request, target, kind).await,
+        "patch" => write::patch(api, &request, target, kind).await,
+        "delete" => delete::delete(api, &request, target, kind).await,
+        "deletecollection" => delete::delete_collection(api, &request, target, kind).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+async fn subresource(
+    api: &Arc<Api>,
+    request: Request,
+    target: &Target,
+    kind: Arc<KindInfo>,
+    verb: &str,
+    name: &str,
+) -> Result<Response<Body>, Status> {
+    let namespace = kind.group.is_empty() && kind.plural == "namespaces";
+    if !(kind.has_subresource(name) || (namespace && name == "finalize")) {
+        return Err(Status::no_such_path());
+    }
+    match (name, verb) {
+        ("status", "get") => read::get(api, &request, target, &kind),
+        ("scale", "get") => {
+            let place = target.namespace.as_deref().unwrap_or_default();
+            let object = target.name.as_deref().unwrap_or_default();
+            let stored = api.store.read(&crate::store::table_name(kind.resource()), place, object);
+            let stored = stored.ok_or_else(|| Status::not_found(&kind.group, &kind.plural, object))?;
+            Ok(answer::json(StatusCode::OK, &scale::of(&kind, &stored.value)?))
+        }
+        ("status" | "scale" | "finalize", "update") => write::update(api, &request, target, kind).await,
+        ("status" | "scale", "patch") => write::patch(api, &request, target, kind).await,
+        ("log", "get") => logs::get(api, &request, target).await,
+        ("token", "create") => reviews::token(api, &request, target),
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+fn version() -> serde_json::Value {
+    let (major, minor, version) = KUBERNETES;
+    json!({
+        "major": major,
+        "minor": minor,
+        "gitVersion": version,
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    })
+}

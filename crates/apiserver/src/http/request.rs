@@ -1,0 +1,231 @@
+//! What a request asks for: the path taken apart, and its query.
+
+use crate::seam::{FieldValidation, UserInfo};
+use crate::status::Status;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+/// A request, read in whole.
+#[derive(Debug)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// The path.
+    pub path: String,
+    /// The query.
+    pub query: Query,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// Who asks.
+    pub user: UserInfo,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Request {
+    /// A header's value, empty where it is missing or not text.
+    pub fn header(&self, name: http::header::HeaderName) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The media type of the body, without parameters.
+    pub fn content_type(&self) -> &str {
+        self.header(http::header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim()
+    }
+}
+
+/// A query string, decoded.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Query {
+    raw: String,
+    pairs: Vec<(String, String)>,
+}
+
+impl Query {
+    /// Decodes a query string.
+    pub fn parse(raw: &str) -> Query {
+        let pairs = raw.split('&').filter(|part| !part.is_empty()).map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(key), decode(value))
+        });
+        Query { raw: raw.to_owned(), pairs: pairs.collect() }
+    }
+
+    /// The query as it came.
+    pub fn raw(&self) -> &str {
+        &self.raw
+    }
+
+    /// The first value of a parameter, empty where it is missing.
+    pub fn get(&self, key: &str) -> &str {
+        self.pairs.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value)
+    }
+
+    /// Whether a parameter is `true` or `1`.
+    pub fn flag(&self, key: &str) -> bool {
+        matches!(self.get(key), "true" | "1" | "True" | "t")
+    }
+
+    /// A number.
+    pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Status> {
+        let text = self.get(key);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| Status::bad_request(format!("parameter {key}: {text:?} is not a number in range")))
+    }
+
+    /// The `dryRun` parameter.
+    pub fn dry_run(&self) -> Result<bool, Status> {
+        match self.get("dryRun") {
+            "" => Ok(false),
+            "All" => Ok(true),
+            other => Err(Status::bad_request(format!("parameter dryRun: {other:?} is not supported; use All"))),
+        }
+    }
+
+    /// The `fieldValidation` parameter.
+    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
+        match self.get("fieldValidation") {
+            "" | "Warn" => Ok(FieldValidation::Warn),
+            "Ignore" => Ok(FieldValidation::Ignore),
+            "Strict" => Ok(FieldValidation::Strict),
+            other => Err(Status::bad_request(format!(
+                "parameter fieldValidation: {other:?} is not supported; use Strict, Warn or Ignore"
+            ))),
+        }
+    }
+}
+
+/// Decodes percent escapes and `+`.
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while index < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|byte| (*byte as char).to_digit(16));
+        match (bytes[index], hex(index + 1), hex(index + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                index += 3;
+            }
+            (b'+', ..) => {
+                out.push(b' ');
+                index += 1;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                index += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A path below `/api/VERSION` or `/apis/GROUP/VERSION`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// API group, empty for the core group.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// Namespace, where the path names one.
+    pub namespace: Option<String>,
+    /// Plural.
+    pub plural: String,
+    /// Name, where the path names one.
+    pub name: Option<String>,
+    /// Subresource.
+    pub subresource: Option<String>,
+}
+
+impl Target {
+    /// Takes a path apart; `None` where it is not that of a resource.
+    pub fn parse(path: &str) -> Option<Target> {
+        let mut segments: Vec<String> = path.trim_matches('/').split('/').map(decode_segment).collect();
+        if segments.iter().any(String::is_empty) {
+            return None;
+        }
+        let head = match segments.first().map(String::as_str) {
+            Some("api") => 2,
+            Some("apis") => 3,
+            _ => return None,
+        };
+        if segments.len() <= head {
+            return None;
+        }
+        let mut rest = segments.split_off(head).into_iter().peekable();
+        let mut target = Target { version: segments.pop()?, ..Target::default() };
+        if head == 3 {
+            target.group = segments.pop()?;
+        }
+        target.plural = rest.next()?;
+        target.name = rest.next();
+        let below = rest.next();
+        // `namespaces/NAME/status` and `namespaces/NAME/finalize` are subresources of the namespace itself.
+        let of_namespace = matches!(below.as_deref(), None | Some("status" | "finalize"));
+        if target.plural == "namespaces" && target.group.is_empty() && (!of_namespace || rest.peek().is_some()) {
+            target.namespace = target.name.take();
+            target.plural = below?;
+            target.name = rest.next();
+            target.subresource = rest.next();
+        } else {
+            target.subresource = below;
+        }
+        rest.next().is_none().then_some(target)
+    }
+}
+
+fn decode_segment(text: &str) -> String {
+    decode(&text.replace('+', "%2B"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let check = |path: &str, expect: Option<(&str, &str, Option<&str>, &str, Option<&str>, Option<&str>)>| {
+            let target = Target::parse(path);
+            let got = target.as_ref().map(|target| {
+                (
+                    target.group.as_str(),
+                    target.version.as_str(),
+                    target.namespace.as_deref(),
+                    target.plural.as_str(),
+                    target.name.as_deref(),
+                    target.subresource.as_deref(),
+                )
+            });
+            assert_eq!(got, expect, "{path}");
+        };
+        check("/api/v1/pods", Some(("", "v1", None, "pods", None, None)));
+        check("/api/v1/namespaces", Some(("", "v1", None, "namespaces", None, None)));
+        check("/api/v1/namespaces/a", Some(("", "v1", None, "namespaces", Some("a"), None)));
+        check("/api/v1/namespaces/a/status", Some(("", "v1", None, "namespaces", Some("a"), Some("status"))));
+        check("/api/v1/namespaces/a/pods", Some(("", "v1", Some("a"), "pods", None, None)));
+        check("/api/v1/namespaces/a/pods/p/log", Some(("", "v1", Some("a"), "pods", Some("p"), Some("log"))));
+        check(
+            "/apis/apps/v1/namespaces/a/deployments/d/scale",
+            Some(("apps", "v1", Some("a"), "deployments", Some("d"), Some("scale"))),
+        );
+        check("/apis/g.example.com/v1/things/t", Some(("g.example.com", "v1", None, "things", Some("t"), None)));
+        check("/api/v1", None);
+        check("/apis/apps/v1", None);
+        check("/version", None);
+        check("/api/v1/namespaces/a/pods/p/log/x", None);
+    }
+
+    #[test]
+    fn queries() {
+        let query = Query::parse("labelSelector=a%3Db%2Cc&watch=1&limit=500&x=a+b");
+        assert_eq!(query.get("labelSelector"), "a=b,c");
+        assert_eq!(query.get("x"), "a b");
+        assert!(query.flag("watch"));
+        assert_eq!(query.number::<usize>("limit"), Ok(Some(500)));
+        assert!(Query::parse("limit=x").number::<u64>("limit").is_err());
+        assert_eq!(Query::parse("fieldValidation=Strict").field_validation(), Ok(FieldValidation::Strict));
+        assert!(Query::parse("dryRun=Some").dry_run().is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! Watches: a stream of lines, one change each, read from the resource's shared log.
+
+use super::answer::{self, Body, Form};
+use super::read::{Selection, Tables, partial, too_large};
+use super::request::{Request, Target};
+use crate::api::Api;
+use crate::seam::KindInfo;
+use crate::status::Status;
+use crate::store::{Event, EventType, Reader, Stored, line, table_name};
+use bytes::Bytes;
+use futures::Stream;
+use http::Response;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time between bookmarks on a quiet watch.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+/// The end of a watch that names none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Changes taken from the log at once.
+const CHUNK: usize = 256;
+
+/// Answers a watch.
+pub(super) fn watch(
+    api: &Arc<Api>,
+    request: Request,
+    target: &Target,
+    kind: Arc<KindInfo>,
+) -> Result<Response<Body>, Status> {
+    let form = answer::negotiate(request.header(http::header::ACCEPT))?;
+    let selection = Selection::of(&request, target, &kind)?;
+    let timeout = request.query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+    let initial_events = request.query.flag("sendInitialEvents");
+    if initial_events && request.query.get("resourceVersionMatch") != "NotOlderThan" {
+        return Err(Status::bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+    }
+    let asked = request.query.number::<u64>("resourceVersion")?.unwrap_or(0);
+    let snapshot = api.store.snapshot();
+    if asked > snapshot.revision {
+        return Err(too_large(asked, snapshot.revision));
+    }
+    let from_state = asked == 0 || initial_events;
+    let (initial, position) = if from_state {
+        let objects = snapshot
+            .list(&table_name(kind.resource()), selection.namespace.as_deref(), None)
+            .filter(|(_, stored)| selection.matches(&stored.value))
+            .map(|(_, stored)| stored.clone());
+        (objects.collect(), snapshot.revision)
+    } else {
+        (Vec::new(), asked)
+    };
+    let reader = api
+        .store
+        .changes(&table_name(kind.resource()), position)
+        .map_err(|behind| Status::expired(behind.to_string()))?;
+    let bookmarks = request.query.flag("allowWatchBookmarks");
+    let watcher = Watcher { api: api.clone(), form, selection, kind, columns: true, request };
+    let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    let end_of_initial = initial_events && bookmarks;
+    let lines = stream(watcher, initial, reader, Options { bookmarks, end_of_initial, position, timeout });
+    Ok(answer::stream("application/json", lines))
+}
+
+struct Options {
+    bookmarks: bool,
+    end_of_initial: bool,
+    position: u64,
+    timeout: Duration,
+}
+
+fn stream(
+    mut watcher: Watcher,
+    initial: Vec<Arc<Stored>>,
+    mut reader: Reader,
+    options: Options,
+) -> impl Stream<Item = Bytes> + Send + Sync + 'static {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+    tokio::spawn(async move {
+        let deadline = tokio::time::sleep(options.timeout);
+        tokio::pin!(deadline);
+        for stored in initial {
+            if sender.send(watcher.line_of(EventType::Added, &stored)).await.is_err() {
+                return;
+            }
+        }
+        if options.end_of_initial && sender.send(watcher.bookmark(options.position, true)).await.is_err() {
+            return;
+        }
+        let mut quiet = tokio::time::interval(BOOKMARK_EVERY);
+        quiet.reset();
+        loop {
+            let lines: Vec<Bytes> = tokio::select! {
+                biased;
+                () = watcher.api.drain.signaled() => return,
+                () = &mut deadline => return,
+                events = reader.next(CHUNK) => match events {
+                    Ok(events) => events.iter().filter_map(|event| watcher.line(event)).collect(),
+                    Err(behind) => {
+                        let _ = sender.send(error_line(&Status::expired(behind.to_string()))).await;
+                        return;
+                    }
+                },
+                _ = quiet.tick(), if options.bookmarks => {
+                    match watcher.api.store.quiet_since(&reader) {
+                        Some(revision) => vec![watcher.bookmark(revision, false)],
+                        None => Vec::new(),
+                    }
+                }
+                () = sender.closed() => return,
+            };
+            for line in lines {
+                tokio::select! {
+                    biased;
+                    sent = sender.send(line) => if sent.is_err() { return },
+                    () = watcher.api.drain.signaled() => return,
+                }
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(receiver)
+}
+
+struct Watcher {
+    api: Arc<Api>,
+    request: Request,
+    form: Form,
+    selection: Selection,
+    kind: Arc<KindInfo>,
+    /// Whether the next table carries its columns.
+    columns: bool,
+}
+
+impl Watcher {
+    /// How the watch sees a change, if it does.
+    fn line(&mut self, event: &Event) -> Option<Bytes> {
+        let matches = |stored: &Arc<Stored>| self.selection.matches(&stored.value);
+        let now = matches(&event.object);
+        let before = event.previous.as_ref().is_some_and(matches);
+        let event_type = match (event.event_type, before, now) {
+            (EventType::Deleted, true, _) => EventType::Deleted,
+            (EventType::Deleted, false, _) | (_, false, false) => return None,
+            (_, false, true) => EventType::Added,
+            (_, true, true) => EventType::Modified,
+            (_, true, false) => {
+                // What left the selection is shown as it was, with the revision of the change.
+                let previous = event.previous.as_ref()?;
+                let mut value = (*previous.value).clone();
+                value["metadata"]["resourceVersion"] = event.revision().to_string().into();
+                return Some(self.line_of(EventType::Deleted, &Stored::new(value, event.revision())));
+            }
+        };
+        Some(match self.form {
+            Form::Object => event.line(event_type, &self.kind.api_version()),
+            _ => self.line_of(event_type, &event.object),
+        })
+    }
+
+    fn line_of(&mut self, event_type: EventType, stored: &Stored) -> Bytes {
+        let object = match self.form {
+            Form::Object => return line(event_type, stored, &self.kind.api_version()),
+            Form::Metadata => partial(&stored.value),
+            Form::Table => {
+                let columns = std::mem::take(&mut self.columns);
+                let metadata = json!({"resourceVersion": stored.revision.to_string()});
+                let objects = [stored.value_as(&self.kind.api_version())];
+                Tables::new(&self.api, &self.request, &self.kind).table(&objects, columns, &metadata)
+            }
+        };
+        json_line(&json!({"type": event_type.name(), "object": object}))
+    }
+
+    /// A bookmark: all changes up to the revision have been sent.
+    fn bookmark(&self, revision: u64, end_of_initial: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if end_of_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.form {
+            Form::Object => json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata}),
+            Form::Metadata => partial(&json!({"metadata": metadata})),
+            Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                "columnDefinitions": [], "rows": []}),
+        };
+        json_line(&json!({"type": "BOOKMARK", "object": object}))
+    }
+}
+
+fn error_line(status: &Status) -> Bytes {
+    json_line(&json!({"type": "ERROR", "object": status.to_json()}))
+}
+
+fn json_line(value: &Value) -> Bytes {
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    Bytes::from(line)
+}

@@ -1,0 +1,251 @@
+//! Label and field selectors, in the syntax of query parameters and in that of `LabelSelector` objects.
+
+use crate::seam::KindInfo;
+use crate::status::Status;
+use serde_json::Value;
+
+/// One condition on labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Requirement {
+    In(String, Vec<String>),
+    NotIn(String, Vec<String>),
+    Exists(String),
+    Absent(String),
+}
+
+/// A conjunction of conditions on labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelSelector {
+    requirements: Vec<Requirement>,
+}
+
+impl LabelSelector {
+    /// Parses the `labelSelector` parameter: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
+    pub fn parse(text: &str) -> Result<LabelSelector, Status> {
+        let mut requirements = Vec::new();
+        for part in split_outside_parentheses(text) {
+            let part = part.trim();
+            if !part.is_empty() {
+                requirements.push(requirement(part).ok_or_else(|| {
+                    Status::bad_request(format!(
+                        "unable to parse requirement: {part:?} is not a label selector; \
+                         write key=value, key!=value, key in (a,b), key notin (a,b), key or !key"
+                    ))
+                })?);
+            }
+        }
+        Ok(LabelSelector { requirements })
+    }
+
+    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`). An empty one selects everything.
+    pub fn from_object(object: &Value) -> Result<LabelSelector, Status> {
+        let mut requirements = Vec::new();
+        for (key, value) in object["matchLabels"].as_object().into_iter().flatten() {
+            requirements.push(Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()]));
+        }
+        for expression in object["matchExpressions"].as_array().into_iter().flatten() {
+            let key = expression["key"].as_str().unwrap_or_default().to_owned();
+            let values = || expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let values = || values().map(str::to_owned).collect();
+            requirements.push(match expression["operator"].as_str().unwrap_or_default() {
+                "In" => Requirement::In(key, values()),
+                "NotIn" => Requirement::NotIn(key, values()),
+                "Exists" => Requirement::Exists(key),
+                "DoesNotExist" => Requirement::Absent(key),
+                other => return Err(Status::bad_request(format!("{other:?} is not a valid label selector operator"))),
+            });
+        }
+        Ok(LabelSelector { requirements })
+    }
+
+    /// Whether it selects everything.
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// Whether an object's labels satisfy all conditions.
+    pub fn matches(&self, object: &Value) -> bool {
+        self.requirements.is_empty() || self.matches_labels(&object["metadata"]["labels"])
+    }
+
+    /// Whether labels (an object of strings, or null) satisfy all conditions.
+    pub fn matches_labels(&self, labels: &Value) -> bool {
+        let label = |key: &String| labels.get(key).and_then(Value::as_str);
+        self.requirements.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => label(key).is_some_and(|value| values.iter().any(|one| one == value)),
+            Requirement::NotIn(key, values) => label(key).is_none_or(|value| values.iter().all(|one| one != value)),
+            Requirement::Exists(key) => label(key).is_some(),
+            Requirement::Absent(key) => label(key).is_none(),
+        })
+    }
+
+    /// The selector as a query parameter, as `status.selector` of a Scale wants it.
+    pub fn render(&self) -> String {
+        let parts: Vec<String> = self
+            .requirements
+            .iter()
+            .map(|requirement| match requirement {
+                Requirement::In(key, values) if values.len() == 1 => format!("{key}={}", values[0]),
+                Requirement::In(key, values) => format!("{key} in ({})", values.join(",")),
+                Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
+                Requirement::Exists(key) => key.clone(),
+                Requirement::Absent(key) => format!("!{key}"),
+            })
+            .collect();
+        parts.join(",")
+    }
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut start, mut depth) = (0, 0_i32);
+    for (index, character) in text.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&text[start..index]);
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn requirement(part: &str) -> Option<Requirement> {
+    let key = |text: &str| is_label_key(text.trim()).then(|| text.trim().to_owned());
+    let value = |text: &str| is_label_value(text.trim()).then(|| text.trim().to_owned());
+    if let Some(rest) = part.strip_prefix('!') {
+        return Some(Requirement::Absent(key(rest)?));
+    }
+    for (operator, positive) in [("!=", false), ("==", true), ("=", true)] {
+        if let Some((name, text)) = part.split_once(operator) {
+            let values = vec![value(text)?];
+            return Some(if positive {
+                Requirement::In(key(name)?, values)
+            } else {
+                Requirement::NotIn(key(name)?, values)
+            });
+        }
+    }
+    if let Some((head, list)) = part.split_once('(') {
+        let list = list.trim_end().strip_suffix(')')?;
+        let values: Option<Vec<String>> = list.split(',').map(value).collect();
+        let mut words = head.split_whitespace();
+        let name = key(words.next()?)?;
+        return match (words.next()?, words.next()) {
+            ("in", None) => Some(Requirement::In(name, values?)),
+            ("notin", None) => Some(Requirement::NotIn(name, values?)),
+            _ => None,
+        };
+    }
+    Some(Requirement::Exists(key(part)?))
+}
+
+fn is_label_key(text: &str) -> bool {
+    let name = text.rsplit_once('/').map_or(text, |(_, name)| name);
+    !name.is_empty() && text.len() <= 317 && is_label_value(name) && !text.contains(char::is_whitespace)
+}
+
+fn is_label_value(text: &str) -> bool {
+    text.len() <= 63
+        && text.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.'))
+}
+
+/// A conjunction of conditions on fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldSelector {
+    conditions: Vec<(String, bool, String)>,
+}
+
+impl FieldSelector {
+    /// Parses the `fieldSelector` parameter (`a=b,c!=d`) for a kind, which says what may be selected by.
+    pub fn parse(text: &str, kind: &KindInfo) -> Result<FieldSelector, Status> {
+        let mut conditions = Vec::new();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (path, equal, value) = if let Some((path, value)) = part.split_once("!=") {
+                (path, false, value)
+            } else if let Some((path, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+                (path, true, value)
+            } else {
+                return Err(Status::bad_request(format!(
+                    "invalid field selector: {part:?}: write field=value or field!=value"
+                )));
+            };
+            let known = path == "metadata.name"
+                || path == "metadata.namespace"
+                || kind.selectable_fields.iter().any(|field| field.trim_start_matches('.') == path);
+            if !known {
+                return Err(Status::bad_request(format!("field label not supported: {path}")));
+            }
+            conditions.push((path.to_owned(), equal, value.to_owned()));
+        }
+        Ok(FieldSelector { conditions })
+    }
+
+    /// Whether it selects everything.
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// Whether an object satisfies all conditions. A missing field is the empty string.
+    pub fn matches(&self, object: &Value) -> bool {
+        self.conditions.iter().all(|(path, equal, expected)| {
+            let value = path.split('.').try_fold(object, |value, step| value.get(step));
+            let same = match value {
+                Some(Value::String(text)) => text == expected,
+                Some(Value::Null) | None => expected.is_empty(),
+                Some(other) => other.to_string() == *expected,
+            };
+            same == *equal
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn label_selectors() {
+        let object = json!({"metadata": {"labels": {"app": "reviews", "version": "v2", "example.com/team": "a"}}});
+        let check = |text: &str, expect: Option<bool>| {
+            let got = LabelSelector::parse(text).ok().map(|selector| selector.matches(&object));
+            assert_eq!(got, expect, "{text:?}");
+        };
+        check("", Some(true));
+        check("app=reviews", Some(true));
+        check("app==reviews", Some(true));
+        check("app=reviews,version=v1", Some(false));
+        check("app!=ratings", Some(true));
+        check("missing!=x", Some(true));
+        check("version in (v1, v2)", Some(true));
+        check("version in (v1),app", Some(false));
+        check("version notin (v1,v3),app=reviews", Some(true));
+        check("missing notin (a)", Some(true));
+        check("app", Some(true));
+        check("!app", Some(false));
+        check("!missing", Some(true));
+        check("example.com/team=a", Some(true));
+        check("app=", Some(false));
+        check("a b", None);
+        check("a in b", None);
+        check("a in (b", None);
+        check("=b", None);
+    }
+
+    #[test]
+    fn selector_objects() {
+        let selector = json!({"matchLabels": {"app": "a"}, "matchExpressions": [
+            {"key": "tier", "operator": "In", "values": ["x", "y"]}, {"key": "old", "operator": "DoesNotExist"}]});
+        let selector = LabelSelector::from_object(&selector).unwrap();
+        assert_eq!(selector.render(), "app=a,tier in (x,y),!old");
+        assert!(selector.matches_labels(&json!({"app": "a", "tier": "x"})));
+        assert!(!selector.matches_labels(&json!({"app": "a", "tier": "x", "old": ""})));
+        assert!(LabelSelector::from_object(&json!({})).unwrap().matches_labels(&Value::Null));
+        assert!(LabelSelector::from_object(&json!({"matchExpressions": [{"key": "a", "operator": "Is"}]})).is_err());
+    }
+}

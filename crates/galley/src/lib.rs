@@ -1,1 +1,20 @@
-//! Configuration: schemas, defaulting, validation, conversion, analysis. Pure functions from objects to verdicts.
+//! Configuration, from text to a verdict.
+//!
+//! Galley knows what a valid object looks like: it makes the CustomResourceDefinitions from the types of `lateen-api`
+//! ([`crds`]), reads documents into those types with errors that name the place ([`read`]), and judges what no schema
+//! can say, such as weights that do not fit or a regular expression that does not parse ([`validate`]). All of it is
+//! functions from values to values: the webhook, the command line and the registry ask the same judge.
+
+mod check;
+mod crds;
+mod read;
+mod structural;
+mod validate;
+mod verdict;
+
+pub use check::{UnknownFields, check_schema};
+pub use crds::{KindSchema, crds, kind_schema, kind_schemas};
+pub use read::{ReadError, ReadObject, read, read_value};
+pub use structural::schema_of;
+pub use validate::{validate, validate_kind};
+pub use verdict::{Problem, Verdict};

@@ -1,0 +1,102 @@
+//! Istio's verdicts: what an object means must make sense, beyond what its schema says.
+
+mod destination_rule;
+mod gateway;
+mod names;
+mod service_entry;
+mod virtual_service;
+
+use lateen_api::networking::{DestinationRule, Gateway, ServiceEntry, VirtualService};
+use lateen_api::{Resource, for_each_kind};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::Verdict;
+use crate::check::{UnknownFields, check_schema};
+use crate::crds::kind_schema;
+
+/// Judges an object by the kind it names. Kinds that are not the mesh's are fine.
+pub fn validate(object: &Value) -> Verdict {
+    let group = object["apiVersion"].as_str().unwrap_or_default().split('/').next().unwrap_or_default();
+    match kind_schema(object["kind"].as_str().unwrap_or_default()) {
+        Some(kind) if kind.group == group => validate_kind(kind.kind, object),
+        _ => Verdict::default(),
+    }
+}
+
+/// Judges an object as one of this kind: schema first, then meaning.
+pub fn validate_kind(kind: &str, object: &Value) -> Verdict {
+    let Some(schema) = kind_schema(kind) else { return Verdict::default() };
+    let empty = Value::Object(Default::default());
+    let mut verdict = Verdict::default();
+    let spec = match object.get("spec") {
+        None | Some(Value::Null) => {
+            if schema.schema.get("required").is_some() {
+                verdict.error("spec", "is missing", "");
+                return verdict;
+            }
+            &empty
+        }
+        Some(spec) => spec,
+    };
+    verdict.merge(check_schema(&schema.schema["properties"]["spec"], spec, "spec", UnknownFields::Warn));
+    if verdict.is_valid() {
+        macro_rules! dispatch {
+            ($($type:ty),* $(,)?) => { $(if kind == <$type as Resource>::KIND { typed::<$type>(object, spec, &mut verdict); })* };
+        }
+        for_each_kind!(dispatch);
+    }
+    verdict
+}
+
+/// The name and namespace that some rules look at.
+struct Context<'a> {
+    annotations: &'a Value,
+}
+
+/// The rules of one kind.
+trait Judge: Sized {
+    fn judge(&self, _context: &Context<'_>, _verdict: &mut Verdict) {}
+}
+
+fn typed<T: Judge + DeserializeOwned>(object: &Value, spec: &Value, verdict: &mut Verdict) {
+    match T::deserialize(spec) {
+        Ok(spec) => spec.judge(&Context { annotations: &object["metadata"]["annotations"] }, verdict),
+        Err(error) => verdict.error("spec", error.to_string(), ""),
+    }
+}
+
+macro_rules! judged_by {
+    ($($type:ty => $function:path),* $(,)?) => {
+        $(impl Judge for $type {
+            fn judge(&self, context: &Context<'_>, verdict: &mut Verdict) {
+                $function(self, context, verdict);
+            }
+        })*
+    };
+}
+
+judged_by! {
+    VirtualService => virtual_service::judge,
+    DestinationRule => destination_rule::judge,
+    Gateway => gateway::judge,
+    ServiceEntry => service_entry::judge,
+}
+
+macro_rules! schema_only {
+    ($($type:ty),* $(,)?) => { $(impl Judge for $type {})* };
+}
+
+schema_only! {
+    lateen_api::networking::Sidecar,
+    lateen_api::networking::WorkloadEntry,
+    lateen_api::networking::WorkloadGroup,
+    lateen_api::networking::EnvoyFilter,
+    lateen_api::networking::ProxyConfig,
+    lateen_api::security::AuthorizationPolicy,
+    lateen_api::security::PeerAuthentication,
+    lateen_api::security::RequestAuthentication,
+    lateen_api::telemetry::Telemetry,
+    lateen_api::extensions::WasmPlugin,
+    lateen_api::extensions::TrafficExtension,
+}

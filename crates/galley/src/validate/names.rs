@@ -1,0 +1,238 @@
+//! Names, ports, addresses: the small syntax that all kinds share.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use lateen_api::Duration;
+use regex::Regex;
+
+use crate::Verdict;
+use crate::check::join;
+
+/// RFC 1123 label: what one part of a DNS name may be.
+pub(super) fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let bytes = text.as_bytes();
+    !bytes.is_empty()
+        && bytes.len() <= 63
+        && bytes.iter().all(|byte| inner(*byte))
+        && bytes[0] != b'-'
+        && bytes[bytes.len() - 1] != b'-'
+}
+
+/// A whole name, without wildcard; a trailing dot is fine.
+pub(super) fn is_fqdn(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    text.len() <= 255 && text.split('.').all(is_dns_label)
+}
+
+/// A name whose first part may be, or begin with, a wildcard.
+pub(super) fn is_wildcard_domain(text: &str) -> bool {
+    if text == "*" {
+        return true;
+    }
+    let (first, rest) = text.split_once('.').unwrap_or((text, ""));
+    let first = match first.strip_prefix('*') {
+        Some("") => return is_fqdn(rest),
+        Some(rest) => rest.strip_prefix('-').unwrap_or(rest),
+        None => first,
+    };
+    is_dns_label(first) && (rest.is_empty() || is_fqdn(rest))
+}
+
+/// An address or a range.
+pub(super) fn is_subnet(text: &str) -> bool {
+    text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok()
+}
+
+/// Checks a host that may be a wildcard name.
+pub(super) fn wildcard_host(path: &str, host: &str, verdict: &mut Verdict) {
+    if host.is_empty() {
+        verdict.error(path, "is empty", "write a host name such as reviews or *.example.com");
+    } else if !is_wildcard_domain(host) {
+        verdict.error(
+            path,
+            format!("{host:?} is not a host name"),
+            "write a name such as reviews or *.example.com",
+        );
+    }
+}
+
+/// Checks a host without wildcard.
+pub(super) fn exact_host(path: &str, host: &str, verdict: &mut Verdict) {
+    if host.is_empty() {
+        verdict.error(path, "is empty", "write a host name such as reviews");
+    } else if !is_fqdn(host) {
+        verdict.error(
+            path,
+            format!("{host:?} is not a host name"),
+            "write a name such as reviews or api.example.com",
+        );
+    }
+}
+
+/// Checks a port number.
+pub(super) fn port(path: &str, number: u32, verdict: &mut Verdict) {
+    if !(1..=65535).contains(&number) {
+        verdict.error(path, format!("{number} is not a port"), "write a number from 1 to 65535");
+    }
+}
+
+/// Checks an RE2 expression. Rust's syntax differs in nothing that RE2 users write, but refuses what RE2 refuses:
+/// look-around and back-references.
+pub(super) fn regular_expression(path: &str, text: &str, verdict: &mut Verdict) {
+    // Envoy's own bound on the length of a pattern in the API server's messages.
+    if text.len() > 1024 {
+        verdict.error(path, "the regular expression is longer than 1024 bytes", "");
+    } else if let Err(error) = Regex::new(text) {
+        let reason = error.to_string();
+        let last = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        verdict.error(
+            path,
+            format!("{text:?} is not a regular expression: {last}"),
+            "RE2 syntax is expected",
+        );
+    }
+}
+
+/// Checks a duration of at least a millisecond, in whole ones.
+pub(super) fn positive(path: &str, duration: Option<Duration>, verdict: &mut Verdict) {
+    let Some(duration) = duration else { return };
+    let nanoseconds = duration.get().as_nanos();
+    if nanoseconds < 1_000_000 {
+        verdict.error(path, format!("{duration} is too short"), "at least 1ms");
+    } else if !nanoseconds.is_multiple_of(1_000_000) {
+        verdict.error(path, format!("{duration} is finer than a millisecond"), "write whole milliseconds");
+    }
+}
+
+/// Checks a header's name.
+pub(super) fn header_name(path: &str, name: &str, verdict: &mut Verdict) {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() {
+        verdict.error(path, "a header name is empty", "");
+    } else if !name.bytes().all(token) {
+        verdict.error(path, format!("{name:?} is not a header name"), "letters, digits and hyphens");
+    }
+}
+
+/// Checks a header that a route changes: pseudo headers and Host are not for changing, except by Envoy's `:authority`.
+pub(super) fn writable_header(path: &str, name: &str, verdict: &mut Verdict) {
+    if name.starts_with(':') {
+        if name != ":authority" {
+            verdict.error(path, format!("{name} cannot be changed"), "use rewrite for path and authority");
+        }
+        return;
+    }
+    if name.eq_ignore_ascii_case("host") {
+        verdict.error(path, "the host header cannot be changed", "use rewrite.authority");
+        return;
+    }
+    header_name(path, name, verdict);
+}
+
+/// Checks labels; wildcards are errors in those that select.
+pub(super) fn labels(path: &str, labels: &BTreeMap<String, String>, verdict: &mut Verdict) {
+    let part = |text: &str| {
+        let bytes = text.as_bytes();
+        !bytes.is_empty()
+            && bytes.len() <= 63
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+            && bytes[0].is_ascii_alphanumeric()
+            && bytes[bytes.len() - 1].is_ascii_alphanumeric()
+    };
+    for (key, value) in labels {
+        let place = join(path, key);
+        let name_fits = match key.split_once('/') {
+            Some((prefix, name)) => is_fqdn(prefix) && part(name),
+            None => part(key),
+        };
+        if !name_fits {
+            verdict.error(
+                &place,
+                format!("{key:?} is not a label key"),
+                "letters, digits, - _ . with an optional prefix/",
+            );
+        }
+        if !value.is_empty() && !part(value) {
+            verdict.error(
+                &place,
+                format!("{value:?} is not a label value"),
+                "at most 63 letters, digits, - _ .",
+            );
+        }
+    }
+}
+
+/// Checks `exportTo`.
+pub(super) fn export_to(path: &str, entries: &[String], verdict: &mut Verdict) {
+    for (index, entry) in entries.iter().enumerate() {
+        let place = format!("{path}[{index}]");
+        match entry.as_str() {
+            "*" | "." => {}
+            "~" if entries.len() == 1 => {}
+            "~" => verdict.error(place, "~ (nobody) cannot be combined with other namespaces", ""),
+            name if is_dns_label(name) => {}
+            name => verdict.error(place, format!("{name:?} is not a namespace"), "write *, . or a namespace"),
+        }
+        if entries[..index].contains(entry) {
+            verdict.error(format!("{path}[{index}]"), format!("{entry:?} is listed twice"), "");
+        }
+    }
+    if entries.len() > 1 && entries.iter().any(|entry| entry == "*") {
+        verdict.error(path, "* (everybody) makes the other entries pointless", "leave only *");
+    }
+}
+
+/// Protocols that ports may name.
+pub(super) const PROTOCOLS: &[&str] = &[
+    "HTTP",
+    "HTTPS",
+    "GRPC",
+    "GRPC-WEB",
+    "HTTP2",
+    "HTTP_PROXY",
+    "MONGO",
+    "TCP",
+    "TLS",
+    "UDP",
+    "REDIS",
+    "MYSQL",
+    "HBONE",
+    "DOUBLE-HBONE",
+];
+
+/// Checks a protocol's name.
+pub(super) fn protocol(path: &str, name: &str, verdict: &mut Verdict) {
+    if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        verdict.error(
+            path,
+            format!("{name:?} is not a protocol"),
+            "use HTTP, HTTPS, HTTP2, GRPC, GRPC-WEB, TLS, TCP, MONGO, REDIS or MYSQL",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for (name, host, valid) in [
+            ("short", "reviews", true),
+            ("whole", "a.b.example.com", true),
+            ("wildcard", "*.example.com", true),
+            ("wildcard prefix", "*-a.example.com", true),
+            ("all", "*", true),
+            ("wildcard inside", "a.*.com", false),
+            ("underscore", "a_b", false),
+            ("empty part", "a..b", false),
+            ("hyphen at the end", "a-.b", false),
+            ("port", "a:80", false),
+        ] {
+            assert_eq!(is_wildcard_domain(host), valid, "{name}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! ServiceEntry: hosts, addresses, ports, endpoints.
+
+use std::net::IpAddr;
+
+use lateen_api::networking::{ServiceEntry, ServiceEntryLocation, ServiceEntryResolution, WorkloadEntry};
+
+use super::Context;
+use super::names;
+use crate::Verdict;
+use crate::check::join;
+
+pub(super) fn judge(entry: &ServiceEntry, _: &Context<'_>, verdict: &mut Verdict) {
+    hosts_and_addresses(entry, verdict);
+    ports(entry, verdict);
+    if let Some(selector) = &entry.workload_selector {
+        if !entry.endpoints.is_empty() {
+            verdict.error("spec", "workloadSelector and endpoints are set together", "leave one of them out");
+        }
+        for (key, value) in &selector.labels {
+            let place = join("spec.workloadSelector.labels", key);
+            if key.is_empty() {
+                verdict.error("spec.workloadSelector.labels", "has an empty key", "");
+            }
+            if key.contains('*') || value.contains('*') {
+                verdict.error(place, "has a wildcard", "write the whole label");
+            }
+        }
+    }
+    if entry.resolution != ServiceEntryResolution::None
+        && entry.location == ServiceEntryLocation::MeshExternal
+        && entry.workload_selector.is_some()
+    {
+        verdict.warn("spec.location", "selected workloads are usually inside of the mesh", "MESH_INTERNAL");
+    }
+    resolution(entry, verdict);
+    names::export_to("spec.exportTo", &entry.export_to, verdict);
+}
+
+fn hosts_and_addresses(entry: &ServiceEntry, verdict: &mut Verdict) {
+    if entry.hosts.is_empty() {
+        verdict.error("spec.hosts", "is empty", "name a host");
+    }
+    for (index, host) in entry.hosts.iter().enumerate() {
+        let path = format!("spec.hosts[{index}]");
+        if host == "*" {
+            verdict.error(path, "a host cannot be * alone", "give it a domain, such as *.example.com");
+        } else if host.parse::<IpAddr>().is_ok() {
+            verdict.warn(path, "is an address", "put it into addresses");
+        } else {
+            names::wildcard_host(&path, host, verdict);
+        }
+    }
+    for (index, address) in entry.addresses.iter().enumerate() {
+        let path = format!("spec.addresses[{index}]");
+        if !names::is_subnet(address) {
+            verdict.error(
+                path,
+                format!("{address:?} is not an address or range"),
+                "write it like 10.1.2.3 or 10.1.0.0/16",
+            );
+        } else if address.contains('/')
+            && !matches!(entry.resolution, ServiceEntryResolution::None | ServiceEntryResolution::Static)
+        {
+            verdict.error(path, "a range needs resolution NONE or STATIC", "write single addresses");
+        }
+    }
+    if entry.addresses.is_empty()
+        && entry.resolution == ServiceEntryResolution::None
+        && entry.ports.iter().any(|port| matches!(port.protocol.to_ascii_uppercase().as_str(), "" | "TCP"))
+    {
+        verdict.warn(
+            "spec.addresses",
+            "without addresses, TCP ports take all traffic to their number",
+            "add addresses",
+        );
+    }
+}
+
+fn ports(entry: &ServiceEntry, verdict: &mut Verdict) {
+    for (index, port) in entry.ports.iter().enumerate() {
+        let path = format!("spec.ports[{index}]");
+        if port.name.is_empty() {
+            verdict.error(format!("{path}.name"), "is empty", "such as http");
+        } else if !names::is_dns_label(&port.name) {
+            verdict.error(
+                format!("{path}.name"),
+                format!("{:?} is not a port name", port.name),
+                "letters, digits and hyphens",
+            );
+        }
+        names::port(&format!("{path}.number"), port.number, verdict);
+        if port.target_port != 0 {
+            names::port(&format!("{path}.targetPort"), port.target_port, verdict);
+        }
+        if !port.protocol.is_empty() {
+            names::protocol(&format!("{path}.protocol"), &port.protocol, verdict);
+        }
+        let earlier = &entry.ports[..index];
+        if earlier.iter().any(|other| other.name == port.name) {
+            verdict.error(format!("{path}.name"), format!("{:?} is used twice", port.name), "rename one");
+        }
+        if earlier.iter().any(|other| other.number == port.number) {
+            verdict.error(format!("{path}.number"), format!("{} is used twice", port.number), "leave one");
+        }
+    }
+}
+
+fn resolution(entry: &ServiceEntry, verdict: &mut Verdict) {
+    match entry.resolution {
+        ServiceEntryResolution::None => {
+            if !entry.endpoints.is_empty() {
+                verdict.error("spec.endpoints", "resolution NONE has no endpoints", "use STATIC or DNS");
+            }
+        }
+        ServiceEntryResolution::Static => {
+            for (index, endpoint) in entry.endpoints.iter().enumerate() {
+                let path = format!("spec.endpoints[{index}]");
+                let address = &endpoint.address;
+                if !address.starts_with("unix://")
+                    && !address.is_empty()
+                    && address.parse::<IpAddr>().is_err()
+                {
+                    verdict.error(
+                        format!("{path}.address"),
+                        format!("{address:?} is not an address"),
+                        "resolution STATIC needs IP addresses; use DNS for names",
+                    );
+                }
+                endpoint_ports(&path, entry, endpoint, verdict);
+            }
+        }
+        ServiceEntryResolution::Dns | ServiceEntryResolution::DnsRoundRobin => dns(entry, verdict),
+        ServiceEntryResolution::DynamicDns => {
+            if !entry.endpoints.is_empty() {
+                verdict.error("spec.endpoints", "resolution DYNAMIC_DNS has no endpoints", "leave them out");
+            }
+            if entry.hosts.iter().any(|host| !host.starts_with('*')) {
+                verdict.error(
+                    "spec.hosts",
+                    "resolution DYNAMIC_DNS is for wildcard hosts",
+                    "use DNS for whole names",
+                );
+            }
+            if entry.location == ServiceEntryLocation::MeshInternal {
+                verdict.error(
+                    "spec.location",
+                    "resolution DYNAMIC_DNS is for what is outside",
+                    "MESH_EXTERNAL",
+                );
+            }
+        }
+    }
+    for (index, endpoint) in entry.endpoints.iter().enumerate() {
+        workload_entry(&format!("spec.endpoints[{index}]"), endpoint, true, verdict);
+    }
+}
+
+fn dns(entry: &ServiceEntry, verdict: &mut Verdict) {
+    if entry.resolution == ServiceEntryResolution::DnsRoundRobin && entry.endpoints.len() > 1 {
+        verdict.error("spec.endpoints", "resolution DNS_ROUND_ROBIN has at most one endpoint", "use DNS");
+    }
+    if entry.endpoints.is_empty() && entry.workload_selector.is_none() {
+        for (index, host) in entry.hosts.iter().enumerate() {
+            if !names::is_fqdn(host) {
+                verdict.error(
+                    format!("spec.hosts[{index}]"),
+                    format!("{host:?} cannot be resolved"),
+                    "add endpoints, or write a whole name",
+                );
+            }
+        }
+    }
+    for (index, endpoint) in entry.endpoints.iter().enumerate() {
+        let path = format!("spec.endpoints[{index}]");
+        let address = &endpoint.address;
+        if address.starts_with("unix://") {
+            verdict.error(format!("{path}.address"), "a Unix socket is no name", "use STATIC");
+        } else if !address.is_empty() && address.parse::<IpAddr>().is_err() && !names::is_fqdn(address) {
+            verdict.error(format!("{path}.address"), format!("{address:?} is not a name or address"), "");
+        }
+        endpoint_ports(&path, entry, endpoint, verdict);
+    }
+}
+
+fn endpoint_ports(path: &str, entry: &ServiceEntry, endpoint: &WorkloadEntry, verdict: &mut Verdict) {
+    for name in endpoint.ports.keys() {
+        if !entry.ports.iter().any(|port| port.name == *name) {
+            verdict.error(
+                join(&format!("{path}.ports"), name),
+                "the service has no port of that name",
+                "use a name of spec.ports",
+            );
+        }
+    }
+}
+
+/// Checks a workload, alone or as an endpoint.
+pub(super) fn workload_entry(path: &str, entry: &WorkloadEntry, within: bool, verdict: &mut Verdict) {
+    let address = entry.address.as_str();
+    if let Some(socket) = address.strip_prefix("unix://") {
+        if !socket.starts_with(['/', '@']) {
+            verdict.error(
+                format!("{path}.address"),
+                format!("{socket:?} is no socket"),
+                "write an absolute path, or @ and a name",
+            );
+        } else if socket.ends_with('/') {
+            verdict.error(format!("{path}.address"), "a Unix socket is a file, not a folder", "");
+        }
+        if !entry.ports.is_empty() {
+            verdict.error(format!("{path}.ports"), "a Unix socket has no ports", "leave them out");
+        }
+    } else if address.is_empty() {
+        if entry.network.is_empty() {
+            verdict.error(
+                format!("{path}.address"),
+                "is missing",
+                "write an address (or network, behind a gateway)",
+            );
+        }
+    } else if !within && address.parse::<IpAddr>().is_err() && !names::is_fqdn(address) {
+        verdict.error(format!("{path}.address"), format!("{address:?} is not an address"), "");
+    }
+    names::labels(&format!("{path}.labels"), &entry.labels, verdict);
+    for (name, number) in &entry.ports {
+        let place = join(&format!("{path}.ports"), name);
+        if !names::is_dns_label(name) {
+            verdict.error(&place, format!("{name:?} is not a port name"), "letters, digits and hyphens");
+        }
+        names::port(&place, *number, verdict);
+    }
+}

@@ -1,0 +1,718 @@
+//! VirtualService: hosts, rules, weights.
+
+use std::collections::BTreeMap;
+
+use lateen_api::networking::{
+    CorsPolicy, Delegate, Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpDirectResponse,
+    HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, Percent, RouteDestination,
+    StringMatch, VirtualService,
+};
+
+use super::Context;
+use super::names::{self, is_dns_label};
+use crate::Verdict;
+use crate::check::join;
+
+pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Verdict) {
+    let is_delegate = service.hosts.is_empty();
+    let gateways_ok = gateways("spec.gateways", &service.gateways, verdict);
+    if is_delegate {
+        if !service.gateways.is_empty() {
+            verdict.error(
+                "spec.gateways",
+                "a VirtualService without hosts has no gateways",
+                "add hosts, or leave gateways out",
+            );
+        }
+        if !service.tls.is_empty() || !service.tcp.is_empty() {
+            verdict.error("spec.hosts", "is empty", "only HTTP rules can be delegated to; name the hosts");
+        }
+    }
+    let for_mesh = service.gateways.is_empty() || service.gateways.iter().any(|gateway| gateway == "mesh");
+    hosts(service, for_mesh && gateways_ok, verdict);
+    if service.http.is_empty() && service.tls.is_empty() && service.tcp.is_empty() {
+        verdict.error("spec", "has no rules", "add http, tls or tcp");
+    }
+    let mut catches_all = false;
+    for (index, route) in service.http.iter().enumerate() {
+        let path = format!("spec.http[{index}]");
+        if catches_all {
+            verdict.warn(
+                &path,
+                "an earlier rule takes every request, so this one is never used",
+                "put it first",
+            );
+        }
+        http_route(&path, route, is_delegate, for_mesh, verdict);
+        catches_all |=
+            route.r#match.is_empty() || route.r#match.iter().any(|one| *one == HttpMatchRequest::default());
+    }
+    for (index, route) in service.tls.iter().enumerate() {
+        let path = format!("spec.tls[{index}]");
+        if route.r#match.is_empty() {
+            verdict.error(format!("{path}.match"), "is empty", "name the SNI hosts");
+        }
+        for (index, one) in route.r#match.iter().enumerate() {
+            let path = format!("{path}.match[{index}]");
+            if one.sni_hosts.is_empty() {
+                verdict.error(format!("{path}.sniHosts"), "is empty", "name the server names");
+            }
+            for (index, host) in one.sni_hosts.iter().enumerate() {
+                let place = format!("{path}.sniHosts[{index}]");
+                names::wildcard_host(&place, host, verdict);
+                let fits = service.hosts.iter().any(|outer| {
+                    lateen_model::Hostname::from(outer.as_str())
+                        .covers(&lateen_model::Hostname::from(host.as_str()))
+                });
+                if !fits {
+                    verdict.error(
+                        place,
+                        format!("{host:?} is none of the hosts"),
+                        "it must fit an entry of spec.hosts",
+                    );
+                }
+            }
+            l4_match(&path, &one.destination_subnets, one.port, &one.source_labels, &one.gateways, verdict);
+        }
+        destinations(&format!("{path}.route"), &route.route, verdict);
+    }
+    for (index, route) in service.tcp.iter().enumerate() {
+        let path = format!("spec.tcp[{index}]");
+        for (index, one) in route.r#match.iter().enumerate() {
+            let path = format!("{path}.match[{index}]");
+            l4_match(&path, &one.destination_subnets, one.port, &one.source_labels, &one.gateways, verdict);
+        }
+        destinations(&format!("{path}.route"), &route.route, verdict);
+    }
+    names::export_to("spec.exportTo", &service.export_to, verdict);
+}
+
+fn hosts(service: &VirtualService, for_mesh: bool, verdict: &mut Verdict) {
+    for (index, host) in service.hosts.iter().enumerate() {
+        let path = format!("spec.hosts[{index}]");
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            continue;
+        }
+        names::wildcard_host(&path, host, verdict);
+        if host == "*" && for_mesh {
+            verdict.error(
+                &path,
+                "* would take all traffic of all sidecars",
+                "name hosts, or gateways other than mesh",
+            );
+        }
+        let host = lateen_model::Hostname::from(host.as_str());
+        if service.hosts[..index].iter().any(|earlier| lateen_model::Hostname::from(earlier.as_str()) == host)
+        {
+            verdict.error(&path, format!("{host:?} is listed twice"), "leave one");
+        }
+    }
+}
+
+fn gateways(path: &str, gateways: &[String], verdict: &mut Verdict) -> bool {
+    let before = verdict.errors.len();
+    for (index, gateway) in gateways.iter().enumerate() {
+        let place = format!("{path}[{index}]");
+        let parts: Vec<&str> = gateway.split('/').collect();
+        let fits = match parts.as_slice() {
+            [name] => names::is_fqdn(name),
+            [namespace, name] => (*namespace == "." || is_dns_label(namespace)) && names::is_fqdn(name),
+            _ => false,
+        };
+        if !fits {
+            verdict.error(
+                place,
+                format!("{gateway:?} is not a gateway"),
+                "write name, namespace/name or mesh",
+            );
+        }
+    }
+    verdict.errors.len() == before
+}
+
+pub(super) fn http_route(
+    path: &str,
+    route: &HttpRoute,
+    is_delegate: bool,
+    for_mesh: bool,
+    verdict: &mut Verdict,
+) {
+    actions(path, route, is_delegate, verdict);
+    for (index, one) in route.r#match.iter().enumerate() {
+        http_match(&format!("{path}.match[{index}]"), one, route, is_delegate, for_mesh, verdict);
+    }
+    let weights: Vec<i32> = route.route.iter().map(|one| one.weight).collect();
+    weigh(&format!("{path}.route"), &weights, verdict);
+    for (index, one) in route.route.iter().enumerate() {
+        let path = format!("{path}.route[{index}]");
+        destination(&format!("{path}.destination"), &one.destination, verdict);
+        headers(&format!("{path}.headers"), one.headers.as_ref(), verdict);
+    }
+    headers(&format!("{path}.headers"), route.headers.as_ref(), verdict);
+    if let Some(rewrite) = &route.rewrite {
+        http_rewrite(&format!("{path}.rewrite"), rewrite, verdict);
+    }
+    names::positive(&format!("{path}.timeout"), route.timeout.filter(|timeout| !timeout.is_zero()), verdict);
+    if let Some(retries) = &route.retries {
+        http_retry(&format!("{path}.retries"), retries, verdict);
+    }
+    if let Some(fault) = &route.fault {
+        if let Some(delay) = &fault.delay {
+            fault_delay(&format!("{path}.fault.delay"), delay, verdict);
+        }
+        if let Some(abort) = &fault.abort {
+            fault_abort(&format!("{path}.fault.abort"), abort, verdict);
+        }
+        if fault.delay.is_none() && fault.abort.is_none() {
+            verdict.error(format!("{path}.fault"), "injects nothing", "add delay or abort");
+        }
+    }
+    mirrors(path, route, verdict);
+    if let Some(policy) = &route.cors_policy {
+        cors(&format!("{path}.corsPolicy"), policy, verdict);
+    }
+}
+
+/// Exactly one thing happens to a request.
+fn actions(path: &str, route: &HttpRoute, is_delegate: bool, verdict: &mut Verdict) {
+    let routed = !route.route.is_empty();
+    if let Some(redirect) = &route.redirect {
+        if routed {
+            verdict.error(path, "route and redirect are set together", "leave one of them out");
+        }
+        if route.direct_response.is_some() {
+            verdict.error(path, "redirect and directResponse are set together", "leave one of them out");
+        }
+        if route.rewrite.is_some() {
+            verdict.error(
+                path,
+                "redirect and rewrite are set together",
+                "put the new path into redirect.uri",
+            );
+        }
+        http_redirect(&format!("{path}.redirect"), redirect, verdict);
+    }
+    if let Some(response) = &route.direct_response {
+        if routed {
+            verdict.error(path, "route and directResponse are set together", "leave one of them out");
+        }
+        if route.rewrite.is_some() {
+            verdict.error(path, "directResponse and rewrite are set together", "leave rewrite out");
+        }
+        direct_response(&format!("{path}.directResponse"), response, verdict);
+    }
+    if route.redirect.is_some() || route.direct_response.is_some() {
+        for (given, name) in [(route.fault.is_some(), "fault"), (route.retries.is_some(), "retries")] {
+            if given && route.redirect.is_some() && name == "fault" {
+                verdict.error(format!("{path}.{name}"), "has no effect on a redirect", "leave it out");
+            }
+        }
+    }
+    match &route.delegate {
+        Some(delegate) => {
+            if is_delegate {
+                verdict.error(
+                    format!("{path}.delegate"),
+                    "a delegate cannot delegate again",
+                    "name the hosts, or leave it out",
+                );
+            }
+            for (given, name) in [
+                (routed, "route"),
+                (route.redirect.is_some(), "redirect"),
+                (route.direct_response.is_some(), "directResponse"),
+            ] {
+                if given {
+                    verdict.error(
+                        path,
+                        format!("{name} and delegate are set together"),
+                        "leave one of them out",
+                    );
+                }
+            }
+            names_of_delegate(&format!("{path}.delegate"), delegate, verdict);
+        }
+        None if !routed && route.redirect.is_none() && route.direct_response.is_none() => {
+            verdict.error(
+                path,
+                "says nothing about what happens to requests",
+                "add route, redirect, directResponse or delegate",
+            );
+        }
+        None => {}
+    }
+}
+
+fn names_of_delegate(path: &str, delegate: &Delegate, verdict: &mut Verdict) {
+    if delegate.name.is_empty() {
+        verdict.error(format!("{path}.name"), "is missing", "name the VirtualService");
+    }
+    if !delegate.namespace.is_empty() && !is_dns_label(&delegate.namespace) {
+        verdict.error(
+            format!("{path}.namespace"),
+            format!("{:?} is not a namespace", delegate.namespace),
+            "",
+        );
+    }
+}
+
+fn http_match(
+    path: &str,
+    one: &HttpMatchRequest,
+    route: &HttpRoute,
+    is_delegate: bool,
+    for_mesh: bool,
+    verdict: &mut Verdict,
+) {
+    let texts =
+        [("uri", &one.uri), ("scheme", &one.scheme), ("method", &one.method), ("authority", &one.authority)];
+    for (name, text) in texts {
+        let Some(text) = text else { continue };
+        string_match(&format!("{path}.{name}"), text, verdict);
+        if name == "uri" && text.prefix.as_deref() == Some("") {
+            verdict.error(format!("{path}.uri.prefix"), "is empty", "write / for every path");
+        }
+    }
+    for (field, conditions) in [("headers", &one.headers), ("withoutHeaders", &one.without_headers)] {
+        for (name, text) in conditions {
+            let place = join(&format!("{path}.{field}"), name);
+            names::header_name(&place, name.strip_prefix(':').unwrap_or(name), verdict);
+            string_match(&place, text, verdict);
+        }
+    }
+    for (name, text) in &one.query_params {
+        string_match(&join(&format!("{path}.queryParams"), name), text, verdict);
+    }
+    if one.ignore_uri_case && one.uri.as_ref().is_some_and(|uri| uri.regex.is_some()) {
+        verdict.warn(
+            format!("{path}.ignoreUriCase"),
+            "has no effect on a regular expression",
+            "begin it with (?i)",
+        );
+    }
+    if one.port != 0 {
+        names::port(&format!("{path}.port"), one.port, verdict);
+    }
+    names::labels(&format!("{path}.sourceLabels"), &one.source_labels, verdict);
+    gateways(&format!("{path}.gateways"), &one.gateways, verdict);
+    if !one.source_namespace.is_empty() && !is_dns_label(&one.source_namespace) {
+        verdict.error(
+            format!("{path}.sourceNamespace"),
+            format!("{:?} is not a namespace", one.source_namespace),
+            "",
+        );
+    }
+    let _ = (is_delegate, for_mesh);
+    if route.delegate.is_some() || is_delegate {
+        // Conditions of root and delegate are put together, which regular expressions do not allow.
+        for (name, text) in texts {
+            if text.as_ref().is_some_and(|text| text.regex.is_some()) {
+                verdict.error(
+                    format!("{path}.{name}.regex"),
+                    "cannot be used with delegates",
+                    "use exact or prefix",
+                );
+            }
+        }
+        for (field, conditions) in [("headers", &one.headers), ("queryParams", &one.query_params)] {
+            for (name, text) in conditions {
+                if text.regex.is_some() {
+                    let place = join(&format!("{path}.{field}"), name);
+                    verdict.error(
+                        format!("{place}.regex"),
+                        "cannot be used with delegates",
+                        "use exact or prefix",
+                    );
+                }
+            }
+        }
+    }
+    if let Some(rewrite) = route.rewrite.as_ref().filter(|rewrite| !rewrite.uri.is_empty())
+        && let Some(regex) = one.uri.as_ref().and_then(|uri| uri.regex.as_ref())
+    {
+        let _ = (rewrite, regex);
+        verdict.warn(
+            format!("{path}.uri.regex"),
+            "rewrite.uri replaces the whole path here",
+            "uriRegexRewrite keeps parts of it",
+        );
+    }
+}
+
+fn string_match(path: &str, text: &StringMatch, verdict: &mut Verdict) {
+    if let Some(regex) = &text.regex {
+        if regex.is_empty() {
+            verdict.error(
+                format!("{path}.regex"),
+                "is empty",
+                "write an expression, or leave the condition out",
+            );
+        }
+        names::regular_expression(&format!("{path}.regex"), regex, verdict);
+    }
+}
+
+/// Weights: of several destinations, each is from 0 up and at least one is positive.
+fn weigh(path: &str, weights: &[i32], verdict: &mut Verdict) {
+    for (index, weight) in weights.iter().enumerate() {
+        if *weight < 0 {
+            verdict.error(
+                format!("{path}[{index}].weight"),
+                format!("{weight} is negative"),
+                "write 0 or more",
+            );
+        }
+    }
+    let total: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
+    if weights.len() > 1 && weights.iter().all(|weight| *weight >= 0) {
+        if total == 0 {
+            verdict.error(
+                format!("{path}[0].weight"),
+                "no destination has a weight, so none gets a request",
+                "give the destinations weights, such as 50 and 50",
+            );
+        } else if total > i64::from(u32::MAX) {
+            verdict.error(
+                format!("{path}[0].weight"),
+                format!("the weights sum to {total}, which does not fit"),
+                "keep the sum below 2^32",
+            );
+        }
+    }
+}
+
+pub(super) fn destinations(path: &str, routes: &[RouteDestination], verdict: &mut Verdict) {
+    if routes.is_empty() {
+        verdict.error(path, "is empty", "name a destination");
+    }
+    let weights: Vec<i32> = routes.iter().map(|one| one.weight).collect();
+    weigh(path, &weights, verdict);
+    for (index, one) in routes.iter().enumerate() {
+        destination(&format!("{path}[{index}].destination"), &one.destination, verdict);
+    }
+}
+
+fn destination(path: &str, destination: &Destination, verdict: &mut Verdict) {
+    let host = destination.host.as_str();
+    if host == "*" {
+        verdict.error(format!("{path}.host"), "* is no destination", "name a service");
+    } else {
+        names::wildcard_host(&format!("{path}.host"), host, verdict);
+    }
+    if !destination.subset.is_empty() && !is_dns_label(&destination.subset) {
+        verdict.error(
+            format!("{path}.subset"),
+            format!("{:?} is not a subset name", destination.subset),
+            "letters, digits and hyphens",
+        );
+    }
+    if let Some(port) = &destination.port {
+        names::port(&format!("{path}.port.number"), port.number, verdict);
+    }
+}
+
+fn l4_match(
+    path: &str,
+    subnets: &[String],
+    port: u32,
+    labels: &BTreeMap<String, String>,
+    gateway_names: &[String],
+    verdict: &mut Verdict,
+) {
+    for (index, subnet) in subnets.iter().enumerate() {
+        if !names::is_subnet(subnet) {
+            verdict.error(
+                format!("{path}.destinationSubnets[{index}]"),
+                format!("{subnet:?} is not an address or range"),
+                "write it like 10.0.0.0/8",
+            );
+        }
+    }
+    if port != 0 {
+        names::port(&format!("{path}.port"), port, verdict);
+    }
+    names::labels(&format!("{path}.sourceLabels"), labels, verdict);
+    gateways(&format!("{path}.gateways"), gateway_names, verdict);
+}
+
+fn headers(path: &str, headers: Option<&Headers>, verdict: &mut Verdict) {
+    let Some(headers) = headers else { return };
+    for (name, operations) in [("request", &headers.request), ("response", &headers.response)] {
+        let Some(HeaderOperations { set, add, remove }) = operations else { continue };
+        for (field, map) in [("set", set), ("add", add)] {
+            for (header, value) in map {
+                let place = join(&format!("{path}.{name}.{field}"), header);
+                names::writable_header(&place, header, verdict);
+                if header == ":authority" && field == "add" {
+                    verdict.error(&place, ":authority cannot be added", "use set");
+                }
+                if value.chars().any(|c| matches!(c, '\r' | '\n' | '\0')) {
+                    verdict.error(place, "the value has a line break", "write it on one line");
+                }
+            }
+        }
+        for (index, header) in remove.iter().enumerate() {
+            names::writable_header(&format!("{path}.{name}.remove[{index}]"), header, verdict);
+        }
+    }
+}
+
+fn http_redirect(path: &str, redirect: &HttpRedirect, verdict: &mut Verdict) {
+    if redirect.uri.is_empty()
+        && redirect.prefix_rewrite.is_empty()
+        && redirect.authority.is_empty()
+        && redirect.scheme.is_empty()
+        && redirect.port.is_none()
+        && redirect.derive_port.is_none()
+    {
+        verdict.error(path, "leads to where the request was", "set uri, authority, port or scheme");
+    }
+    if !redirect.uri.is_empty() && !redirect.prefix_rewrite.is_empty() {
+        verdict.error(path, "uri and prefixRewrite are set together", "leave one of them out");
+    }
+    if redirect.redirect_code != 0 && !(300..=399).contains(&redirect.redirect_code) {
+        verdict.error(
+            format!("{path}.redirectCode"),
+            format!("{} is no redirect", redirect.redirect_code),
+            "301, 302, 303, 307 or 308",
+        );
+    }
+    if !redirect.scheme.is_empty() && redirect.scheme != "http" && redirect.scheme != "https" {
+        verdict.error(
+            format!("{path}.scheme"),
+            format!("{:?} is not known", redirect.scheme),
+            "http or https",
+        );
+    }
+    if let Some(port) = redirect.port {
+        names::port(&format!("{path}.port"), port, verdict);
+    }
+}
+
+fn direct_response(path: &str, response: &HttpDirectResponse, verdict: &mut Verdict) {
+    if !(200..=599).contains(&response.status) {
+        verdict.error(
+            format!("{path}.status"),
+            format!("{} is not a status", response.status),
+            "from 200 to 599",
+        );
+    }
+    let length = response.body.as_ref().map_or(0, |body| {
+        body.string.as_ref().map_or(0, String::len)
+            + body.bytes.as_ref().map_or(0, |bytes| bytes.len() / 4 * 3)
+    });
+    if length > 1024 * 1024 {
+        verdict.error(format!("{path}.body"), format!("has {length} bytes"), "at most 1 MiB");
+    } else if length > 100 * 1024 {
+        verdict.warn(format!("{path}.body"), "is large and goes to every proxy", "serve it from a workload");
+    }
+}
+
+fn http_rewrite(path: &str, rewrite: &HttpRewrite, verdict: &mut Verdict) {
+    match &rewrite.uri_regex_rewrite {
+        Some(regex) => {
+            if !rewrite.uri.is_empty() {
+                verdict.error(path, "uri and uriRegexRewrite are set together", "leave one of them out");
+            }
+            let path = format!("{path}.uriRegexRewrite");
+            if regex.r#match.is_empty() || regex.rewrite.is_empty() {
+                verdict.error(&path, "is not complete", "set match and rewrite");
+            }
+            names::regular_expression(&format!("{path}.match"), &regex.r#match, verdict);
+        }
+        None if rewrite.uri.is_empty() && rewrite.authority.is_empty() => {
+            verdict.error(path, "changes nothing", "set uri, uriRegexRewrite or authority");
+        }
+        None => {}
+    }
+}
+
+fn http_retry(path: &str, retry: &HttpRetry, verdict: &mut Verdict) {
+    if retry.attempts < 0 {
+        verdict.error(
+            format!("{path}.attempts"),
+            format!("{} is negative", retry.attempts),
+            "write 0 or more",
+        );
+    }
+    if retry.attempts == 0
+        && (retry.per_try_timeout.is_some()
+            || !retry.retry_on.is_empty()
+            || retry.retry_remote_localities.is_some())
+    {
+        verdict.error(
+            format!("{path}.attempts"),
+            "is 0, which turns retries off",
+            "set attempts, or leave the other fields out",
+        );
+    }
+    names::positive(
+        &format!("{path}.perTryTimeout"),
+        retry.per_try_timeout.filter(|time| !time.is_zero()),
+        verdict,
+    );
+    names::positive(&format!("{path}.backoff"), retry.backoff, verdict);
+    if retry.retry_on.is_empty() {
+        return;
+    }
+    for condition in retry.retry_on.split(',').map(str::trim) {
+        let status = condition.parse::<u32>().is_ok_and(|status| (200..=599).contains(&status));
+        if !status && !RETRY_CONDITIONS.contains(&condition) {
+            verdict.error(
+                format!("{path}.retryOn"),
+                format!("{condition:?} is not a condition"),
+                "such as 5xx, gateway-error, connect-failure, reset or a status code",
+            );
+        }
+    }
+}
+
+/// Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.
+const RETRY_CONDITIONS: &[&str] = &[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "retriable-headers",
+    "envoy-ratelimited",
+    "http3-post-connect-failure",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
+pub(super) fn percent(path: &str, percent: Option<&Percent>, verdict: &mut Verdict) {
+    let Some(percent) = percent else { return };
+    let value = percent.value.0;
+    if !(0.0..=100.0).contains(&value) {
+        verdict.error(format!("{path}.value"), format!("{value} is not a percentage"), "from 0 to 100");
+    } else if value > 0.0 && value < 0.0001 {
+        verdict.error(format!("{path}.value"), format!("{value} is too small"), "at least 0.0001");
+    }
+}
+
+fn fault_delay(path: &str, delay: &FaultDelay, verdict: &mut Verdict) {
+    if !(0..=100).contains(&delay.percent) {
+        verdict.error(
+            format!("{path}.percent"),
+            format!("{} is not a percentage", delay.percent),
+            "from 0 to 100",
+        );
+    }
+    percent(&format!("{path}.percentage"), delay.percentage.as_ref(), verdict);
+    match delay.fixed_delay {
+        Some(_) => names::positive(&format!("{path}.fixedDelay"), delay.fixed_delay, verdict),
+        None if delay.exponential_delay.is_some() => {
+            verdict.error(format!("{path}.exponentialDelay"), "is not implemented", "use fixedDelay");
+        }
+        None => verdict.error(format!("{path}.fixedDelay"), "is missing", "such as 7s"),
+    }
+}
+
+fn fault_abort(path: &str, abort: &FaultAbort, verdict: &mut Verdict) {
+    percent(&format!("{path}.percentage"), abort.percentage.as_ref(), verdict);
+    match (&abort.http_status, &abort.grpc_status, &abort.http2_error) {
+        (Some(status), _, _) => {
+            if !(200..=599).contains(status) {
+                verdict.error(
+                    format!("{path}.httpStatus"),
+                    format!("{status} is not a status"),
+                    "from 200 to 599",
+                );
+            }
+        }
+        (None, Some(status), _) => {
+            if !GRPC_STATUSES.contains(&status.as_str()) {
+                verdict.error(
+                    format!("{path}.grpcStatus"),
+                    format!("{status:?} is not a gRPC status"),
+                    "such as UNAVAILABLE",
+                );
+            }
+        }
+        (None, None, Some(_)) => {
+            verdict.error(format!("{path}.http2Error"), "is not implemented", "use httpStatus")
+        }
+        (None, None, None) => {
+            verdict.error(path, "has no error to answer with", "set httpStatus or grpcStatus")
+        }
+    }
+}
+
+/// gRPC's status codes by name.
+const GRPC_STATUSES: &[&str] = &[
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+fn mirrors(path: &str, route: &HttpRoute, verdict: &mut Verdict) {
+    if let Some(mirror) = &route.mirror {
+        destination(&format!("{path}.mirror"), mirror, verdict);
+        if !route.mirrors.is_empty() {
+            verdict.error(path, "mirror and mirrors are set together", "put all into mirrors");
+        }
+    }
+    if route.mirror_percent.is_some_and(|share| share > 100) {
+        verdict.error(format!("{path}.mirrorPercent"), "is not a percentage", "from 0 to 100");
+    }
+    percent(&format!("{path}.mirrorPercentage"), route.mirror_percentage.as_ref(), verdict);
+    for (index, mirror) in route.mirrors.iter().enumerate() {
+        destination(&format!("{path}.mirrors[{index}].destination"), &mirror.destination, verdict);
+        percent(&format!("{path}.mirrors[{index}].percentage"), mirror.percentage.as_ref(), verdict);
+    }
+}
+
+fn cors(path: &str, policy: &CorsPolicy, verdict: &mut Verdict) {
+    for (index, origin) in policy.allow_origins.iter().enumerate() {
+        string_match(&format!("{path}.allowOrigins[{index}]"), origin, verdict);
+    }
+    for (index, method) in policy.allow_methods.iter().enumerate() {
+        const METHODS: &[&str] =
+            &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
+        if !METHODS.contains(&method.as_str()) {
+            verdict.error(
+                format!("{path}.allowMethods[{index}]"),
+                format!("{method:?} is not a method"),
+                "in capital letters, such as GET",
+            );
+        }
+    }
+    for (name, headers) in
+        [("allowHeaders", &policy.allow_headers), ("exposeHeaders", &policy.expose_headers)]
+    {
+        for (index, header) in headers.iter().enumerate() {
+            names::header_name(&format!("{path}.{name}[{index}]"), header, verdict);
+        }
+    }
+    if let Some(age) = policy.max_age {
+        names::positive(&format!("{path}.maxAge"), Some(age), verdict);
+        if !age.get().as_nanos().is_multiple_of(1_000_000_000) {
+            verdict.error(
+                format!("{path}.maxAge"),
+                format!("{age} is finer than a second"),
+                "write whole seconds",
+            );
+        }
+    }
+}

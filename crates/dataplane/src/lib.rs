@@ -1,1 +1,25 @@
-//! The pure half of the proxy: xDS protobuf becomes validated runtime configuration, and the matchers that choose filter chain, route and endpoint.
+//! The pure half of the proxy.
+//!
+//! xDS messages come in, runtime configuration comes out: [`compile`] validates and compiles each kind of resource,
+//! and says by path what is wrong and what has no effect. The runtime types hold everything a request needs in the
+//! form in which it needs it: [`route`] decides what to do with a request, [`filter_chain`] who serves a connection,
+//! [`balance`] which host takes it. These are the only matchers there are; whatever explains or simulates
+//! configuration calls them too.
+//!
+//! There is no I/O here, no clock and no thread: time and randomness are handed in.
+
+pub mod balance;
+pub mod cluster;
+pub mod compile;
+pub mod error;
+pub mod filter_chain;
+pub mod filters;
+pub mod format;
+pub mod head;
+pub mod listener;
+pub mod matcher;
+pub mod route;
+pub mod stream_info;
+
+pub use error::{ConfigError, Warning};
+pub use stream_info::StreamInfo;

@@ -1,0 +1,267 @@
+//! `Listener` to its runtime form.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_envoy::envoy::config::core::v3 as core;
+use lateen_envoy::envoy::config::listener::v3 as proto;
+use lateen_envoy::envoy::config::listener::v3::{filter, listener_filter};
+use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use lateen_envoy::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use lateen_envoy::{Any, TypeUrl, from_any};
+
+use super::access_log::access_logs;
+use super::cluster::plain;
+use super::common::{cidrs, leftover, limit, socket_address, socket_options};
+use super::http_manager::http_manager;
+use crate::error::{Context, Result};
+use crate::filter_chain::{FilterChainMatch, FilterChains, SourceType};
+use crate::listener::{Address, Direction, FilterChain, Listener, NetworkFilter, TcpProxy};
+
+pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Result<Listener> {
+    let mut addresses = Vec::new();
+    match value.listener_specifier.take() {
+        Some(proto::listener::ListenerSpecifier::InternalListener(_)) => {
+            addresses.push(Address::Internal(value.name.as_str().into()));
+        }
+        None => {
+            let first = value
+                .address
+                .take()
+                .ok_or_else(|| context.field("address").error("the address is missing"))?;
+            addresses.push(address(&context.field("address"), first)?);
+        }
+    }
+    for (at, more) in take(&mut value.additional_addresses).into_iter().enumerate() {
+        let context = context.field("additional_addresses").index(at).field("address");
+        let more = more.address.ok_or_else(|| context.error("the address is missing"))?;
+        addresses.push(address(&context, more)?);
+    }
+    let chains = filter_chains(context, &mut value)?;
+    let inspectors = listener_filters(context, take(&mut value.listener_filters))?;
+    let stat_prefix = take(&mut value.stat_prefix);
+    let name = take(&mut value.name);
+    let compiled = Listener {
+        stat_prefix: if stat_prefix.is_empty() {
+            addresses[0].to_string().replace(':', "_").into()
+        } else {
+            stat_prefix.into()
+        },
+        // Envoy gives a listener without a name one of its own; the address is unique, too.
+        name: if name.is_empty() { addresses[0].to_string().into() } else { name.into() },
+        addresses,
+        #[allow(deprecated)]
+        bind_to_port: value
+            .bind_to_port
+            .take()
+            .or(value.deprecated_v1.take().and_then(|old| old.bind_to_port))
+            .unwrap_or(true),
+        hand_off: value.use_original_dst.take().unwrap_or(false),
+        original_destination: inspectors.original_destination,
+        inspect_http: inspectors.http,
+        inspect_tls: inspectors.tls,
+        inspect_timeout: limit(
+            &context.field("listener_filters_timeout"),
+            value.listener_filters_timeout.take(),
+            Some(Duration::from_secs(15)),
+        )?,
+        continue_on_timeout: take(&mut value.continue_on_listener_filters_timeout),
+        chains,
+        buffer_limit: value.per_connection_buffer_limit_bytes.take().unwrap_or(1 << 20) as usize,
+        socket_options: socket_options(take(&mut value.socket_options)),
+        backlog: value.tcp_backlog_size.take().unwrap_or(4096),
+        transparent: value.transparent.take().unwrap_or(false),
+        direction: match take(&mut value.traffic_direction) {
+            1 => Direction::Inbound,
+            2 => Direction::Outbound,
+            _ => Direction::Unspecified,
+        },
+        access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
+    };
+    // Every worker has a socket of its own, and connections are spread by the kernel.
+    value.enable_reuse_port = None;
+    value.connection_balance_config = None;
+    value.max_connections_to_accept_per_socket_event = None;
+    value.metadata = None;
+    value.freebind = None;
+    leftover(context, &value);
+    Ok(compiled)
+}
+
+fn address(context: &Context<'_>, value: core::Address) -> Result<Address> {
+    match value.address {
+        Some(core::address::Address::SocketAddress(socket)) => {
+            Ok(Address::Socket(socket_address(&context.field("socket_address"), &socket)?))
+        }
+        Some(core::address::Address::Pipe(pipe)) => Ok(Address::Pipe(pipe.path.into())),
+        _ => Err(context.error("write a socket_address or a pipe")),
+    }
+}
+
+#[derive(Default)]
+struct Inspectors {
+    original_destination: bool,
+    http: bool,
+    tls: bool,
+}
+
+fn listener_filters(context: &Context<'_>, filters: Vec<proto::ListenerFilter>) -> Result<Inspectors> {
+    let mut found = Inspectors::default();
+    for (at, mut filter) in filters.into_iter().enumerate() {
+        let context = context.field("listener_filters").index(at);
+        let url = match filter.config_type.take() {
+            Some(listener_filter::ConfigType::TypedConfig(any)) => any.type_url,
+            _ => String::new(),
+        };
+        let name = url.rsplit('/').next().unwrap_or_default();
+        match name.strip_prefix("envoy.extensions.filters.listener.").unwrap_or(&filter.name) {
+            "original_dst.v3.OriginalDst" | "envoy.filters.listener.original_dst" => {
+                found.original_destination = true
+            }
+            "http_inspector.v3.HttpInspector" | "envoy.filters.listener.http_inspector" => found.http = true,
+            "tls_inspector.v3.TlsInspector" | "envoy.filters.listener.tls_inspector" => found.tls = true,
+            _ => {
+                return Err(context.error(format!(
+                    "the listener filter `{}` ({url}) is not supported; remove it",
+                    filter.name
+                )));
+            }
+        }
+        if filter.filter_disabled.take().is_some() {
+            context.field("filter_disabled").warn("the condition is not supported; the filter is always on");
+        }
+    }
+    Ok(found)
+}
+
+fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<FilterChains> {
+    let mut chains = Vec::new();
+    for (at, mut chain) in take(&mut value.filter_chains).into_iter().enumerate() {
+        let context = context.field("filter_chains").index(at);
+        let condition = chain.filter_chain_match.take().unwrap_or_default();
+        let condition = chain_match(&context.field("filter_chain_match"), condition)?;
+        if let Some(chain) = filter_chain(&context, chain)? {
+            chains.push((condition, Arc::new(chain)));
+        }
+    }
+    let default = match value.default_filter_chain.take() {
+        Some(chain) => filter_chain(&context.field("default_filter_chain"), chain)?.map(Arc::new),
+        None => None,
+    };
+    if chains.is_empty() && default.is_none() {
+        return Err(context.field("filter_chains").error("a listener needs a filter chain"));
+    }
+    Ok(FilterChains { chains, default })
+}
+
+fn chain_match(context: &Context<'_>, mut value: proto::FilterChainMatch) -> Result<FilterChainMatch> {
+    let lower = |names: Vec<String>| names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect();
+    let compiled = FilterChainMatch {
+        destination_port: value.destination_port.take().and_then(|port| u16::try_from(port).ok()),
+        destinations: cidrs(&context.field("prefix_ranges"), &take(&mut value.prefix_ranges))?,
+        server_names: lower(take(&mut value.server_names)),
+        transport_protocol: take(&mut value.transport_protocol).into(),
+        application_protocols: take(&mut value.application_protocols).into_iter().map(Into::into).collect(),
+        direct_sources: cidrs(
+            &context.field("direct_source_prefix_ranges"),
+            &take(&mut value.direct_source_prefix_ranges),
+        )?,
+        source_type: match take(&mut value.source_type) {
+            1 => SourceType::Local,
+            2 => SourceType::External,
+            _ => SourceType::Any,
+        },
+        sources: cidrs(&context.field("source_prefix_ranges"), &take(&mut value.source_prefix_ranges))?,
+        source_ports: take(&mut value.source_ports)
+            .into_iter()
+            .filter_map(|port| u16::try_from(port).ok())
+            .collect(),
+    };
+    leftover(context, &value);
+    Ok(compiled)
+}
+
+/// A chain. None where it is only for TLS, which is not there yet: without it such connections are served by no
+/// chain, that is, closed, and never in plain text.
+fn filter_chain(context: &Context<'_>, mut chain: proto::FilterChain) -> Result<Option<FilterChain>> {
+    if let Some(socket) = chain.transport_socket.take()
+        && !plain(&socket)
+    {
+        context.field("transport_socket").warn(
+            "TLS from clients is not supported yet; connections that this chain would serve are closed",
+        );
+        return Ok(Some(FilterChain { name: take(&mut chain.name).into(), network: NetworkFilter::Close }));
+    }
+    let mut network = None;
+    for (at, filter) in take(&mut chain.filters).into_iter().enumerate() {
+        let context = context.field("filters").index(at);
+        let Some(filter::ConfigType::TypedConfig(any)) = filter.config_type else {
+            return Err(context.field("typed_config").error("the filter has no typed_config"));
+        };
+        if network.is_some() {
+            return Err(context.error("the filter before this one ends the chain; remove this one"));
+        }
+        network = network_filter(&context.field("typed_config"), &filter.name, &any)?;
+    }
+    let compiled =
+        FilterChain { name: take(&mut chain.name).into(), network: network.unwrap_or(NetworkFilter::Close) };
+    chain.metadata = None;
+    chain.transport_socket_connect_timeout = None;
+    leftover(context, &chain);
+    Ok(Some(compiled))
+}
+
+fn network_filter(context: &Context<'_>, name: &str, any: &Any) -> Result<Option<NetworkFilter>> {
+    if any.type_url == HttpConnectionManager::TYPE_URL {
+        let value: HttpConnectionManager = from_any(any).map_err(|error| context.error(error))?;
+        Ok(Some(NetworkFilter::Http(Arc::new(http_manager(context, value)?))))
+    } else if any.type_url == tcp::TcpProxy::TYPE_URL {
+        let value: tcp::TcpProxy = from_any(any).map_err(|error| context.error(error))?;
+        Ok(Some(NetworkFilter::Tcp(Arc::new(tcp_proxy(context, value)?))))
+    } else if name == "istio.stats"
+        || name.ends_with("metadata_exchange")
+        || any.type_url.ends_with("TypedStruct")
+    {
+        context.warn(format!("the filter `{name}` is not supported and left out"));
+        Ok(None)
+    } else {
+        Err(context
+            .error(format!("the network filter `{name}` ({}) is not supported; remove it", any.type_url)))
+    }
+}
+
+fn tcp_proxy(context: &Context<'_>, mut value: tcp::TcpProxy) -> Result<TcpProxy> {
+    let clusters: Vec<(Arc<str>, u64)> = match value.cluster_specifier.take() {
+        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![(name.into(), 1)],
+        Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
+            .clusters
+            .into_iter()
+            .map(|cluster| (cluster.name.into(), u64::from(cluster.weight)))
+            .collect(),
+        None => return Err(context.error("say where to: cluster or weighted_clusters")),
+    };
+    if clusters.iter().map(|(_, weight)| weight).sum::<u64>() == 0 {
+        return Err(context
+            .field("weighted_clusters")
+            .error("the weights add up to 0; give one cluster a weight"));
+    }
+    let compiled = TcpProxy {
+        stat_prefix: take(&mut value.stat_prefix).into(),
+        clusters,
+        idle_timeout: limit(
+            &context.field("idle_timeout"),
+            value.idle_timeout.take(),
+            Some(Duration::from_secs(3600)),
+        )?,
+        max_duration: limit(
+            &context.field("max_downstream_connection_duration"),
+            value.max_downstream_connection_duration.take(),
+            None,
+        )?,
+        connect_attempts: value.max_connect_attempts.take().unwrap_or(1).max(1),
+        access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
+    };
+    leftover(context, &value);
+    Ok(compiled)
+}

@@ -1,0 +1,78 @@
+//! From xDS messages to runtime configuration.
+//!
+//! One function a kind. Each takes its message apart: what it obeys it takes out, and what is then still set is
+//! reported as a warning with its path. So the list of fields that are handled is the code itself.
+
+// Control planes still set fields that Envoy calls deprecated, and Envoy still obeys them.
+#![allow(deprecated)]
+
+mod access_log;
+mod cluster;
+mod common;
+mod filters;
+mod http_manager;
+mod listener;
+mod load_balancing;
+mod route;
+
+use std::cell::RefCell;
+
+use lateen_envoy::envoy::config::cluster::v3 as cluster_proto;
+use lateen_envoy::envoy::config::core::v3 as core_proto;
+use lateen_envoy::envoy::config::endpoint::v3 as endpoint_proto;
+use lateen_envoy::envoy::config::listener::v3 as listener_proto;
+use lateen_envoy::envoy::config::route::v3 as route_proto;
+
+pub use common::{Bind, SocketOption};
+
+use crate::cluster::{Assignment, Cluster};
+use crate::error::{Context, Result, Warning};
+use crate::listener::Listener;
+use crate::route::RouteTable;
+
+/// What was compiled, and what of it has no effect.
+#[derive(Debug)]
+pub struct Compiled<T> {
+    /// The runtime form.
+    pub value: T,
+    /// Fields without effect.
+    pub warnings: Vec<Warning>,
+}
+
+fn compile<T>(resource: &str, run: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<Compiled<T>> {
+    let warnings = RefCell::new(Vec::new());
+    let value = run(&Context::new(resource, &warnings))?;
+    Ok(Compiled { value, warnings: warnings.into_inner() })
+}
+
+/// A listener.
+pub fn compile_listener(message: listener_proto::Listener) -> Result<Compiled<Listener>> {
+    compile(&format!("Listener {}", message.name), |context| listener::listener(context, message))
+}
+
+/// A route configuration.
+pub fn compile_routes(message: route_proto::RouteConfiguration) -> Result<Compiled<RouteTable>> {
+    compile(&format!("RouteConfiguration {}", message.name), |context| route::route_table(context, message))
+}
+
+/// A cluster, and its endpoints where they are part of it.
+pub fn compile_cluster(message: cluster_proto::Cluster) -> Result<Compiled<(Cluster, Option<Assignment>)>> {
+    compile(&format!("Cluster {}", message.name), |context| cluster::cluster(context, message))
+}
+
+/// The endpoints of a cluster.
+pub fn compile_assignment(message: endpoint_proto::ClusterLoadAssignment) -> Result<Compiled<Assignment>> {
+    compile(&format!("ClusterLoadAssignment {}", message.cluster_name), |context| {
+        cluster::load_assignment(context, message)
+    })
+}
+
+/// A bind configuration, as the bootstrap has one for all clusters.
+pub fn compile_bind(message: core_proto::BindConfig) -> Result<Compiled<Bind>> {
+    compile("Bootstrap", |context| {
+        common::bind(&context.field("cluster_manager.upstream_bind_config"), message)
+    })
+}
+
+#[cfg(test)]
+mod tests;

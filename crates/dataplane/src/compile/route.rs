@@ -1,0 +1,471 @@
+//! `envoy.config.route.v3.RouteConfiguration` to [`RouteTable`].
+
+use std::collections::BTreeMap;
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lateen_envoy::Any;
+use lateen_envoy::envoy::config::core::v3 as core;
+use lateen_envoy::envoy::config::route::v3 as proto;
+use lateen_envoy::envoy::config::route::v3::{redirect_action, route_action};
+
+use super::common::{
+    duration, header, headers, leftover, limit, mutations, pattern, query, runtime_fraction, substitution,
+};
+use super::filters::{Overrides, overrides};
+use crate::error::{Context, Result};
+use crate::route::{
+    Action, ClusterSpecifier, DirectResponse, Domains, Forward, HashSource, HostRewrite, Mirror, PathMatcher,
+    PathRewrite, Redirect, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+};
+
+/// Envoy's default for a route without a timeout.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Defaults that routes take from their virtual host and table.
+struct Inherited {
+    retry: Option<Arc<RetryPolicy>>,
+    mirrors: Vec<Mirror>,
+    overrides: Overrides,
+}
+
+/// Compiles a route configuration.
+pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfiguration) -> Result<RouteTable> {
+    let mut domains = Domains::default();
+    let table_mutations = Arc::new(mutations!(context, table)?);
+    let table_overrides = overrides(context, take(&mut table.typed_per_filter_config))?;
+    let mirrors =
+        mirrors(&context.field("request_mirror_policies"), take(&mut table.request_mirror_policies))?;
+    let mut virtual_hosts = Vec::with_capacity(table.virtual_hosts.len());
+    for (index, mut host) in take(&mut table.virtual_hosts).into_iter().enumerate() {
+        let context = context.field("virtual_hosts").index(index);
+        for (at, domain) in take(&mut host.domains).iter().enumerate() {
+            if !domains.insert(domain, index) {
+                return Err(context.field("domains").index(at).error(format!(
+                    "the domain `{domain}` is already served by another virtual host; remove one"
+                )));
+            }
+        }
+        let inherited =
+            Inherited { retry: None, mirrors: mirrors.clone(), overrides: table_overrides.clone() };
+        virtual_hosts.push(Arc::new(virtual_host(&context, host, inherited)?));
+    }
+    let compiled = RouteTable {
+        name: take(&mut table.name).into(),
+        virtual_hosts,
+        domains,
+        ignore_port: take(&mut table.ignore_port_in_host_matching),
+        mutations: table_mutations,
+        internal_only_headers: take(&mut table.internal_only_headers)
+            .into_iter()
+            .map(|name| name.to_ascii_lowercase().into_bytes().into())
+            .collect(),
+    };
+    // Clusters are looked up when a request comes, so that a route may arrive before its cluster.
+    table.validate_clusters = None;
+    table.max_direct_response_body_size_bytes = None;
+    table.metadata = None;
+    leftover(context, &table);
+    Ok(compiled)
+}
+
+fn virtual_host(
+    context: &Context<'_>,
+    mut host: proto::VirtualHost,
+    mut inherited: Inherited,
+) -> Result<VirtualHost> {
+    inherited.overrides =
+        inherited.overrides.nearer(overrides(context, take(&mut host.typed_per_filter_config))?);
+    if let Some(policy) = host.retry_policy.take() {
+        inherited.retry = Some(Arc::new(retry(&context.field("retry_policy"), policy)?));
+    }
+    let own = mirrors(&context.field("request_mirror_policies"), take(&mut host.request_mirror_policies))?;
+    if !own.is_empty() {
+        inherited.mirrors = own;
+    }
+    let mut routes = Vec::with_capacity(host.routes.len());
+    for (index, each) in take(&mut host.routes).into_iter().enumerate() {
+        routes.push(Arc::new(route(&context.field("routes").index(index), each, &inherited)?));
+    }
+    let mutations = Arc::new(mutations!(context, host)?);
+    let compiled = VirtualHost {
+        name: take(&mut host.name).into(),
+        routes,
+        require_tls: take(&mut host.require_tls) != 0,
+        include_attempt_count: take(&mut host.include_request_attempt_count),
+        include_attempt_count_in_response: take(&mut host.include_attempt_count_in_response),
+        mutations,
+    };
+    host.metadata = None;
+    leftover(context, &host);
+    Ok(compiled)
+}
+
+fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) -> Result<Route> {
+    let condition =
+        route.r#match.take().ok_or_else(|| context.error("a route needs a `match`, such as prefix: /"))?;
+    let matcher = route_match(&context.field("match"), condition)?;
+    let own = overrides(context, take(&mut route.typed_per_filter_config))?;
+    let action = match route.action.take() {
+        Some(proto::route::Action::Route(action)) => {
+            Action::Forward(Box::new(forward(&context.field("route"), action, inherited)?))
+        }
+        Some(proto::route::Action::Redirect(action)) => {
+            Action::Redirect(redirect(&context.field("redirect"), action)?)
+        }
+        Some(proto::route::Action::DirectResponse(action)) => {
+            Action::Direct(direct(&context.field("direct_response"), action)?)
+        }
+        Some(proto::route::Action::NonForwardingAction(_)) => Action::NonForwarding,
+        Some(proto::route::Action::FilterAction(_)) => {
+            return Err(context.field("filter_action").error("filter actions are not supported"));
+        }
+        None => return Err(context.error("a route needs an action: route, redirect or direct_response")),
+    };
+    let mutations = Arc::new(mutations!(context, route)?);
+    let compiled = Route {
+        name: take(&mut route.name).into(),
+        matcher,
+        action,
+        mutations,
+        filters: inherited.overrides.clone().nearer(own).into_list(),
+    };
+    // Said about the route, not by it: a trace's name, and notes of the control plane.
+    route.metadata = None;
+    route.decorator = None;
+    leftover(context, &route);
+    Ok(compiled)
+}
+
+fn route_match(context: &Context<'_>, mut value: proto::RouteMatch) -> Result<RouteMatch> {
+    use proto::route_match::PathSpecifier;
+    let case_sensitive = value.case_sensitive.take().unwrap_or(true);
+    let path = match value.path_specifier.take() {
+        Some(PathSpecifier::Prefix(prefix)) => PathMatcher::Prefix(prefix.into_bytes().into()),
+        Some(PathSpecifier::Path(path)) => PathMatcher::Exact(path.into_bytes().into()),
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => {
+            if prefix.ends_with('/') || !prefix.starts_with('/') {
+                return Err(context
+                    .field("path_separated_prefix")
+                    .error("it begins with a slash and does not end with one"));
+            }
+            PathMatcher::SeparatedPrefix(prefix.into_bytes().into())
+        }
+        Some(PathSpecifier::SafeRegex(regex)) => {
+            PathMatcher::Regex(pattern(&context.field("safe_regex"), &regex.regex)?)
+        }
+        Some(PathSpecifier::ConnectMatcher(_)) => PathMatcher::Connect,
+        Some(PathSpecifier::PathMatchPolicy(_)) => {
+            return Err(context
+                .field("path_match_policy")
+                .error("path templates are not supported; use safe_regex"));
+        }
+        None => return Err(context.error("say how the path must look, such as prefix: /")),
+    };
+    let mut query_parameters = Vec::new();
+    for (at, parameter) in take(&mut value.query_parameters).into_iter().enumerate() {
+        query_parameters.push(query(&context.field("query_parameters").index(at), parameter)?);
+    }
+    let compiled = RouteMatch {
+        path,
+        case_sensitive,
+        headers: headers(&context.field("headers"), take(&mut value.headers))?,
+        query: query_parameters,
+        grpc: value.grpc.take().is_some(),
+        tls: value.tls_context.take().and_then(|tls| tls.presented),
+        fraction: runtime_fraction(value.runtime_fraction.take()),
+    };
+    // A condition that is not understood must not be taken for one that holds.
+    for (name, set) in [
+        ("cookies", !value.cookies.is_empty()),
+        ("dynamic_metadata", !value.dynamic_metadata.is_empty()),
+        ("filter_state", !value.filter_state.is_empty()),
+    ] {
+        if set {
+            return Err(context
+                .field(name)
+                .error("this condition is not supported; match on headers instead"));
+        }
+    }
+    leftover(context, &value);
+    Ok(compiled)
+}
+
+fn forward(context: &Context<'_>, mut action: proto::RouteAction, inherited: &Inherited) -> Result<Forward> {
+    let cluster = match action.cluster_specifier.take() {
+        Some(route_action::ClusterSpecifier::Cluster(name)) => ClusterSpecifier::Named(name.into()),
+        Some(route_action::ClusterSpecifier::ClusterHeader(name)) => {
+            ClusterSpecifier::Header(name.to_ascii_lowercase().into_bytes().into())
+        }
+        Some(route_action::ClusterSpecifier::WeightedClusters(clusters)) => {
+            weighted(&context.field("weighted_clusters"), clusters)?
+        }
+        _ => return Err(context.error("say where to: cluster, weighted_clusters or cluster_header")),
+    };
+    let prefix_rewrite = take(&mut action.prefix_rewrite);
+    let path = match action.regex_rewrite.take() {
+        Some(rewrite) => {
+            let (regex, text) = substitution(&context.field("regex_rewrite"), rewrite)?;
+            Some(PathRewrite::Regex(regex, text))
+        }
+        None if prefix_rewrite.is_empty() => None,
+        None => Some(PathRewrite::Prefix(prefix_rewrite.into_bytes().into())),
+    };
+    let host = match action.host_rewrite_specifier.take() {
+        Some(route_action::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+            Some(HostRewrite::Literal(host.into_bytes().into()))
+        }
+        Some(route_action::HostRewriteSpecifier::AutoHostRewrite(on)) => on.then_some(HostRewrite::Automatic),
+        Some(route_action::HostRewriteSpecifier::HostRewriteHeader(name)) => {
+            Some(HostRewrite::Header(name.to_ascii_lowercase().into_bytes().into()))
+        }
+        Some(route_action::HostRewriteSpecifier::HostRewritePathRegex(rewrite)) => {
+            let (regex, text) = substitution(&context.field("host_rewrite_path_regex"), rewrite)?;
+            Some(HostRewrite::PathRegex(regex, text))
+        }
+        Some(_) => return Err(context.error("this kind of host rewrite is not supported")),
+        None => None,
+    };
+    let retry = match action.retry_policy.take() {
+        Some(policy) => Some(Arc::new(retry(&context.field("retry_policy"), policy)?)),
+        None => inherited.retry.clone(),
+    };
+    let own_mirrors =
+        mirrors(&context.field("request_mirror_policies"), take(&mut action.request_mirror_policies))?;
+    let max_stream = action.max_stream_duration.take();
+    let max_stream_duration = match max_stream {
+        Some(mut value) => {
+            let duration = limit(
+                &context.field("max_stream_duration.max_stream_duration"),
+                value.max_stream_duration.take(),
+                None,
+            )?;
+            // Istio sends it together with `timeout`, and means by it that grpc-timeout is not to be obeyed.
+            value.grpc_timeout_header_max = None;
+            leftover(&context.field("max_stream_duration"), &value);
+            duration
+        }
+        None => None,
+    };
+    let compiled = Forward {
+        cluster,
+        cluster_not_found: match take(&mut action.cluster_not_found_response_code) {
+            1 => 404,
+            2 => 500,
+            _ => 503,
+        },
+        path,
+        host,
+        append_forwarded_host: take(&mut action.append_x_forwarded_host),
+        timeout: limit(&context.field("timeout"), action.timeout.take(), Some(DEFAULT_TIMEOUT))?,
+        idle_timeout: duration(&context.field("idle_timeout"), action.idle_timeout.take())?,
+        max_stream_duration,
+        retry,
+        mirrors: if own_mirrors.is_empty() { inherited.mirrors.clone() } else { own_mirrors },
+        hash: hashes(&context.field("hash_policy"), take(&mut action.hash_policy)),
+        upgrades: take(&mut action.upgrade_configs)
+            .into_iter()
+            .map(|upgrade| {
+                (upgrade.upgrade_type.to_ascii_lowercase().into(), upgrade.enabled.unwrap_or(true))
+            })
+            .collect(),
+    };
+    leftover(context, &action);
+    Ok(compiled)
+}
+
+fn weighted(context: &Context<'_>, mut value: proto::WeightedCluster) -> Result<ClusterSpecifier> {
+    let mut clusters = Vec::new();
+    let mut total = 0u64;
+    for (at, mut each) in take(&mut value.clusters).into_iter().enumerate() {
+        let context = context.field("clusters").index(at);
+        let weight = u64::from(each.weight.take().unwrap_or(0));
+        total += weight;
+        let mutations = mutations!(&context, each)?;
+        let host_rewrite = each.host_rewrite_specifier.take().map(|rewrite| match rewrite {
+            proto::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host) => {
+                host.into_bytes().into()
+            }
+        });
+        let filters = overrides(&context, take(&mut each.typed_per_filter_config))?.into_list();
+        clusters.push(WeightedCluster {
+            name: take(&mut each.name).into(),
+            weight,
+            mutations,
+            host_rewrite,
+            filters,
+        });
+        leftover(&context, &each);
+    }
+    if total == 0 {
+        return Err(context.error("the weights add up to 0; give at least one cluster a weight"));
+    }
+    #[allow(deprecated)]
+    {
+        value.total_weight = None;
+    }
+    value.runtime_key_prefix.clear();
+    leftover(context, &value);
+    Ok(ClusterSpecifier::Weighted { clusters, total })
+}
+
+fn mirrors(context: &Context<'_>, values: Vec<route_action::RequestMirrorPolicy>) -> Result<Vec<Mirror>> {
+    let mut out = Vec::new();
+    for (at, mut value) in values.into_iter().enumerate() {
+        let context = context.index(at);
+        let cluster = take(&mut value.cluster);
+        if cluster.is_empty() {
+            return Err(context.field("cluster").error("name the cluster that gets the copy"));
+        }
+        out.push(Mirror {
+            cluster: cluster.into(),
+            fraction: runtime_fraction(value.runtime_fraction.take()).unwrap_or(crate::route::Fraction::ALL),
+            shadow_suffix: !take(&mut value.disable_shadow_host_suffix_append),
+        });
+        value.trace_sampled = None;
+        leftover(&context, &value);
+    }
+    Ok(out)
+}
+
+fn hashes(context: &Context<'_>, values: Vec<route_action::HashPolicy>) -> Vec<HashSource> {
+    use route_action::hash_policy::PolicySpecifier as Proto;
+    let mut out = Vec::new();
+    for (at, value) in values.into_iter().enumerate() {
+        match value.policy_specifier {
+            Some(Proto::Header(header)) => {
+                out.push(HashSource::Header(header.header_name.to_ascii_lowercase().into_bytes().into()));
+            }
+            Some(Proto::Cookie(cookie)) => {
+                let lifetime = cookie.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
+                out.push(HashSource::Cookie(cookie.name.into(), lifetime));
+            }
+            Some(Proto::ConnectionProperties(_)) => out.push(HashSource::SourceAddress),
+            Some(Proto::QueryParameter(query)) => out.push(HashSource::Query(query.name.into_bytes().into())),
+            _ => context
+                .index(at)
+                .warn("this kind of hash policy is not supported and has no effect; remove it"),
+        }
+    }
+    out
+}
+
+fn retry(context: &Context<'_>, mut policy: proto::RetryPolicy) -> Result<RetryPolicy> {
+    let mut on = RetryOn::default();
+    let mut statuses: Vec<u16> = Vec::new();
+    for name in take(&mut policy.retry_on).split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if let Some(condition) = RetryOn::parse(name) {
+            on.add(condition);
+        } else if let Ok(status) = name.parse::<u16>() {
+            // Istio lets users write statuses among the conditions.
+            on.add(RetryOn::STATUS_CODES);
+            statuses.push(status);
+        } else {
+            context
+                .field("retry_on")
+                .warn(format!("the condition `{name}` is not known and has no effect; remove it"));
+        }
+    }
+    for status in take(&mut policy.retriable_status_codes) {
+        statuses.push(u16::try_from(status).map_err(|_| {
+            context.field("retriable_status_codes").error(format!("{status} is not an HTTP status"))
+        })?);
+    }
+    let backoff = policy.retry_back_off.take().unwrap_or_default();
+    let base = duration(&context.field("retry_back_off.base_interval"), backoff.base_interval)?
+        .filter(|base| !base.is_zero())
+        .unwrap_or(Duration::from_millis(25));
+    let maximum = duration(&context.field("retry_back_off.max_interval"), backoff.max_interval)?;
+    let mut avoid_previous_hosts = false;
+    for (at, predicate) in take(&mut policy.retry_host_predicate).into_iter().enumerate() {
+        if predicate.name.contains("previous_hosts") {
+            avoid_previous_hosts = true;
+        } else {
+            context.field("retry_host_predicate").index(at).warn(format!(
+                "the predicate `{}` is not supported and has no effect; remove it",
+                predicate.name
+            ));
+        }
+    }
+    let mut conditions = Vec::new();
+    for (at, matcher) in take(&mut policy.retriable_headers).into_iter().enumerate() {
+        conditions.push(header(&context.field("retriable_headers").index(at), matcher)?);
+    }
+    let compiled = RetryPolicy {
+        on,
+        retries: policy.num_retries.take().unwrap_or(1),
+        per_try_timeout: limit(&context.field("per_try_timeout"), policy.per_try_timeout.take(), None)?,
+        statuses,
+        headers: conditions,
+        backoff_base: base,
+        backoff_max: maximum.unwrap_or(base * 10).max(base),
+        avoid_previous_hosts,
+        host_selection_attempts: u32::try_from(take(&mut policy.host_selection_retry_max_attempts))
+            .unwrap_or(1)
+            .max(1),
+    };
+    leftover(context, &policy);
+    Ok(compiled)
+}
+
+fn redirect(context: &Context<'_>, mut action: proto::RedirectAction) -> Result<Redirect> {
+    let scheme = match action.scheme_rewrite_specifier.take() {
+        Some(redirect_action::SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
+        Some(redirect_action::SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.into()),
+        _ => None,
+    };
+    let (path, rewrite) = match action.path_rewrite_specifier.take() {
+        Some(redirect_action::PathRewriteSpecifier::PathRedirect(path)) => {
+            (Some(path.into_bytes().into()), None)
+        }
+        Some(redirect_action::PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+            (None, Some(PathRewrite::Prefix(prefix.into_bytes().into())))
+        }
+        Some(redirect_action::PathRewriteSpecifier::RegexRewrite(rewrite)) => {
+            let (regex, text) = substitution(&context.field("regex_rewrite"), rewrite)?;
+            (None, Some(PathRewrite::Regex(regex, text)))
+        }
+        Some(_) => return Err(context.error("this kind of path rewrite is not supported")),
+        None => (None, None),
+    };
+    let host = take(&mut action.host_redirect);
+    let port = take(&mut action.port_redirect);
+    let compiled = Redirect {
+        scheme,
+        host: (!host.is_empty()).then(|| host.into()),
+        port: u16::try_from(port).ok().filter(|port| *port != 0),
+        path,
+        rewrite,
+        status: match take(&mut action.response_code) {
+            1 => 302,
+            2 => 303,
+            3 => 307,
+            4 => 308,
+            _ => 301,
+        },
+        strip_query: take(&mut action.strip_query),
+    };
+    leftover(context, &action);
+    Ok(compiled)
+}
+
+fn direct(context: &Context<'_>, action: proto::DirectResponseAction) -> Result<DirectResponse> {
+    let status =
+        u16::try_from(action.status).ok().filter(|status| (200..600).contains(status)).ok_or_else(|| {
+            context.field("status").error(format!("{} is not a final HTTP status", action.status))
+        })?;
+    let body = match action.body.and_then(|body| body.specifier) {
+        None => Bytes::new(),
+        Some(core::data_source::Specifier::InlineString(text)) => Bytes::from(text),
+        Some(core::data_source::Specifier::InlineBytes(bytes)) => bytes,
+        Some(_) => {
+            return Err(context.field("body").error("only inline_string and inline_bytes are supported"));
+        }
+    };
+    Ok(DirectResponse { status, body })
+}
+
+/// What a message says about filters: by name.
+pub(crate) type PerFilter = BTreeMap<String, Any>;

@@ -1,0 +1,204 @@
+//! Tables: JSON of a resource in, its runtime form or the error out.
+
+use lateen_envoy::json::from_json;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::head::RequestHead;
+use crate::route::{Action, ClusterSpecifier};
+
+fn routes(value: Value) -> Result<Compiled<RouteTable>> {
+    compile_routes(from_json(&value).expect("the test's JSON fits the message"))
+}
+
+/// Which cluster a request goes to.
+fn cluster_of(table: &RouteTable, head: &RequestHead, random: u64) -> String {
+    match table.find(head, random) {
+        None => "none".to_owned(),
+        Some(found) => match &found.route.action {
+            Action::Forward(forward) => forward
+                .cluster
+                .choose(head, random)
+                .map_or("unnamed".to_owned(), |(name, _)| name.to_string()),
+            other => format!("{other:?}"),
+        },
+    }
+}
+
+fn table(matches: &[(&str, Value)]) -> RouteTable {
+    let routes: Vec<Value> = matches
+        .iter()
+        .map(|(cluster, condition)| json!({"match": condition, "route": {"cluster": cluster}}))
+        .collect();
+    let value = json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]});
+    self::routes(value).expect("valid").value
+}
+
+#[test]
+fn route_conditions() {
+    let check = |name: &str, condition: Value, path: &str, headers: &[(&str, &str)], expect: bool| {
+        let mut head = RequestHead::new("GET", "a", path);
+        for (name, value) in headers {
+            head.headers.append(name, value);
+        }
+        assert_eq!(cluster_of(&table(&[("hit", condition)]), &head, 10) == "hit", expect, "{name}");
+    };
+    check("prefix", json!({"prefix": "/a"}), "/ab?c", &[], true);
+    check("prefix, other", json!({"prefix": "/a"}), "/b", &[], false);
+    check("prefix without case", json!({"prefix": "/A", "case_sensitive": false}), "/ab", &[], true);
+    check("prefix with case", json!({"prefix": "/A"}), "/ab", &[], false);
+    check("path", json!({"path": "/a"}), "/a?x=1", &[], true);
+    check("path, longer", json!({"path": "/a"}), "/ab", &[], false);
+    check("separated prefix, equal", json!({"path_separated_prefix": "/a"}), "/a", &[], true);
+    check("separated prefix, below", json!({"path_separated_prefix": "/a"}), "/a/b", &[], true);
+    check("separated prefix, other word", json!({"path_separated_prefix": "/a"}), "/ab", &[], false);
+    check("regex is the whole path", json!({"safe_regex": {"regex": "/a+"}}), "/aaa?q", &[], true);
+    check("regex, part of the path", json!({"safe_regex": {"regex": "/a"}}), "/aaa", &[], false);
+    let jason = json!({"prefix": "/", "headers": [{"name": "end-user", "string_match": {"exact": "jason"}}]});
+    check("header", jason.clone(), "/", &[("end-user", "jason")], true);
+    check("header, other", jason.clone(), "/", &[("end-user", "jim")], false);
+    check("header, missing", jason, "/", &[], false);
+    let query = json!({"prefix": "/", "query_parameters": [{"name": "q", "string_match": {"exact": "1"}}]});
+    check("query", query.clone(), "/?q=1", &[], true);
+    check("query, other", query, "/?q=2", &[], false);
+    check("grpc", json!({"prefix": "/", "grpc": {}}), "/", &[("content-type", "application/grpc")], true);
+    check(
+        "no grpc",
+        json!({"prefix": "/", "grpc": {}}),
+        "/",
+        &[("content-type", "application/grpc-web")],
+        false,
+    );
+    let share = |numerator: u32| json!({"prefix": "/", "runtime_fraction": {"default_value": {"numerator": numerator}}});
+    check("in the share", share(11), "/", &[], true);
+    check("outside the share", share(10), "/", &[], false);
+}
+
+#[test]
+fn the_first_route_that_matches_counts() {
+    let table = table(&[("one", json!({"prefix": "/x"})), ("two", json!({"prefix": "/"}))]);
+    assert_eq!(cluster_of(&table, &RequestHead::new("GET", "a", "/x"), 0), "one");
+    assert_eq!(cluster_of(&table, &RequestHead::new("GET", "a", "/y"), 0), "two");
+}
+
+#[test]
+fn weighted_clusters_share_by_weight() {
+    let value = json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": [
+            {"name": "v1", "weight": 90}, {"name": "v2", "weight": 10}]}}}]}]});
+    let table = routes(value).unwrap().value;
+    let head = RequestHead::new("GET", "a", "/");
+    let second = (0..1000).filter(|random| cluster_of(&table, &head, *random) == "v2").count();
+    assert_eq!(second, 100);
+}
+
+#[test]
+fn rewrites_and_redirects() {
+    let one = |route: Value| {
+        routes(json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [route]}]}))
+            .unwrap()
+            .value
+    };
+    let rewrite = |condition: Value, action: Value, path: &str| {
+        let mut action = action;
+        action["cluster"] = "c".into();
+        let table = one(json!({"match": condition, "route": action}));
+        let found = table.find(&RequestHead::new("GET", "a", path), 0).unwrap();
+        let Action::Forward(forward) = &found.route.action else { panic!() };
+        assert!(matches!(forward.cluster, ClusterSpecifier::Named(_)));
+        let rewrite = forward.path.as_ref().unwrap();
+        String::from_utf8(rewrite.apply(&found.route.matcher, path.as_bytes())).unwrap()
+    };
+    assert_eq!(rewrite(json!({"prefix": "/a/"}), json!({"prefix_rewrite": "/"}), "/a/b?c"), "/b?c");
+    assert_eq!(rewrite(json!({"path": "/a"}), json!({"prefix_rewrite": "/x"}), "/a?c"), "/x?c");
+    let regex = json!({"regex_rewrite": {"pattern": {"regex": "^/service/([^/]+)(/.*)$"}, "substitution": "\\2/instance/\\1"}});
+    assert_eq!(rewrite(json!({"prefix": "/"}), regex, "/service/foo/v1/api?q"), "/v1/api/instance/foo?q");
+
+    let redirect = |action: Value, path: &str| {
+        let table = one(json!({"match": {"prefix": "/a"}, "redirect": action}));
+        let head = RequestHead::new("GET", "h:80", path);
+        let found = table.find(&head, 0).unwrap();
+        let Action::Redirect(redirect) = &found.route.action else { panic!() };
+        (redirect.status, String::from_utf8(redirect.location(&found.route.matcher, &head)).unwrap())
+    };
+    assert_eq!(redirect(json!({"https_redirect": true}), "/a?b"), (301, "https://h/a?b".to_owned()));
+    assert_eq!(
+        redirect(json!({"host_redirect": "x", "path_redirect": "/y", "response_code": "FOUND"}), "/a?b"),
+        (302, "http://x/y?b".to_owned())
+    );
+    assert_eq!(
+        redirect(json!({"prefix_rewrite": "/z", "port_redirect": 8443, "strip_query": true}), "/ab?c"),
+        (301, "http://h:8443/zb".to_owned())
+    );
+}
+
+#[test]
+fn errors_name_the_place() {
+    let host = |host: Value| json!({"name": "t", "virtual_hosts": [host]});
+    for (name, value, path) in [
+        (
+            "bad regex",
+            host(json!({"name": "v", "domains": ["*"], "routes": [
+                {"match": {"safe_regex": {"regex": "("}}, "route": {"cluster": "c"}}]})),
+            "virtual_hosts[0].routes[0].match.safe_regex",
+        ),
+        (
+            "no action",
+            host(json!({"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}}]})),
+            "virtual_hosts[0].routes[0]",
+        ),
+        ("a domain twice", host(json!({"name": "v", "domains": ["a", "A"]})), "virtual_hosts[0].domains[1]"),
+        (
+            "no weights",
+            host(json!({"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {
+                "weighted_clusters": {"clusters": [{"name": "c", "weight": 0}]}}}]})),
+            "virtual_hosts[0].routes[0].route.weighted_clusters",
+        ),
+    ] {
+        let error = routes(value).unwrap_err();
+        assert_eq!((error.resource.as_str(), error.path.as_str()), ("RouteConfiguration t", path), "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_handled_is_reported() {
+    let compiled = routes(json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "stat_prefix": "x", "route": {"cluster": "c", "max_grpc_timeout": "1s",
+            "retry_policy": {"retry_on": "5xx,nonsense", "refresh_cluster_on_retry": true}}}]}]}))
+    .unwrap();
+    let paths: Vec<&str> = compiled.warnings.iter().map(|warning| warning.path.as_str()).collect();
+    let route = "virtual_hosts[0].routes[0]";
+    for path in [
+        "route.retry_policy.retry_on",
+        "route.retry_policy.refresh_cluster_on_retry",
+        "route.max_grpc_timeout",
+        "stat_prefix",
+    ] {
+        assert!(paths.contains(&format!("{route}.{path}").as_str()), "{path}: {paths:?}");
+    }
+    assert_eq!(paths.len(), 4, "{paths:?}");
+}
+
+#[test]
+fn clusters() {
+    let cluster = |value: Value| compile_cluster(from_json(&value).unwrap());
+    let compiled = cluster(json!({
+        "name": "outbound|9080||reviews", "type": "EDS", "eds_cluster_config": {"service_name": "s", "eds_config": {"ads": {}}},
+        "lb_policy": "LEAST_REQUEST", "connect_timeout": "10s",
+        "circuit_breakers": {"thresholds": [{"max_connections": 4294967295u32, "max_requests": 7}]},
+    }))
+    .unwrap();
+    let (value, assignment) = compiled.value;
+    assert!(assignment.is_none() && compiled.warnings.is_empty(), "{:?}", compiled.warnings);
+    assert_eq!(value.discovery, crate::cluster::Discovery::Endpoints("s".into()));
+    assert_eq!((value.limits.requests, value.limits.connections, value.limits.retries), (7, u32::MAX, 3));
+    let named = json!({"name": "c", "type": "STATIC", "load_assignment": {"cluster_name": "c", "endpoints": [{"lb_endpoints": [
+        {"endpoint": {"address": {"socket_address": {"address": "example.com", "port_value": 80}}}}]}]}});
+    assert_eq!(cluster(named).unwrap_err().path, "load_assignment");
+    let tls = json!({"name": "c", "transport_socket": {"name": "envoy.transport_sockets.tls"}});
+    assert_eq!(
+        cluster(tls).unwrap_err().path,
+        "transport_socket",
+        "never plain text where TLS was asked for"
+    );
+}

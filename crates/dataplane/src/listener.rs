@@ -1,0 +1,379 @@
+//! Listeners as the proxy serves them: the filter chains and what is at their ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::filter_chain::FilterChains;
+use crate::filters::HttpFilter;
+use crate::format::Format;
+use crate::matcher::HeaderMatcher;
+use crate::route::{Fraction, RouteTable};
+
+pub use crate::compile::SocketOption;
+
+/// Where a listener or a host is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// IP address and port.
+    Socket(SocketAddr),
+    /// A Unix socket.
+    Pipe(PathBuf),
+    /// A listener of this process, without a socket.
+    Internal(Arc<str>),
+    /// A name that is yet to be resolved, and a port.
+    Name(Arc<str>, u16),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(formatter),
+            Self::Pipe(path) => path.display().fmt(formatter),
+            Self::Internal(name) => write!(formatter, "envoy://{name}/"),
+            Self::Name(name, port) => write!(formatter, "{name}:{port}"),
+        }
+    }
+}
+
+/// Which way traffic goes through a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// Not said.
+    #[default]
+    Unspecified,
+    /// To the workload.
+    Inbound,
+    /// From the workload.
+    Outbound,
+}
+
+/// A compiled `envoy.config.listener.v3.Listener`.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens; the first is the one it is known by.
+    pub addresses: Vec<Address>,
+    /// Under which its counters are.
+    pub stat_prefix: Box<str>,
+    /// False: it gets its connections from a listener with `hand_off`.
+    pub bind_to_port: bool,
+    /// Whether connections go to the listener of their original destination, where there is one.
+    pub hand_off: bool,
+    /// Whether the original destination is asked from the kernel.
+    pub original_destination: bool,
+    /// Whether the first bytes tell the HTTP version.
+    pub inspect_http: bool,
+    /// Whether the first bytes are searched for a TLS ClientHello.
+    pub inspect_tls: bool,
+    /// How long the inspectors wait for bytes; none is unlimited.
+    pub inspect_timeout: Option<Duration>,
+    /// Whether a connection goes on when that time is over.
+    pub continue_on_timeout: bool,
+    /// Which chain serves a connection.
+    pub chains: FilterChains,
+    /// Bytes buffered for a connection.
+    pub buffer_limit: usize,
+    /// Set on the listening socket.
+    pub socket_options: Vec<SocketOption>,
+    /// Length of the queue of the kernel.
+    pub backlog: u32,
+    /// Binds to addresses that are not there, and sees foreign destinations.
+    pub transparent: bool,
+    /// Which way.
+    pub direction: Direction,
+    /// For connections that no chain serves, and for all TCP.
+    pub access_log: Vec<AccessLog>,
+}
+
+/// One way to serve a connection.
+#[derive(Debug)]
+pub struct FilterChain {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is at its end.
+    pub network: NetworkFilter,
+}
+
+/// The terminal filters of a chain.
+#[derive(Debug)]
+pub enum NetworkFilter {
+    /// HTTP.
+    Http(Arc<HttpConnectionManager>),
+    /// Bytes.
+    Tcp(Arc<TcpProxy>),
+    /// A chain without filters: connections are closed.
+    Close,
+}
+
+/// How HTTP is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Codec {
+    /// By the first bytes.
+    #[default]
+    Auto,
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Where routes come from.
+#[derive(Debug, Clone)]
+pub enum RouteSource {
+    /// In the listener itself.
+    Inline(Arc<RouteTable>),
+    /// By name.
+    Discovered(Arc<str>),
+}
+
+/// What becomes of `%2F` and its like in paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EscapedSlashes {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// 400.
+    Reject,
+    /// A redirect to the path with them unescaped.
+    Redirect,
+    /// They are unescaped.
+    Forward,
+}
+
+/// What the `server` header becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServerHeader {
+    /// Ours.
+    #[default]
+    Overwrite,
+    /// Ours, if there is none.
+    AppendIfAbsent,
+    /// The upstream's.
+    PassThrough,
+}
+
+/// What becomes of `x-forwarded-client-cert`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForwardClientCert {
+    /// Removed.
+    #[default]
+    Sanitize,
+    /// Left alone (without mutual TLS only `ALWAYS_FORWARD_ONLY` does so).
+    Forward,
+}
+
+/// A compiled `HttpConnectionManager`.
+#[derive(Debug)]
+pub struct HttpConnectionManager {
+    /// Under which its counters are.
+    pub stat_prefix: Box<str>,
+    /// How HTTP is spoken.
+    pub codec: Codec,
+    /// Where routes come from.
+    pub routes: RouteSource,
+    /// How long the first version of discovered routes is waited for.
+    pub routes_timeout: Duration,
+    /// The filters, the router last.
+    pub filters: Vec<HttpFilter>,
+    /// Where requests are logged.
+    pub access_log: Vec<AccessLog>,
+    /// Whether we are the edge: the client's address is the connection's.
+    pub use_remote_address: bool,
+    /// How many proxies before us are ours.
+    pub trusted_hops: u32,
+    /// Whether `x-forwarded-for` stays as it is.
+    pub skip_forwarded_for_append: bool,
+    /// Name in the `via` header.
+    pub via: Option<Box<str>>,
+    /// Whether dots and backslashes in paths are resolved.
+    pub normalize_path: bool,
+    /// Whether `//` becomes `/`.
+    pub merge_slashes: bool,
+    /// `%2F`.
+    pub escaped_slashes: EscapedSlashes,
+    /// The `server` header.
+    pub server_name: Box<str>,
+    /// What is done with it.
+    pub server_header: ServerHeader,
+    /// Whether `x-request-id` is made where it is missing.
+    pub generate_request_id: bool,
+    /// Whether a foreign `x-request-id` is kept at the edge.
+    pub preserve_external_request_id: bool,
+    /// Whether responses carry `x-request-id`.
+    pub request_id_in_response: bool,
+    /// Client certificates.
+    pub forward_client_cert: ForwardClientCert,
+    /// Upgrades that are allowed, in lower case.
+    pub upgrades: Vec<(Box<str>, bool)>,
+    /// A connection without streams.
+    pub idle_timeout: Option<Duration>,
+    /// A connection at all.
+    pub max_connection_duration: Option<Duration>,
+    /// A stream without bytes.
+    pub stream_idle_timeout: Option<Duration>,
+    /// The whole request.
+    pub request_timeout: Option<Duration>,
+    /// The request's head.
+    pub request_headers_timeout: Option<Duration>,
+    /// A stream at all.
+    pub max_stream_duration: Option<Duration>,
+    /// Between the announcement of the end and the end.
+    pub drain_timeout: Duration,
+    /// Requests on one connection.
+    pub max_requests_per_connection: Option<u32>,
+    /// Bytes of a request's head.
+    pub max_head_bytes: usize,
+    /// Fields of a request's head.
+    pub max_header_count: usize,
+    /// Whether HTTP/1.0 is served.
+    pub accept_http_10: bool,
+    /// The host of HTTP/1.0 requests without one.
+    pub default_host: Option<Box<str>>,
+    /// Whether trailers of HTTP/1 are passed on.
+    pub http1_trailers: bool,
+    /// Whether a port is removed from the host: none, the listener's own, any.
+    pub strip_port: StripPort,
+    /// Streams at a time on an HTTP/2 connection.
+    pub max_concurrent_streams: Option<u32>,
+    /// HTTP/2 flow control window of streams.
+    pub initial_stream_window: Option<u32>,
+    /// HTTP/2 flow control window of connections.
+    pub initial_connection_window: Option<u32>,
+}
+
+/// Which ports are removed from a request's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StripPort {
+    /// None.
+    #[default]
+    Never,
+    /// The listener's own.
+    Matching,
+    /// Any.
+    Any,
+}
+
+/// A compiled `TcpProxy`.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// Under which its counters are.
+    pub stat_prefix: Box<str>,
+    /// Clusters and weights; the sum is above 0.
+    pub clusters: Vec<(Arc<str>, u64)>,
+    /// A connection without bytes.
+    pub idle_timeout: Option<Duration>,
+    /// A connection at all.
+    pub max_duration: Option<Duration>,
+    /// Hosts that are tried.
+    pub connect_attempts: u32,
+    /// Where connections are logged.
+    pub access_log: Vec<AccessLog>,
+}
+
+impl TcpProxy {
+    /// The cluster for a connection.
+    pub fn cluster(&self, random: u64) -> &Arc<str> {
+        let total: u64 = self.clusters.iter().map(|(_, weight)| weight).sum();
+        let mut left = random % total.max(1);
+        for (name, weight) in &self.clusters {
+            if left < *weight {
+                return name;
+            }
+            left -= weight;
+        }
+        &self.clusters[0].0
+    }
+}
+
+/// Where and how requests are logged.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    /// The file.
+    pub path: Arc<str>,
+    /// The line.
+    pub format: LogFormat,
+    /// Which requests.
+    pub filter: Option<LogFilter>,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone)]
+pub enum LogFormat {
+    /// Text, with its own line end.
+    Text(Format),
+    /// JSON: keys and their values, as strings.
+    Json(Vec<(Box<str>, Format)>),
+}
+
+/// Which requests are logged (`envoy.config.accesslog.v3.AccessLogFilter`).
+#[derive(Debug, Clone)]
+pub enum LogFilter {
+    /// Status compared: `(operator, status)`.
+    Status(Comparison, u32),
+    /// Milliseconds compared.
+    Duration(Comparison, u32),
+    /// A share.
+    Share(Fraction),
+    /// A header.
+    Header(Box<HeaderMatcher>),
+    /// Any response flag of these; all where empty.
+    Flags(Vec<Box<str>>),
+    /// All hold.
+    And(Vec<LogFilter>),
+    /// One holds.
+    Or(Vec<LogFilter>),
+}
+
+/// How numbers are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// Equal.
+    Equal,
+    /// Greater or equal.
+    AtLeast,
+    /// Less or equal.
+    AtMost,
+    /// Not equal.
+    NotEqual,
+}
+
+impl Comparison {
+    fn holds(self, value: u64, with: u32) -> bool {
+        let with = u64::from(with);
+        match self {
+            Self::Equal => value == with,
+            Self::AtLeast => value >= with,
+            Self::AtMost => value <= with,
+            Self::NotEqual => value != with,
+        }
+    }
+}
+
+impl LogFilter {
+    /// Whether a request is logged.
+    pub fn passes(&self, source: &crate::format::Source<'_>, random: u64) -> bool {
+        match self {
+            Self::Status(comparison, with) => comparison.holds(u64::from(source.info.response_code), *with),
+            Self::Duration(comparison, with) => {
+                let millis = source.info.duration.unwrap_or_default().as_millis() as u64;
+                comparison.holds(millis, *with)
+            }
+            Self::Share(fraction) => fraction.contains(random),
+            Self::Header(matcher) => source.request.is_some_and(|head| matcher.matches(head)),
+            Self::Flags(flags) => {
+                let mut text = Vec::new();
+                source.info.flags.write(&mut text);
+                if flags.is_empty() {
+                    return !source.info.flags.is_empty();
+                }
+                text.split(|byte| *byte == b',')
+                    .any(|flag| flags.iter().any(|wanted| wanted.as_bytes() == flag))
+            }
+            Self::And(filters) => filters.iter().all(|filter| filter.passes(source, random)),
+            Self::Or(filters) => filters.iter().any(|filter| filter.passes(source, random)),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Routes: from a request's head to what is to be done with it.
+//!
+//! [`RouteTable::find`] is the whole decision: the virtual host by Envoy's domain order, then the first route that
+//! matches. Everything a request needs afterwards hangs on the [`Route`] by shared pointers, merged at compile time.
+
+mod action;
+mod domains;
+mod matching;
+mod mutation;
+
+use std::sync::Arc;
+
+pub use action::{
+    Action, ClusterSpecifier, DirectResponse, Forward, HashSource, HostRewrite, Mirror, PathRewrite,
+    Redirect, RetryOn, RetryPolicy, RetryStatus, WeightedCluster,
+};
+pub use domains::Domains;
+pub use matching::{Fraction, PathMatcher, RouteMatch};
+pub use mutation::{AppendAction, HeaderMutations, HeaderValue};
+
+use crate::filters::FilterOverride;
+use crate::head::RequestHead;
+
+/// A compiled `envoy.config.route.v3.RouteConfiguration`.
+#[derive(Debug)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: Arc<str>,
+    /// In the order of the configuration.
+    pub virtual_hosts: Vec<Arc<VirtualHost>>,
+    /// Which of them serves a host.
+    pub domains: Domains,
+    /// Whether a port in the request's host counts.
+    pub ignore_port: bool,
+    /// Of the whole table.
+    pub mutations: Arc<HeaderMutations>,
+    /// Fields that only we may send; removed from requests at the edge.
+    pub internal_only_headers: Vec<Box<[u8]>>,
+}
+
+/// A compiled `envoy.config.route.v3.VirtualHost`.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The first that matches counts.
+    pub routes: Vec<Arc<Route>>,
+    /// Whether plain requests are redirected to https.
+    pub require_tls: bool,
+    /// Whether the upstream is told which attempt this is.
+    pub include_attempt_count: bool,
+    /// Whether the client is told how many attempts were made.
+    pub include_attempt_count_in_response: bool,
+    /// Of this host.
+    pub mutations: Arc<HeaderMutations>,
+}
+
+/// A compiled `envoy.config.route.v3.Route`.
+#[derive(Debug)]
+pub struct Route {
+    /// May be empty.
+    pub name: Arc<str>,
+    /// When it applies.
+    pub matcher: RouteMatch,
+    /// What it does.
+    pub action: Action,
+    /// Of this route.
+    pub mutations: Arc<HeaderMutations>,
+    /// Filters configured for this route, its virtual host or its table; the nearest won. By the filter's name.
+    pub filters: Vec<(Box<str>, FilterOverride)>,
+}
+
+/// The outcome of [`RouteTable::find`].
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The host.
+    pub virtual_host: Arc<VirtualHost>,
+    /// The route.
+    pub route: Arc<Route>,
+}
+
+impl RouteTable {
+    /// The virtual host for an authority.
+    pub fn virtual_host(&self, authority: &[u8]) -> Option<&Arc<VirtualHost>> {
+        let host = if self.ignore_port { without_port(authority) } else { authority };
+        self.domains.find(host).and_then(|index| self.virtual_hosts.get(index))
+    }
+
+    /// The route for a request. `random` decides runtime fractions.
+    pub fn find(&self, head: &RequestHead, random: u64) -> Option<Found> {
+        let virtual_host = self.virtual_host(head.authority())?;
+        let route = virtual_host.routes.iter().find(|route| route.matcher.matches(head, random))?;
+        Some(Found { virtual_host: Arc::clone(virtual_host), route: Arc::clone(route) })
+    }
+}
+
+impl Route {
+    /// The configuration of one filter for this route.
+    pub fn filter(&self, name: &str) -> Option<&FilterOverride> {
+        self.filters.iter().find(|(candidate, _)| &**candidate == name).map(|(_, filter)| filter)
+    }
+}
+
+/// An authority without its port.
+pub fn without_port(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|byte| *byte == b':') {
+        // The last colon of `[::1]` is no port's.
+        Some(at)
+            if authority[at + 1..].iter().all(u8::is_ascii_digit) && !authority[..at].ends_with(b":") =>
+        {
+            &authority[..at]
+        }
+        _ => authority,
+    }
+}

@@ -81,7 +81,10 @@ impl Pages {
     /// The snapshot at a revision, where it is kept.
     pub fn find(&self, revision: u64) -> Option<Arc<Snapshot>> {
         let snapshots = self.snapshots.lock();
-        snapshots.iter().find(|(_, snapshot)| snapshot.revision == revision).map(|(_, snapshot)| snapshot.clone())
+        snapshots
+            .iter()
+            .find(|(_, snapshot)| snapshot.revision == revision)
+            .map(|(_, snapshot)| snapshot.clone())
     }
 }
 
@@ -99,9 +102,8 @@ pub fn refused(error: StoreError, kind: &KindInfo, name: &str) -> Status {
 
 /// 403 for a write into a namespace that is being removed.
 pub fn namespace_terminating(kind: &KindInfo, name: &str, namespace: &str) -> Status {
-    let message = format!(
-        "unable to create new content in namespace {namespace} because it is being terminated"
-    );
+    let message =
+        format!("unable to create new content in namespace {namespace} because it is being terminated");
     let mut status = Status::forbidden(&kind.group, &kind.plural, name, &message);
     status.details.causes = vec![Cause::new(
         CauseReason::Forbidden,

@@ -85,7 +85,12 @@ async fn fill(api: &Api, namespace: &str) -> Result<(), Status> {
     if current.is_some_and(|current| current.value["data"] != data)
         && let Some(kind) = kind_of(api, resource)
     {
-        let place = Place { kind, namespace: namespace.to_owned(), name: "kube-root-ca.crt".to_owned(), subresource: None };
+        let place = Place {
+            kind,
+            namespace: namespace.to_owned(),
+            name: "kube-root-ca.crt".to_owned(),
+            subresource: None,
+        };
         let change = |old: &Value| {
             let mut new = old.clone();
             new["data"] = data.clone();
@@ -156,7 +161,11 @@ fn concerned(table: &str, event_type: EventType, object: &Stored) -> Option<Stri
 async fn settle(api: &Api, name: &str) -> bool {
     let resource = Resource::new("", "namespaces");
     let Some(namespace) = api.store.read(&table_name(resource), "", name) else { return true };
-    let result = if is_deleting(&namespace.value) { empty(api, name, &namespace).await } else { fill(api, name).await.map(|()| true) };
+    let result = if is_deleting(&namespace.value) {
+        empty(api, name, &namespace).await
+    } else {
+        fill(api, name).await.map(|()| true)
+    };
     result.unwrap_or_else(|status| {
         tracing::warn!(namespace = name, %status, "a namespace cannot be brought into its state; trying again");
         false
@@ -179,7 +188,10 @@ async fn empty(api: &Api, name: &str, namespace: &Stored) -> Result<bool, Status
             let resource = resource_of(table);
             match kinds.find_resource(resource.group, resource.plural) {
                 Some(kind) => {
-                    let options = DeleteOptions { uid: Some(meta(&stored.value, "uid").to_owned()), ..DeleteOptions::default() };
+                    let options = DeleteOptions {
+                        uid: Some(meta(&stored.value, "uid").to_owned()),
+                        ..DeleteOptions::default()
+                    };
                     let circumstances = Circumstances::internal();
                     match delete_object(api, kind, name, &key.name, &options, &circumstances).await {
                         Err(status) if status.reason != "NotFound" => return Err(status),

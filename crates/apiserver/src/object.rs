@@ -4,7 +4,11 @@ use serde_json::{Map, Value, json};
 
 /// A string of the metadata; empty where it is missing.
 pub fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
-    object.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or_default()
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// The metadata, made where it is missing.
@@ -23,7 +27,8 @@ pub fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
 
 /// The finalizers.
 pub fn finalizers(object: &Value) -> Vec<&str> {
-    let list = object.get("metadata").and_then(|metadata| metadata.get("finalizers")).and_then(Value::as_array);
+    let list =
+        object.get("metadata").and_then(|metadata| metadata.get("finalizers")).and_then(Value::as_array);
     list.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 

@@ -283,10 +283,19 @@ pub trait SchemaSide: Send + Sync + 'static {
 
     /// Parses a body (JSON, or YAML where `content_type` says so), finding duplicate fields according to
     /// `field_validation`.
-    fn decode(&self, content_type: &str, body: &[u8], field_validation: FieldValidation) -> Result<Admitted, Status>;
+    fn decode(
+        &self,
+        content_type: &str,
+        body: &[u8],
+        field_validation: FieldValidation,
+    ) -> Result<Admitted, Status>;
 
     /// Turns what a client wrote into what would be stored. For [`Operation::Delete`] it is not called.
-    fn admit<'a>(&'a self, request: &'a WriteRequest, object: Value) -> BoxFuture<'a, Result<Admitted, Status>>;
+    fn admit<'a>(
+        &'a self,
+        request: &'a WriteRequest,
+        object: Value,
+    ) -> BoxFuture<'a, Result<Admitted, Status>>;
 
     /// Says no, or nothing; the strings are warnings. For [`Operation::Delete`] the object is the old one, and only
     /// validating (and mutating) webhooks and built-in protection are asked.

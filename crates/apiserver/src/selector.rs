@@ -41,7 +41,8 @@ impl LabelSelector {
     pub fn from_object(object: &Value) -> Result<LabelSelector, Status> {
         let mut requirements = Vec::new();
         for (key, value) in object["matchLabels"].as_object().into_iter().flatten() {
-            requirements.push(Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()]));
+            requirements
+                .push(Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()]));
         }
         for expression in object["matchExpressions"].as_array().into_iter().flatten() {
             let key = expression["key"].as_str().unwrap_or_default().to_owned();
@@ -52,7 +53,11 @@ impl LabelSelector {
                 "NotIn" => Requirement::NotIn(key, values()),
                 "Exists" => Requirement::Exists(key),
                 "DoesNotExist" => Requirement::Absent(key),
-                other => return Err(Status::bad_request(format!("{other:?} is not a valid label selector operator"))),
+                other => {
+                    return Err(Status::bad_request(format!(
+                        "{other:?} is not a valid label selector operator"
+                    )));
+                }
             });
         }
         Ok(LabelSelector { requirements })
@@ -72,8 +77,12 @@ impl LabelSelector {
     pub fn matches_labels(&self, labels: &Value) -> bool {
         let label = |key: &String| labels.get(key).and_then(Value::as_str);
         self.requirements.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => label(key).is_some_and(|value| values.iter().any(|one| one == value)),
-            Requirement::NotIn(key, values) => label(key).is_none_or(|value| values.iter().all(|one| one != value)),
+            Requirement::In(key, values) => {
+                label(key).is_some_and(|value| values.iter().any(|one| one == value))
+            }
+            Requirement::NotIn(key, values) => {
+                label(key).is_none_or(|value| values.iter().all(|one| one != value))
+            }
             Requirement::Exists(key) => label(key).is_some(),
             Requirement::Absent(key) => label(key).is_none(),
         })
@@ -151,7 +160,9 @@ fn is_label_key(text: &str) -> bool {
 
 fn is_label_value(text: &str) -> bool {
     text.len() <= 63
-        && text.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.'))
+        && text
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.'))
 }
 
 /// A conjunction of conditions on fields.
@@ -197,7 +208,8 @@ impl FieldSelector {
             let same = match value {
                 Some(Value::String(text)) => text == expected,
                 Some(Value::Null) | None => expected.is_empty(),
-                Some(other) => other.to_string() == *expected,
+                Some(Value::Bool(flag)) => expected == if *flag { "true" } else { "false" },
+                Some(other) => *expected == format!("{other}"),
             };
             same == *equal
         })
@@ -211,7 +223,8 @@ mod tests {
 
     #[test]
     fn label_selectors() {
-        let object = json!({"metadata": {"labels": {"app": "reviews", "version": "v2", "example.com/team": "a"}}});
+        let object =
+            json!({"metadata": {"labels": {"app": "reviews", "version": "v2", "example.com/team": "a"}}});
         let check = |text: &str, expect: Option<bool>| {
             let got = LabelSelector::parse(text).ok().map(|selector| selector.matches(&object));
             assert_eq!(got, expect, "{text:?}");
@@ -246,6 +259,9 @@ mod tests {
         assert!(selector.matches_labels(&json!({"app": "a", "tier": "x"})));
         assert!(!selector.matches_labels(&json!({"app": "a", "tier": "x", "old": ""})));
         assert!(LabelSelector::from_object(&json!({})).unwrap().matches_labels(&Value::Null));
-        assert!(LabelSelector::from_object(&json!({"matchExpressions": [{"key": "a", "operator": "Is"}]})).is_err());
+        assert!(
+            LabelSelector::from_object(&json!({"matchExpressions": [{"key": "a", "operator": "Is"}]}))
+                .is_err()
+        );
     }
 }

@@ -70,7 +70,12 @@ pub struct Config {
 
 impl Config {
     /// A configuration with the usual ranges.
-    pub fn new(listeners: Vec<TcpListener>, store_path: PathBuf, certificate_chain: String, private_key: String) -> Config {
+    pub fn new(
+        listeners: Vec<TcpListener>,
+        store_path: PathBuf,
+        certificate_chain: String,
+        private_key: String,
+    ) -> Config {
         Config {
             listeners,
             store_path,
@@ -121,7 +126,8 @@ pub enum StartError {
 /// The running server. It ends when the drain begins: requests under way are answered, watches end.
 pub struct ApiServer {
     addresses: Vec<SocketAddr>,
-    api: Arc<Api>,
+    // Not the `Api`, which holds the drain's watch: that must go when the last request has ended.
+    store: Store,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -131,6 +137,11 @@ impl std::fmt::Debug for ApiServer {
 }
 
 impl ApiServer {
+    /// Opens the store, writes what every cluster has, and serves. When this returns, requests are answered.
+    pub async fn start(config: Config, drain: drain::Watch) -> Result<ApiServer, StartError> {
+        ApiServer::start_with(config, drain, |objects| Arc::new(crate::schema::Schemas::new(objects))).await
+    }
+
     /// [`ApiServer::start`] with a schema side of one's own.
     pub(crate) async fn start_with(
         config: Config,
@@ -168,7 +179,7 @@ impl ApiServer {
             tokio::spawn(accept(api.clone(), listener, acceptor.clone(), drain.clone()));
         }
         tracing::info!(?addresses, store = %config.store_path.display(), "the API server is ready");
-        Ok(ApiServer { addresses, api })
+        Ok(ApiServer { addresses, store: api.store.clone() })
     }
 
     /// The addresses it listens on.
@@ -178,12 +189,12 @@ impl ApiServer {
 
     /// Forgets all changes so far, so that watches from before must list again.
     pub fn compact(&self) {
-        self.api.store.compact();
+        self.store.compact();
     }
 
     /// Reading access to the objects, for what runs in the same process.
     pub fn objects(&self) -> Arc<dyn Objects> {
-        Arc::new(self.api.store.clone())
+        Arc::new(self.store.clone())
     }
 }
 
@@ -206,7 +217,9 @@ fn follow_schemas(store: &Store, schema: &Arc<dyn SchemaSide>) {
 }
 
 fn tls(config: &Config) -> Result<rustls::ServerConfig, StartError> {
-    let failed = |what: &'static str| move |error: &dyn std::fmt::Display| StartError::Tls { what, error: error.to_string() };
+    let failed = |what: &'static str| {
+        move |error: &dyn std::fmt::Display| StartError::Tls { what, error: error.to_string() }
+    };
     let certificates = |what: &'static str, pem: &str| -> Result<Vec<CertificateDer<'static>>, StartError> {
         let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
         let list = list.map_err(|error| failed(what)(&error))?;
@@ -233,12 +246,18 @@ fn tls(config: &Config) -> Result<rustls::ServerConfig, StartError> {
     let chain = certificates("serving certificate", &config.certificate_chain)?;
     let key = PrivateKeyDer::from_pem_slice(config.private_key.as_bytes())
         .map_err(|error| failed("serving key")(&error))?;
-    let mut tls = builder.with_single_cert(chain, key).map_err(|error| failed("serving certificate")(&error))?;
+    let mut tls =
+        builder.with_single_cert(chain, key).map_err(|error| failed("serving certificate")(&error))?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(tls)
 }
 
-async fn accept(api: Arc<Api>, listener: tokio::net::TcpListener, acceptor: TlsAcceptor, drain: drain::Watch) {
+async fn accept(
+    api: Arc<Api>,
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+    drain: drain::Watch,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -101,7 +101,11 @@ impl Cause {
     /// A needed value that is missing.
     pub fn required(field: impl Into<String>, message: impl fmt::Display) -> Cause {
         let message = message.to_string();
-        let text = if message.is_empty() { "Required value".to_owned() } else { format!("Required value: {message}") };
+        let text = if message.is_empty() {
+            "Required value".to_owned()
+        } else {
+            format!("Required value: {message}")
+        };
         Cause::new(CauseReason::Required, field, text)
     }
 
@@ -140,8 +144,12 @@ impl Status {
 
     /// 404 `NotFound` for an object.
     pub fn not_found(group: &str, plural: &str, name: &str) -> Status {
-        Status::new(StatusCode::NOT_FOUND, "NotFound", format!("{} {name:?} not found", qualified(group, plural)))
-            .about(group, plural, name)
+        Status::new(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            format!("{} {name:?} not found", qualified(group, plural)),
+        )
+        .about(group, plural, name)
     }
 
     /// 404 for a path that this server does not serve.
@@ -151,8 +159,12 @@ impl Status {
 
     /// 409 `AlreadyExists`.
     pub fn already_exists(group: &str, plural: &str, name: &str) -> Status {
-        Status::new(StatusCode::CONFLICT, "AlreadyExists", format!("{} {name:?} already exists", qualified(group, plural)))
-            .about(group, plural, name)
+        Status::new(
+            StatusCode::CONFLICT,
+            "AlreadyExists",
+            format!("{} {name:?} already exists", qualified(group, plural)),
+        )
+        .about(group, plural, name)
     }
 
     /// 409 `Conflict`.
@@ -195,7 +207,8 @@ impl Status {
 
     /// 422 `Invalid` with its findings; the message lists them all.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Status {
-        let texts: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+        let texts: Vec<String> =
+            causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
         let findings = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -267,7 +280,9 @@ impl Status {
 impl Details {
     fn to_json(&self) -> Map<String, Value> {
         let mut map = Map::new();
-        for (key, text) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
+        for (key, text) in
+            [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)]
+        {
             if !text.is_empty() {
                 map.insert(key.to_owned(), text.clone().into());
             }

@@ -28,7 +28,11 @@ pub fn user_of_certificate(certificate: &[u8]) -> Option<UserInfo> {
 }
 
 /// Finds out who asks, from the connection's certificate or the request's token.
-pub fn authenticate(api: &Api, certificate: Option<&UserInfo>, headers: &HeaderMap) -> Result<UserInfo, Status> {
+pub fn authenticate(
+    api: &Api,
+    certificate: Option<&UserInfo>,
+    headers: &HeaderMap,
+) -> Result<UserInfo, Status> {
     if let Some(user) = certificate {
         return Ok(user.clone());
     }
@@ -86,9 +90,12 @@ pub fn authorize(api: &Api, user: &UserInfo, action: &Action<'_>) -> Result<(), 
     if is_allowed(api, user, action) {
         return Ok(());
     }
-    let Action::Resource { verb, group, plural, subresource, namespace, name } = action else { return Ok(()) };
+    let Action::Resource { verb, group, plural, subresource, namespace, name } = action else {
+        return Ok(());
+    };
     let resource = subresource.map_or_else(|| (*plural).to_owned(), |sub| format!("{plural}/{sub}"));
-    let scope = namespace.map_or("at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
+    let scope = namespace
+        .map_or("at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
     let message = format!(
         "User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}: this server has no RBAC rules; \
          only members of {:?} may do more than ask about themselves",

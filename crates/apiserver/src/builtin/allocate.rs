@@ -50,7 +50,9 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         if !self.items.is_empty() {
             let mut reserved = self.reserved.lock();
-            self.items.iter().for_each(|item| drop(reserved.remove(item)));
+            for item in &self.items {
+                reserved.remove(item);
+            }
         }
     }
 }
@@ -67,7 +69,12 @@ impl Allocator {
     }
 
     /// Fills in what a Service needs; other kinds pass.
-    pub fn allocate(&self, kind: &KindInfo, object: &mut Value, old: Option<&Value>) -> Result<Reservation, Status> {
+    pub fn allocate(
+        &self,
+        kind: &KindInfo,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Reservation, Status> {
         if !kind.group.is_empty() || kind.plural != "services" {
             return Ok(Reservation::default());
         }
@@ -101,13 +108,14 @@ impl Allocator {
 
 fn items_of(service: &Value) -> Vec<Item> {
     let spec = &service["spec"];
-    let addresses = spec["clusterIPs"].as_array().into_iter().flatten().chain(std::iter::once(&spec["clusterIP"]));
-    let mut items: Vec<Item> = addresses
-        .filter_map(|address| address.as_str()?.parse().ok())
-        .map(Item::Address)
-        .collect();
+    let addresses =
+        spec["clusterIPs"].as_array().into_iter().flatten().chain(std::iter::once(&spec["clusterIP"]));
+    let mut items: Vec<Item> =
+        addresses.filter_map(|address| address.as_str()?.parse().ok()).map(Item::Address).collect();
     for port in spec["ports"].as_array().into_iter().flatten() {
-        if let Some(number) = port["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()).filter(|n| *n > 0) {
+        if let Some(number) =
+            port["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()).filter(|n| *n > 0)
+        {
             items.push(Item::Port(number, protocol(port)));
         }
     }
@@ -124,14 +132,17 @@ fn has_address(service: &Value) -> bool {
 
 fn has_node_ports(service: &Value) -> bool {
     let spec = &service["spec"];
-    spec["type"] == "NodePort" || (spec["type"] == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != false)
+    spec["type"] == "NodePort"
+        || (spec["type"] == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != false)
 }
 
 /// An update that does not mention what was allocated keeps it; one that turns to a type without it gives it up.
 fn keep_allocated(object: &mut Value, old: &Value) {
     if has_address(object) && has_address(old) {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let missing = object["spec"].get(field).is_none_or(|value| value.is_null() || value == "" || *value == json!([]));
+            let missing = object["spec"]
+                .get(field)
+                .is_none_or(|value| value.is_null() || value == "" || *value == json!([]));
             if missing && !old["spec"][field].is_null() {
                 object["spec"][field] = old["spec"][field].clone();
             }
@@ -152,7 +163,9 @@ fn keep_allocated(object: &mut Value, old: &Value) {
         ports.iter().filter_map(|port| Some((port["nodePort"].as_u64()?, protocol(port)))).collect();
     for port in ports {
         let same = |old: &&Value| old["port"] == port["port"] && protocol(old) == protocol(port);
-        let Some(number) = old_ports.iter().find(same).and_then(|old| old["nodePort"].as_u64()) else { continue };
+        let Some(number) = old_ports.iter().find(same).and_then(|old| old["nodePort"].as_u64()) else {
+            continue;
+        };
         let mine = port["nodePort"].as_u64().unwrap_or(0);
         if needs && needed && mine == 0 && used.insert((number, protocol(port))) {
             port["nodePort"] = number.into();
@@ -185,8 +198,15 @@ impl Work<'_> {
             return Ok(());
         }
         let spec = &mut service["spec"];
-        if spec["ipFamilies"].as_array().is_some_and(|families| families.iter().any(|family| family != "IPv4")) {
-            return Err(Cause::invalid("spec.ipFamilies[0]", &spec["ipFamilies"][0], "not configured on this cluster"));
+        if spec["ipFamilies"]
+            .as_array()
+            .is_some_and(|families| families.iter().any(|family| family != "IPv4"))
+        {
+            return Err(Cause::invalid(
+                "spec.ipFamilies[0]",
+                &spec["ipFamilies"][0],
+                "not configured on this cluster",
+            ));
         }
         let single = spec["clusterIP"].as_str().filter(|text| !text.is_empty());
         let listed = spec["clusterIPs"][0].as_str().filter(|text| !text.is_empty());
@@ -210,7 +230,11 @@ impl Work<'_> {
         match spec["ipFamilyPolicy"].as_str() {
             None | Some("") => spec["ipFamilyPolicy"] = "SingleStack".into(),
             Some("RequireDualStack") => {
-                return Err(Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], "this cluster is not configured for dual-stack services"));
+                return Err(Cause::invalid(
+                    "spec.ipFamilyPolicy",
+                    &spec["ipFamilyPolicy"],
+                    "this cluster is not configured for dual-stack services",
+                ));
             }
             Some(_) => {}
         }
@@ -225,9 +249,15 @@ impl Work<'_> {
         let address: Ipv4Addr = text.parse().map_err(|_| refuse("it is not an IPv4 address".to_owned()))?;
         let range = self.allocator.range;
         if !range.contains(&address) || address == range.network() || address == range.broadcast() {
-            return Err(refuse(format!("the provided IP is not in the valid range. The range of valid IPs is {range}")));
+            return Err(refuse(format!(
+                "the provided IP is not in the valid range. The range of valid IPs is {range}"
+            )));
         }
-        if self.take(Item::Address(address)) { Ok(address) } else { Err(refuse("provided IP is already allocated".to_owned())) }
+        if self.take(Item::Address(address)) {
+            Ok(address)
+        } else {
+            Err(refuse("provided IP is already allocated".to_owned()))
+        }
     }
 
     fn free_address(&mut self) -> Result<Ipv4Addr, Cause> {
@@ -245,7 +275,11 @@ impl Work<'_> {
                 return Ok(Ipv4Addr::from(number));
             }
         }
-        Err(Cause::invalid("spec.clusterIPs", &json!([]), format!("failed to allocate a serviceIP: range {range} is full")))
+        Err(Cause::invalid(
+            "spec.clusterIPs",
+            &json!([]),
+            format!("failed to allocate a serviceIP: range {range} is full"),
+        ))
     }
 
     fn node_ports(&mut self, service: &mut Value) -> Result<(), Cause> {
@@ -260,7 +294,11 @@ impl Work<'_> {
             let field = format!("spec.ports[{index}].nodePort");
             let known = u16::try_from(number).ok().filter(|number| range.contains(number));
             let Some(known) = known else {
-                let text = format!("provided port is not in the valid range. The range of valid ports is {}-{}", range.start(), range.end());
+                let text = format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    range.start(),
+                    range.end()
+                );
                 return Err(Cause::invalid(field, &number.into(), text));
             };
             if !self.take(Item::Port(known, protocol(port))) {
@@ -276,7 +314,11 @@ impl Work<'_> {
             let protocol = protocol(port);
             let Some(number) = order.find(|number| self.take(Item::Port(*number, protocol.clone()))) else {
                 let field = format!("spec.ports[{index}].nodePort");
-                return Err(Cause::invalid(field, &Value::Null, "failed to allocate a nodePort: range is full"));
+                return Err(Cause::invalid(
+                    field,
+                    &Value::Null,
+                    "failed to allocate a nodePort: range is full",
+                ));
             };
             port["nodePort"] = number.into();
         }

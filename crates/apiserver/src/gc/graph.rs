@@ -64,7 +64,8 @@ impl Graph {
             return work;
         }
         self.put(node.clone(), object);
-        let waits = is_deleting(object) && finalizers(object).iter().any(|name| matches!(*name, "orphan" | "foregroundDeletion"));
+        let waits = is_deleting(object)
+            && finalizers(object).iter().any(|name| matches!(*name, "orphan" | "foregroundDeletion"));
         let orphaned = owners(object).iter().any(|owner| !self.is_live(owner));
         if waits || orphaned { vec![node] } else { Vec::new() }
     }

@@ -69,7 +69,9 @@ pub(crate) async fn run(api: Arc<Api>) {
 
 /// Does what the graph asks for one object.
 async fn collect(api: &Api, graph: &Graph, node: &Node) -> Result<(), Status> {
-    let Some(stored) = api.store.read(&node.table, &node.key.namespace, &node.key.name) else { return Ok(()) };
+    let Some(stored) = api.store.read(&node.table, &node.key.namespace, &node.key.name) else {
+        return Ok(());
+    };
     let resource = resource_of(&node.table);
     let kinds = api.schema.kinds();
     let Some(kind) = kinds.find_resource(resource.group, resource.plural) else { return Ok(()) };
@@ -89,14 +91,21 @@ async fn collect(api: &Api, graph: &Graph, node: &Node) -> Result<(), Status> {
 }
 
 /// The finalizers that wait for the collector.
-async fn work_off(api: &Api, graph: &Graph, kind: &Arc<KindInfo>, node: &Node, stored: &Stored) -> Result<(), Status> {
+async fn work_off(
+    api: &Api,
+    graph: &Graph,
+    kind: &Arc<KindInfo>,
+    node: &Node,
+    stored: &Stored,
+) -> Result<(), Status> {
     let uid = meta(&stored.value, "uid");
     let finalizers = finalizers(&stored.value);
     let dependents = || graph.dependents(uid).filter_map(|node| Some((node, read(api, node)?)));
     if finalizers.contains(&"orphan") {
         for (dependent, _) in dependents() {
             if let Some(kind) = kind_of(api, dependent) {
-                change(api, &kind, &dependent.key, |object| drop_owners(object, |owner| owner == uid)).await?;
+                change(api, &kind, &dependent.key, |object| drop_owners(object, |owner| owner == uid))
+                    .await?;
             }
         }
         return change(api, kind, &node.key, |object| remove_finalizer(object, "orphan")).await;
@@ -114,7 +123,8 @@ async fn work_off(api: &Api, graph: &Graph, kind: &Arc<KindInfo>, node: &Node, s
         // Some may be gone at once; those that are left come back here when they go.
         let left = blocked && dependents().any(|(_, state)| graph::blocks(&state.value, uid));
         if !left {
-            return change(api, kind, &node.key, |object| remove_finalizer(object, "foregroundDeletion")).await;
+            return change(api, kind, &node.key, |object| remove_finalizer(object, "foregroundDeletion"))
+                .await;
         }
     }
     Ok(())
@@ -130,9 +140,11 @@ fn kind_of(api: &Api, node: &Node) -> Option<Arc<KindInfo>> {
 }
 
 async fn delete(api: &Api, kind: &Arc<KindInfo>, node: &Node, stored: &Stored) -> Result<(), Status> {
-    let options = DeleteOptions { uid: Some(meta(&stored.value, "uid").to_owned()), ..DeleteOptions::default() };
+    let options =
+        DeleteOptions { uid: Some(meta(&stored.value, "uid").to_owned()), ..DeleteOptions::default() };
     let result =
-        delete_object(api, kind, &node.key.namespace, &node.key.name, &options, &Circumstances::internal()).await;
+        delete_object(api, kind, &node.key.namespace, &node.key.name, &options, &Circumstances::internal())
+            .await;
     match result {
         Err(status) if !matches!(status.reason, "NotFound" | "Conflict") => Err(status),
         _ => Ok(()),
@@ -170,7 +182,9 @@ fn drop_owners(object: &mut Value, gone: impl Fn(&str) -> bool) {
 /// A removed definition takes its objects along.
 async fn remove_instances(api: &Api, definition: &Event) {
     let spec = &definition.object.value["spec"];
-    let (Some(group), Some(plural)) = (spec["group"].as_str(), spec["names"]["plural"].as_str()) else { return };
+    let (Some(group), Some(plural)) = (spec["group"].as_str(), spec["names"]["plural"].as_str()) else {
+        return;
+    };
     let table: Arc<str> = format!("{group}/{plural}").into();
     let snapshot = api.store.snapshot();
     for (key, stored) in snapshot.list(&table, None, None) {

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn negotiation() {
-        let check = |accept: &str, expect: Option<Form>| assert_eq!(negotiate(accept).ok(), expect, "{accept}");
+        let check =
+            |accept: &str, expect: Option<Form>| assert_eq!(negotiate(accept).ok(), expect, "{accept}");
         check("", Some(Form::Object));
         check("*/*", Some(Form::Object));
         check("application/json", Some(Form::Object));

@@ -44,7 +44,8 @@ impl DeleteOptions {
     fn of(api: &Api, request: &Request) -> Result<(DeleteOptions, Value), Status> {
         let mut body = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
         if !request.body.is_empty() {
-            let decoded = api.schema.decode(request.content_type(), &request.body, FieldValidation::Ignore)?;
+            let decoded =
+                api.schema.decode(request.content_type(), &request.body, FieldValidation::Ignore)?;
             if decoded.object["kind"].as_str().is_some_and(|kind| kind != "DeleteOptions") {
                 return Err(Status::bad_request("the body of a DELETE must be DeleteOptions"));
             }
@@ -52,7 +53,9 @@ impl DeleteOptions {
         }
         let text = |field: &str| body[field].as_str().unwrap_or_else(|| request.query.get(field)).to_owned();
         let propagation = match text("propagationPolicy").as_str() {
-            "" if body["orphanDependents"] == true || request.query.flag("orphanDependents") => Propagation::Orphan,
+            "" if body["orphanDependents"] == true || request.query.flag("orphanDependents") => {
+                Propagation::Orphan
+            }
             "" | "Background" => Propagation::Background,
             "Foreground" => Propagation::Foreground,
             "Orphan" => Propagation::Orphan,
@@ -67,7 +70,8 @@ impl DeleteOptions {
             None => request.query.number("gracePeriodSeconds")?,
         };
         let precondition = |field: &str| body["preconditions"][field].as_str().map(str::to_owned);
-        let dry_run = request.query.dry_run()? || body["dryRun"].as_array().is_some_and(|list| !list.is_empty());
+        let dry_run =
+            request.query.dry_run()? || body["dryRun"].as_array().is_some_and(|list| !list.is_empty());
         let options = DeleteOptions {
             grace: grace.map(|seconds| seconds.max(0)),
             propagation,
@@ -101,7 +105,9 @@ pub(super) async fn delete(
     let (deleted, warnings) = delete_object(api, &kind, &namespace, &name, &options, &circumstances).await?;
     let mut response = match deleted {
         Deleted::Begun(stored) => object_answer(api, request, &kind, StatusCode::OK, &stored)?,
-        Deleted::Gone(stored) if is_pod(&kind) => object_answer(api, request, &kind, StatusCode::OK, &stored)?,
+        Deleted::Gone(stored) if is_pod(&kind) => {
+            object_answer(api, request, &kind, StatusCode::OK, &stored)?
+        }
         Deleted::Gone(stored) => {
             let mut status = Status::new(StatusCode::OK, "", "").about(&kind.group, &kind.plural, &name);
             status.details.uid = meta(&stored.value, "uid").to_owned();
@@ -254,11 +260,15 @@ fn is_pod(kind: &KindInfo) -> bool {
     kind.group.is_empty() && kind.plural == "pods"
 }
 
-fn check_preconditions(kind: &KindInfo, name: &str, old: &Stored, options: &DeleteOptions) -> Result<(), Status> {
+fn check_preconditions(
+    kind: &KindInfo,
+    name: &str,
+    old: &Stored,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
     let conflict = |what: &str, wanted: &str, actual: &str| {
-        let message = format!(
-            "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}"
-        );
+        let message =
+            format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}");
         Err(Status::conflict(&kind.group, &kind.plural, name, message))
     };
     let uid = meta(&old.value, "uid");

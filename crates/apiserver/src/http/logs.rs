@@ -3,10 +3,10 @@
 use super::answer::{self, Body};
 use super::request::{Request, Target};
 use crate::api::Api;
-use crate::status::Status;
-use bytes::Bytes;
 use crate::seam::Resource;
+use crate::status::Status;
 use crate::store::table_name;
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -31,7 +31,9 @@ pub(super) async fn get(api: &Api, request: &Request, target: &Target) -> Result
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let mut path = format!("/containerLogs/{namespace}/{name}/{container}?");
-    for parameter in ["follow", "tailLines", "previous", "timestamps", "sinceSeconds", "sinceTime", "limitBytes"] {
+    for parameter in
+        ["follow", "tailLines", "previous", "timestamps", "sinceSeconds", "sinceTime", "limitBytes"]
+    {
         let value = request.query.get(parameter);
         if !value.is_empty() {
             path.push_str(&format!("{parameter}={}&", value.replace('+', "%2B").replace('&', "%26")));
@@ -43,7 +45,8 @@ pub(super) async fn get(api: &Api, request: &Request, target: &Target) -> Result
     let status = answer.status();
     if status != StatusCode::OK {
         let body = http_body_util::Limited::new(answer.into_body(), REFUSAL_LIMIT).collect().await;
-        let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()).unwrap_or_default();
+        let text =
+            body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()).unwrap_or_default();
         return Err(match status {
             StatusCode::NOT_FOUND => Status::new(StatusCode::NOT_FOUND, "NotFound", text),
             StatusCode::BAD_REQUEST => Status::bad_request(text),
@@ -72,7 +75,10 @@ pub(super) async fn get(api: &Api, request: &Request, target: &Target) -> Result
 }
 
 async fn ask_node(api: &Api, path: &str) -> Result<Response<hyper::body::Incoming>, Status> {
-    let socket = api.node_socket.as_deref().ok_or_else(|| Status::unavailable("this server has no node to ask for logs"))?;
+    let socket = api
+        .node_socket
+        .as_deref()
+        .ok_or_else(|| Status::unavailable("this server has no node to ask for logs"))?;
     let unreachable = |error: &dyn std::fmt::Display| {
         Status::unavailable(format!("the node cannot be asked for logs at {}: {error}", socket.display()))
     };

@@ -11,7 +11,7 @@ mod watch;
 mod write;
 
 pub use answer::Body;
-pub(crate) use delete::{DeleteOptions, Deleted, delete_object};
+pub(crate) use delete::{DeleteOptions, delete_object};
 pub(crate) use write::{Circumstances, Place, create_object, expected_revision, modify};
 
 use crate::api::Api;
@@ -24,6 +24,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use request::{Query, Request, Target};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The largest body that is read, as in Kubernetes.
 const BODY_LIMIT: usize = 3 << 20;
@@ -37,6 +38,7 @@ pub async fn handle(
     request: http::Request<hyper::body::Incoming>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
+    let (start, method, uri) = (Instant::now(), parts.method.clone(), parts.uri.clone());
     if let Some(response) = health(&api, parts.uri.path()) {
         return response;
     }
@@ -56,17 +58,23 @@ pub async fn handle(
         };
         route(&api, request).await
     };
-    result.await.unwrap_or_else(|status| answer::status(&status))
+    let response = result.await.unwrap_or_else(|status| answer::status(&status));
+    tracing::debug!(%method, %uri, code = response.status().as_u16(), elapsed = ?start.elapsed(), "request");
+    response
 }
 
 /// Probes need no credentials.
 fn health(api: &Api, path: &str) -> Option<Response<Body>> {
     let probe = ["/healthz", "/livez", "/readyz"];
-    if !probe.iter().any(|known| path == *known || path.strip_prefix(known).is_some_and(|rest| rest.starts_with('/'))) {
+    if !probe
+        .iter()
+        .any(|known| path == *known || path.strip_prefix(known).is_some_and(|rest| rest.starts_with('/')))
+    {
         return None;
     }
     let ready = !(path.starts_with("/readyz") && api.drain.is_signaled());
-    let (code, text) = if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "shutting down") };
+    let (code, text) =
+        if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "shutting down") };
     Some(answer::bytes(code, "text/plain; charset=utf-8", text))
 }
 
@@ -84,8 +92,13 @@ async fn route(api: &Arc<Api>, request: Request) -> Result<Response<Body>, Statu
         return Ok(answer::json(StatusCode::OK, &version()));
     }
     let path = match request.path.trim_end_matches('/') {
-        "" => return Ok(answer::json(StatusCode::OK, &json!({"paths": [
-            "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}))),
+        "" => {
+            return Ok(answer::json(
+                StatusCode::OK,
+                &json!({"paths": [
+            "/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+            ));
+        }
         path => path,
     };
     let document = api
@@ -100,7 +113,8 @@ async fn route(api: &Arc<Api>, request: Request) -> Result<Response<Body>, Statu
         return Ok(response);
     }
     let unchanged = document.etag.as_deref().is_some_and(|etag| request.header(IF_NONE_MATCH).contains(etag));
-    let mut response = Response::new(Full::new(if unchanged { bytes::Bytes::new() } else { document.body }).boxed());
+    let mut response =
+        Response::new(Full::new(if unchanged { bytes::Bytes::new() } else { document.body }).boxed());
     if unchanged {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
@@ -120,7 +134,10 @@ async fn route(api: &Arc<Api>, request: Request) -> Result<Response<Body>, Statu
 
 async fn resource(api: &Arc<Api>, request: Request, target: Target) -> Result<Response<Body>, Status> {
     let kinds = api.schema.kinds();
-    let kind = kinds.find(&target.group, &target.version, &target.plural).cloned().ok_or_else(Status::no_such_path)?;
+    let kind = kinds
+        .find(&target.group, &target.version, &target.plural)
+        .cloned()
+        .ok_or_else(Status::no_such_path)?;
     let verb = verb_of(&request, &target)?;
     let action = Action::Resource {
         verb,
@@ -151,7 +168,9 @@ async fn resource(api: &Arc<Api>, request: Request, target: Target) -> Result<Re
 fn verb_of(request: &Request, target: &Target) -> Result<&'static str, Status> {
     let named = target.name.is_some();
     Ok(match (&request.method, named) {
-        (&Method::GET | &Method::HEAD, _) if target.subresource.is_none() && request.query.flag("watch") => "watch",
+        (&Method::GET | &Method::HEAD, _) if target.subresource.is_none() && request.query.flag("watch") => {
+            "watch"
+        }
         (&Method::GET | &Method::HEAD, true) => "get",
         (&Method::GET | &Method::HEAD, false) => "list",
         (&Method::POST, _) => "create",

@@ -47,7 +47,12 @@ impl Selection {
 }
 
 /// One object.
-pub(super) fn get(api: &Api, request: &Request, target: &Target, kind: &KindInfo) -> Result<Response<Body>, Status> {
+pub(super) fn get(
+    api: &Api,
+    request: &Request,
+    target: &Target,
+    kind: &KindInfo,
+) -> Result<Response<Body>, Status> {
     let name = target.name.as_deref().unwrap_or_default();
     let stored = api
         .store
@@ -67,9 +72,13 @@ pub(super) fn object_answer(
     Ok(match answer::negotiate(request.header(http::header::ACCEPT))? {
         Form::Object => answer::bytes(code, "application/json", stored.encoded_as(&kind.api_version())),
         Form::Table => {
-            let table = Tables::new(api, request, kind).table(&[stored.value_as(&kind.api_version())], true, &json!({
-                "resourceVersion": stored.revision.to_string()
-            }));
+            let table = Tables::new(api, request, kind).table(
+                &[stored.value_as(&kind.api_version())],
+                true,
+                &json!({
+                    "resourceVersion": stored.revision.to_string()
+                }),
+            );
             answer::json(code, &table)
         }
         Form::Metadata => answer::json(code, &partial(&stored.value)),
@@ -77,7 +86,12 @@ pub(super) fn object_answer(
 }
 
 /// A list.
-pub(super) fn list(api: &Api, request: &Request, target: &Target, kind: &KindInfo) -> Result<Response<Body>, Status> {
+pub(super) fn list(
+    api: &Api,
+    request: &Request,
+    target: &Target,
+    kind: &KindInfo,
+) -> Result<Response<Body>, Status> {
     let form = answer::negotiate(request.header(http::header::ACCEPT))?;
     let selection = Selection::of(request, target, kind)?;
     let limit = request.query.number::<usize>("limit")?.filter(|limit| *limit > 0);
@@ -113,7 +127,9 @@ pub(super) fn list(api: &Api, request: &Request, target: &Target, kind: &KindInf
     }
     let api_version = kind.api_version();
     Ok(match form {
-        Form::Object => answer::bytes(StatusCode::OK, "application/json", list_bytes(kind, &metadata, &found)),
+        Form::Object => {
+            answer::bytes(StatusCode::OK, "application/json", list_bytes(kind, &metadata, &found))
+        }
         Form::Table => {
             let values: Vec<Arc<Value>> = found.iter().map(|stored| stored.value_as(&api_version)).collect();
             answer::json(StatusCode::OK, &Tables::new(api, request, kind).table(&values, true, &metadata))
@@ -149,8 +165,9 @@ fn list_bytes(kind: &KindInfo, metadata: &Value, found: &[Arc<Stored>]) -> Bytes
 fn start_of(api: &Api, request: &Request) -> Result<(Arc<Snapshot>, Option<Key>), Status> {
     let token = request.query.get("continue");
     if !token.is_empty() {
-        let (revision, key) = parse_continue(token)
-            .ok_or_else(|| Status::bad_request("continue key is not valid: it does not come from this server"))?;
+        let (revision, key) = parse_continue(token).ok_or_else(|| {
+            Status::bad_request("continue key is not valid: it does not come from this server")
+        })?;
         let snapshot = api.pages().find(revision).ok_or_else(|| {
             Status::expired(
                 "The provided continue parameter is too old to display a consistent list result. You must start a \
@@ -179,7 +196,8 @@ pub(super) fn too_large(asked: u64, current: u64) -> Status {
     let message = format!("Too large resource version: {asked}, current: {current}");
     let mut status = Status::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);
     status.details.retry_after_seconds = Some(1);
-    status.details.causes = vec![Cause::new(CauseReason::Invalid, "resourceVersion", "Too large resource version")];
+    status.details.causes =
+        vec![Cause::new(CauseReason::Invalid, "resourceVersion", "Too large resource version")];
     status
 }
 
@@ -224,7 +242,8 @@ impl<'a> Tables<'a> {
 
     /// A table of objects; a watch sends the columns with its first event only.
     pub(super) fn table(&self, objects: &[Arc<Value>], columns: bool, metadata: &Value) -> Value {
-        let definitions = if columns { Value::Array((*self.api.schema.columns(self.kind)).clone()) } else { json!([]) };
+        let definitions =
+            if columns { Value::Array((*self.api.schema.columns(self.kind)).clone()) } else { json!([]) };
         let rows: Vec<Value> = objects.iter().map(|object| self.row(object)).collect();
         json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
             "columnDefinitions": definitions, "rows": rows})

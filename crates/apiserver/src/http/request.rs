@@ -72,7 +72,9 @@ impl Query {
         if text.is_empty() {
             return Ok(None);
         }
-        text.parse().map(Some).map_err(|_| Status::bad_request(format!("parameter {key}: {text:?} is not a number in range")))
+        text.parse()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("parameter {key}: {text:?} is not a number in range")))
     }
 
     /// The `dryRun` parameter.
@@ -80,7 +82,9 @@ impl Query {
         match self.get("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),
-            other => Err(Status::bad_request(format!("parameter dryRun: {other:?} is not supported; use All"))),
+            other => {
+                Err(Status::bad_request(format!("parameter dryRun: {other:?} is not supported; use All")))
+            }
         }
     }
 
@@ -163,8 +167,10 @@ impl Target {
         target.name = rest.next();
         let below = rest.next();
         // `namespaces/NAME/status` and `namespaces/NAME/finalize` are subresources of the namespace itself.
-        let of_namespace = matches!(below.as_deref(), None | Some("status" | "finalize"));
-        if target.plural == "namespaces" && target.group.is_empty() && (!of_namespace || rest.peek().is_some()) {
+        let of_namespace = target.group.is_empty()
+            && matches!(below.as_deref(), None | Some("status" | "finalize"))
+            && rest.peek().is_none();
+        if target.plural == "namespaces" && !of_namespace {
             target.namespace = target.name.take();
             target.plural = below?;
             target.name = rest.next();
@@ -184,9 +190,12 @@ fn decode_segment(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Group, version, namespace, plural, name, subresource.
+    type Parts<'a> = (&'a str, &'a str, Option<&'a str>, &'a str, Option<&'a str>, Option<&'a str>);
+
     #[test]
     fn paths() {
-        let check = |path: &str, expect: Option<(&str, &str, Option<&str>, &str, Option<&str>, Option<&str>)>| {
+        let check = |path: &str, expect: Option<Parts<'_>>| {
             let target = Target::parse(path);
             let got = target.as_ref().map(|target| {
                 (
@@ -210,7 +219,10 @@ mod tests {
             "/apis/apps/v1/namespaces/a/deployments/d/scale",
             Some(("apps", "v1", Some("a"), "deployments", Some("d"), Some("scale"))),
         );
-        check("/apis/g.example.com/v1/things/t", Some(("g.example.com", "v1", None, "things", Some("t"), None)));
+        check(
+            "/apis/g.example.com/v1/things/t",
+            Some(("g.example.com", "v1", None, "things", Some("t"), None)),
+        );
         check("/api/v1", None);
         check("/apis/apps/v1", None);
         check("/version", None);

@@ -19,7 +19,11 @@ const LONGEST_SECONDS: i64 = 1 << 32;
 const DEFAULT_SECONDS: i64 = 3600;
 
 /// Answers a POST that creates a review, if the target is one.
-pub(super) fn review(api: &Api, request: &Request, target: &Target) -> Option<Result<Response<Body>, Status>> {
+pub(super) fn review(
+    api: &Api,
+    request: &Request,
+    target: &Target,
+) -> Option<Result<Response<Body>, Status>> {
     let answer = match (target.group.as_str(), target.version.as_str(), target.plural.as_str()) {
         ("authentication.k8s.io", "v1", "tokenreviews") => token_review,
         ("authentication.k8s.io", "v1", "selfsubjectreviews") => self_subject_review,
@@ -98,7 +102,8 @@ pub(super) fn token(api: &Api, request: &Request, target: &Target) -> Result<Res
     }
     let seconds = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
     if !(SHORTEST_SECONDS..=LONGEST_SECONDS).contains(&seconds) {
-        let text = format!("may not specify a duration less than 10 minutes or more than {LONGEST_SECONDS} seconds");
+        let text =
+            format!("may not specify a duration less than 10 minutes or more than {LONGEST_SECONDS} seconds");
         let cause = Cause::invalid("spec.expirationSeconds", &seconds.into(), text);
         return Err(Status::invalid("authentication.k8s.io", "TokenRequest", name, vec![cause]));
     }
@@ -143,7 +148,9 @@ fn bound_pod(
     let text = |field: &str| reference[field].as_str().unwrap_or_default();
     if (text("kind"), text("apiVersion")) != ("Pod", "v1") {
         return Err(Status::bad_request(format!(
-            "cannot bind token for object of type {} {}; only a v1 Pod can be bound to", text("apiVersion"), text("kind")
+            "cannot bind token for object of type {} {}; only a v1 Pod can be bound to",
+            text("apiVersion"),
+            text("kind")
         )));
     }
     let name = text("name");
@@ -153,10 +160,14 @@ fn bound_pod(
         .ok_or_else(|| Status::not_found("", "pods", name))?;
     let uid = meta(&pod.value, "uid");
     if !text("uid").is_empty() && text("uid") != uid {
-        let message = format!("the UID in the bound object reference ({}) does not match the UID in record ({uid})", text("uid"));
+        let message = format!(
+            "the UID in the bound object reference ({}) does not match the UID in record ({uid})",
+            text("uid")
+        );
         return Err(Status::conflict("", "pods", name, message));
     }
-    let owner = pod.value["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default");
+    let owner =
+        pod.value["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default");
     if owner != account {
         return Err(Status::bad_request(format!(
             "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name {owner:?}"
@@ -180,7 +191,8 @@ fn user_json(user: &UserInfo) -> Value {
         object["uid"] = user.uid.clone().into();
     }
     if !user.extra.is_empty() {
-        object["extra"] = user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect::<Map<_, _>>().into();
+        object["extra"] =
+            user.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect::<Map<_, _>>().into();
     }
     object
 }

@@ -33,7 +33,9 @@ pub(super) fn watch(
     let timeout = request.query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
     let initial_events = request.query.flag("sendInitialEvents");
     if initial_events && request.query.get("resourceVersionMatch") != "NotOlderThan" {
-        return Err(Status::bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+        return Err(Status::bad_request(
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
     }
     let asked = request.query.number::<u64>("resourceVersion")?.unwrap_or(0);
     let snapshot = api.store.snapshot();
@@ -177,7 +179,9 @@ impl Watcher {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let object = match self.form {
-            Form::Object => json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata}),
+            Form::Object => {
+                json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata})
+            }
             Form::Metadata => partial(&json!({"metadata": metadata})),
             Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "columnDefinitions": [], "rows": []}),

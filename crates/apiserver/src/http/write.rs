@@ -7,7 +7,9 @@ use super::scale;
 use crate::api::{Api, namespace_terminating, refused};
 use crate::object::{finalizers, is_deleting, meta, meta_mut, now};
 use crate::patch::Patch;
-use crate::seam::{FieldValidation, KindInfo, Operation, Origin, Resource, UserInfo, WriteRequest, api_version};
+use crate::seam::{
+    FieldValidation, KindInfo, Operation, Origin, Resource, UserInfo, WriteRequest, api_version,
+};
 use crate::status::{Cause, Status};
 use crate::store::{Expect, StoreError, Stored, Write, revision_of, table_name};
 use http::{Response, StatusCode};
@@ -47,7 +49,11 @@ impl Circumstances {
 
     /// A write of the server's own.
     pub(crate) fn internal() -> Circumstances {
-        let user = UserInfo { name: "system:apiserver".to_owned(), groups: vec!["system:masters".to_owned()], ..UserInfo::default() };
+        let user = UserInfo {
+            name: "system:apiserver".to_owned(),
+            groups: vec!["system:masters".to_owned()],
+            ..UserInfo::default()
+        };
         Circumstances {
             user,
             dry_run: false,
@@ -77,7 +83,8 @@ pub(super) async fn create(
     let namespace = target.namespace.clone().unwrap_or_default();
     if kind.namespaced && target.namespace.is_none() {
         return Err(Status::bad_request(format!(
-            "an object of kind {} needs a namespace in the path", kind.kind
+            "an object of kind {} needs a namespace in the path",
+            kind.kind
         )));
     }
     let written = create_object(api, kind.clone(), &namespace, decoded.object, &circumstances).await?;
@@ -101,7 +108,15 @@ pub(crate) async fn create_object(
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let metadata = meta_mut(&mut object);
-    for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "managedFields",
+    ] {
         metadata.shift_remove(field);
     }
     if kind.has_subresource("status")
@@ -171,7 +186,13 @@ async fn finish_create(
     if request.dry_run {
         return Ok(Arc::new(Stored::new(object, 0)));
     }
-    let write = Write { table, namespace: request.namespace, name: name.clone(), object: Some(object), expect: Expect::Absent };
+    let write = Write {
+        table,
+        namespace: request.namespace,
+        name: name.clone(),
+        object: Some(object),
+        expect: Expect::Absent,
+    };
     let stored = api.store.write(write).await.map_err(|error| refused(error, kind, &name))?;
     reservation.keep();
     Ok(stored)
@@ -183,7 +204,8 @@ fn prepare(kind: &KindInfo, object: &mut Value) {
         object["spec"]["finalizers"] = json!(["kubernetes"]);
         object["status"]["phase"] = "Active".into();
         let name = meta(object, "name").to_owned();
-        meta_mut(object).entry("labels").or_insert_with(|| json!({}))["kubernetes.io/metadata.name"] = name.into();
+        meta_mut(object).entry("labels").or_insert_with(|| json!({}))["kubernetes.io/metadata.name"] =
+            name.into();
     }
 }
 
@@ -226,7 +248,9 @@ fn check_namespace(object: &mut Value, kind: &KindInfo, namespace: &str) -> Resu
             Ok(())
         }
         actual if actual == namespace => Ok(()),
-        _ => Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request")),
+        _ => Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
     }
 }
 
@@ -243,7 +267,10 @@ fn check_namespace_accepts(api: &Api, kind: &KindInfo, namespace: &str, name: &s
 
 /// Names end up in paths: the rule of Kubernetes for path segments holds for every kind; the kinds have narrower ones.
 fn check_name(kind: &KindInfo, name: &str) -> Result<(), Status> {
-    let valid = !name.is_empty() && name.len() <= 253 && !matches!(name, "." | "..") && !name.contains(['/', '%', '\0']);
+    let valid = !name.is_empty()
+        && name.len() <= 253
+        && !matches!(name, "." | "..")
+        && !name.contains(['/', '%', '\0']);
     let dns = name.split('.').all(|label| {
         !label.is_empty()
             && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -328,7 +355,8 @@ pub(super) async fn patch(
     let written = modify(api, &place, &circumstances, wanted, |old| {
         let mut new = patch.apply(old, &place.name)?;
         check_type(&mut new, &kind)?;
-        if meta(&new, "name") != place.name || (kind.namespaced && meta(&new, "namespace") != place.namespace) {
+        if meta(&new, "name") != place.name || (kind.namespaced && meta(&new, "namespace") != place.namespace)
+        {
             return Err(Status::bad_request("a patch cannot change the name or namespace of an object"));
         }
         Ok(new)
@@ -376,10 +404,11 @@ impl Place {
 pub(crate) fn expected_revision(object: &Value) -> Result<Option<u64>, Status> {
     match meta(object, "resourceVersion") {
         "" => Ok(None),
-        text => text
-            .parse()
-            .map(Some)
-            .map_err(|_| Status::bad_request(format!("metadata.resourceVersion: {text:?} is not a revision of this server"))),
+        text => text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "metadata.resourceVersion: {text:?} is not a revision of this server"
+            ))
+        }),
     }
 }
 
@@ -485,7 +514,8 @@ fn check_uid(kind: &KindInfo, name: &str, old: &Value, new: &Value) -> Result<()
     if expected.is_empty() || expected == actual {
         return Ok(());
     }
-    let message = format!("Precondition failed: UID in precondition: {expected}, UID in object meta: {actual}");
+    let message =
+        format!("Precondition failed: UID in precondition: {expected}, UID in object meta: {actual}");
     Err(Status::conflict(&kind.group, &kind.plural, name, message))
 }
 
@@ -497,7 +527,9 @@ fn check_finalizers(kind: &KindInfo, name: &str, old: &Value, new: &Value) -> Re
     match finalizers(new).into_iter().find(|finalizer| !before.contains(finalizer)) {
         None => Ok(()),
         Some(added) => {
-            let message = format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+            let message = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
             let cause = Cause::forbidden("metadata.finalizers", message);
             Err(Status::invalid(&kind.group, &kind.kind, name, vec![cause]))
         }
@@ -529,7 +561,17 @@ fn protect(place: &Place, old: &Value, mut new: Value, stage: Stage) -> Value {
     let metadata = meta_mut(&mut new);
     metadata.shift_remove("managedFields");
     metadata.shift_remove("selfLink");
-    let kept = ["uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName", "name", "namespace"];
+    let kept = [
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generateName",
+        "name",
+        "namespace",
+    ];
     for field in kept {
         match old["metadata"].get(field) {
             Some(value) => drop(metadata.insert(field.to_owned(), value.clone())),
@@ -537,7 +579,10 @@ fn protect(place: &Place, old: &Value, mut new: Value, stage: Stage) -> Value {
         }
     }
     // Equality ignores the order of fields, so an unchanged object is still found to be unchanged.
-    if place.kind.group.is_empty() && place.kind.plural == "namespaces" && place.subresource != Some("finalize") {
+    if place.kind.group.is_empty()
+        && place.kind.plural == "namespaces"
+        && place.subresource != Some("finalize")
+    {
         new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
         if new["spec"]["finalizers"].is_null()
             && let Some(spec) = new["spec"].as_object_mut()

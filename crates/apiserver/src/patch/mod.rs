@@ -1,7 +1,10 @@
 //! Patches: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and Kubernetes' strategic merge patch.
 
+mod describe;
 mod strategic;
 mod types;
+
+pub(crate) use describe::describe;
 
 use crate::http::expected_revision;
 use crate::seam::{KindInfo, Origin};
@@ -41,7 +44,11 @@ impl Patch {
                  --server-side) or another kind of patch",
             )),
             _ => {
-                let strategic = if kind.origin == Origin::BuiltIn { ", application/strategic-merge-patch+json" } else { "" };
+                let strategic = if kind.origin == Origin::BuiltIn {
+                    ", application/strategic-merge-patch+json"
+                } else {
+                    ""
+                };
                 Err(Status::unsupported_media_type(format!(
                     "the body of the request was in an unknown format - accepted media types include: \
                      {JSON_PATCH}, {MERGE_PATCH}{strategic}"
@@ -55,7 +62,8 @@ impl Patch {
         Patch::check_type(content_type, kind)?;
         let form = match content_type {
             JSON_PATCH => Form::Json(
-                serde_json::from_value(body).map_err(|error| Status::bad_request(format!("not a JSON patch: {error}")))?,
+                serde_json::from_value(body)
+                    .map_err(|error| Status::bad_request(format!("not a JSON patch: {error}")))?,
             ),
             _ if !body.is_object() => return Err(Status::bad_request("a merge patch must be an object")),
             MERGE_PATCH => Form::Merge(body),
@@ -83,12 +91,15 @@ impl Patch {
                     name,
                     vec![Cause::new(crate::status::CauseReason::Invalid, "patch", error.to_string())],
                 );
-                status.message = format!("the server rejected our request due to an error in our request: {error}");
+                status.message =
+                    format!("the server rejected our request due to an error in our request: {error}");
                 status.code = StatusCode::UNPROCESSABLE_ENTITY.as_u16();
                 status
             })?,
             Form::Merge(patch) => json_patch::merge(&mut new, patch),
-            Form::Strategic(patch) => strategic::apply(&mut new, patch, types::of_kind(&self.group, &self.kind))?,
+            Form::Strategic(patch) => {
+                strategic::apply(&mut new, patch, types::of_kind(&self.group, &self.kind))?
+            }
         }
         Ok(new)
     }

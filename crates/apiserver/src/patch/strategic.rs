@@ -20,7 +20,11 @@ pub(super) fn apply(object: &mut Value, patch: &Value, kind: &'static Type) -> R
     merge_object(object, patch, kind)
 }
 
-fn merge_object(object: &mut Map<String, Value>, patch: &Map<String, Value>, kind: &'static Type) -> Result<(), Status> {
+fn merge_object(
+    object: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    kind: &'static Type,
+) -> Result<(), Status> {
     match patch.get(DIRECTIVE).map(|directive| directive.as_str().unwrap_or_default()) {
         None | Some("merge") => {}
         Some("replace") => {
@@ -34,7 +38,8 @@ fn merge_object(object: &mut Map<String, Value>, patch: &Map<String, Value>, kin
         Some(other) => return Err(unknown_directive(other)),
     }
     if let Some(keys) = patch.get(RETAIN_KEYS) {
-        let keys = strings(keys).ok_or_else(|| Status::bad_request("$retainKeys must be a list of strings"))?;
+        let keys =
+            strings(keys).ok_or_else(|| Status::bad_request("$retainKeys must be a list of strings"))?;
         object.retain(|key, _| keys.contains(&key.as_str()));
     }
     for (key, value) in patch {
@@ -55,7 +60,12 @@ fn merge_object(object: &mut Map<String, Value>, patch: &Map<String, Value>, kin
     Ok(())
 }
 
-fn merge_field(object: &mut Map<String, Value>, key: &str, patch: &Value, field: Field) -> Result<(), Status> {
+fn merge_field(
+    object: &mut Map<String, Value>,
+    key: &str,
+    patch: &Value,
+    field: Field,
+) -> Result<(), Status> {
     if patch.is_null() {
         object.shift_remove(key);
         return Ok(());
@@ -158,7 +168,8 @@ fn set_order(
     patch: Option<&Value>,
     kind: Field,
 ) -> Result<(), Status> {
-    let order = order.as_array().ok_or_else(|| Status::bad_request(format!("{ORDER}{field} must be a list")))?;
+    let order =
+        order.as_array().ok_or_else(|| Status::bad_request(format!("{ORDER}{field} must be a list")))?;
     if patch.is_some_and(Value::is_null) {
         return Ok(());
     }
@@ -189,7 +200,10 @@ fn set_order(
     for (before, value) in others.into_iter().rev() {
         let position = match before {
             None => 0,
-            Some(known) => result.iter().position(|value| identity(value).as_ref() == Some(&known)).map_or(0, |at| at + 1),
+            Some(known) => result
+                .iter()
+                .position(|value| identity(value).as_ref() == Some(&known))
+                .map_or(0, |at| at + 1),
         };
         result.insert(position, value);
     }
@@ -230,5 +244,7 @@ fn clean(value: &Value) -> Value {
 }
 
 fn unknown_directive(name: &str) -> Status {
-    Status::bad_request(format!("unknown strategic merge patch directive {name:?}; use replace, merge or delete"))
+    Status::bad_request(format!(
+        "unknown strategic merge patch directive {name:?}; use replace, merge or delete"
+    ))
 }

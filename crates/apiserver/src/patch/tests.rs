@@ -28,13 +28,26 @@ fn kind(origin: Origin) -> KindInfo {
 #[test]
 fn json_and_merge_patches() {
     let check = |name: &str, content_type: &str, old: Value, patch: Value, expect: Option<Value>| {
-        let got = Patch::new(content_type, patch, &kind(Origin::Custom)).and_then(|patch| patch.apply(&old, "a"));
+        let got =
+            Patch::new(content_type, patch, &kind(Origin::Custom)).and_then(|patch| patch.apply(&old, "a"));
         assert_eq!(got.ok(), expect, "{name}");
     };
-    check("replace", JSON_PATCH, json!({"a": 1}), json!([{"op": "replace", "path": "/a", "value": 2}]), Some(json!({"a": 2})));
+    check(
+        "replace",
+        JSON_PATCH,
+        json!({"a": 1}),
+        json!([{"op": "replace", "path": "/a", "value": 2}]),
+        Some(json!({"a": 2})),
+    );
     check("test fails", JSON_PATCH, json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 2}]), None);
     check("not a list", JSON_PATCH, json!({"a": 1}), json!({"a": 2}), None);
-    check("merge", MERGE_PATCH, json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": null, "d": [1]}}), Some(json!({"a": {"c": 2, "d": [1]}})));
+    check(
+        "merge",
+        MERGE_PATCH,
+        json!({"a": {"b": 1, "c": 2}}),
+        json!({"a": {"b": null, "d": [1]}}),
+        Some(json!({"a": {"c": 2, "d": [1]}})),
+    );
     check("strategic on a custom kind", STRATEGIC, json!({}), json!({}), None);
     check("apply", APPLY, json!({}), json!({}), None);
 }
@@ -51,7 +64,9 @@ fn strategic_merge_patches() {
         "containers merge on their name",
         pod_spec(json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]})),
         pod_spec(json!({"containers": [{"name": "b", "image": "2"}, {"name": "c"}]})),
-        pod_spec(json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c"}]})),
+        pod_spec(
+            json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c"}]}),
+        ),
     );
     check(
         "an element is deleted",
@@ -67,14 +82,20 @@ fn strategic_merge_patches() {
     );
     check(
         "environment merges inside a container",
-        pod_spec(json!({"containers": [{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "1"}]}]})),
+        pod_spec(
+            json!({"containers": [{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "1"}]}]}),
+        ),
         pod_spec(json!({"containers": [{"name": "a", "env": [{"name": "Y", "value": "2"}]}]})),
-        pod_spec(json!({"containers": [{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]})),
+        pod_spec(
+            json!({"containers": [{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}]}),
+        ),
     );
     check(
         "the order is set",
         pod_spec(json!({"containers": [{"name": "a"}, {"name": "sidecar"}, {"name": "b"}]})),
-        pod_spec(json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": [{"name": "b", "image": "x"}]})),
+        pod_spec(
+            json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": [{"name": "b", "image": "x"}]}),
+        ),
         pod_spec(json!({"containers": [{"name": "b", "image": "x"}, {"name": "a"}, {"name": "sidecar"}]})),
     );
     check(

@@ -15,7 +15,13 @@ struct Bare {
     kinds: Arc<KindTable>,
 }
 
-fn kind(group: &str, plural: &str, name: &str, namespaced: bool, subresources: &[&'static str]) -> Arc<KindInfo> {
+fn kind(
+    group: &str,
+    plural: &str,
+    name: &str,
+    namespaced: bool,
+    subresources: &[&'static str],
+) -> Arc<KindInfo> {
     let subresource = |sub: &&'static str| Subresource {
         name: sub,
         group: group.into(),
@@ -51,7 +57,10 @@ fn kind(group: &str, plural: &str, name: &str, namespaced: bool, subresources: &
 
 impl Bare {
     fn new() -> Bare {
-        let beta = KindInfo { version: "v1beta1".into(), ..(*kind("example.com", "things", "Thing", true, &["status"])).clone() };
+        let beta = KindInfo {
+            version: "v1beta1".into(),
+            ..(*kind("example.com", "things", "Thing", true, &["status"])).clone()
+        };
         Bare {
             kinds: Arc::new(KindTable::new(vec![
                 kind("", "namespaces", "Namespace", false, &["status"]),
@@ -62,7 +71,13 @@ impl Bare {
                 kind("discovery.k8s.io", "endpointslices", "EndpointSlice", true, &[]),
                 kind("apps", "deployments", "Deployment", true, &["status", "scale"]),
                 kind("authentication.k8s.io", "tokenreviews", "TokenReview", false, &[]),
-                kind("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview", false, &[]),
+                kind(
+                    "authorization.k8s.io",
+                    "selfsubjectaccessreviews",
+                    "SelfSubjectAccessReview",
+                    false,
+                    &[],
+                ),
                 kind("example.com", "things", "Thing", true, &["status"]),
                 Arc::new(beta),
             ])),
@@ -84,7 +99,11 @@ impl SchemaSide for Bare {
         Box::pin(async { Ok(Admitted { object, warnings: vec!["a \"warning\"".into()] }) })
     }
 
-    fn validate<'a>(&'a self, _: &'a WriteRequest, object: &'a Value) -> BoxFuture<'a, Result<Vec<String>, Status>> {
+    fn validate<'a>(
+        &'a self,
+        _: &'a WriteRequest,
+        object: &'a Value,
+    ) -> BoxFuture<'a, Result<Vec<String>, Status>> {
         Box::pin(async move {
             match object["data"]["refuse"].is_null() {
                 true => Ok(vec![]),
@@ -133,7 +152,8 @@ impl Authority {
     }
 
     fn issue(&self, name: &str, group: &str) -> (String, String) {
-        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let mut parameters =
+            rcgen::CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
         parameters.distinguished_name = rcgen::DistinguishedName::new();
         parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
         parameters.distinguished_name.push(rcgen::DnType::OrganizationName, group);
@@ -172,7 +192,8 @@ impl Fixture {
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let mut request = self.admin.request(method.clone(), format!("{}{path}", self.base));
         if let Some(body) = body {
-            let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+            let content_type =
+                if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
             request = request.header("content-type", content_type).body(body.to_string());
         }
         let response = request.send().await.unwrap();
@@ -211,8 +232,9 @@ impl Fixture {
 
     async fn stop(mut self) -> tempfile::TempDir {
         let outcome = self.trigger.take().unwrap().drain(Duration::from_secs(10)).await;
-        assert_eq!(outcome, drain::Outcome::Complete);
-        self.folder
+        assert_eq!(outcome, drain::Outcome::Finished);
+        let Fixture { folder, .. } = self;
+        folder
     }
 }
 
@@ -230,14 +252,18 @@ impl Watch {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(10), self.response.chunk()).await.expect("an event");
+            let chunk =
+                tokio::time::timeout(Duration::from_secs(10), self.response.chunk()).await.expect("an event");
             self.rest.extend_from_slice(&chunk.unwrap()?);
         }
     }
 
     async fn summary(&mut self) -> (String, String) {
         let event = self.next().await.expect("an event");
-        (event["type"].as_str().unwrap().into(), event["object"]["metadata"]["name"].as_str().unwrap_or("").into())
+        (
+            event["type"].as_str().unwrap().into(),
+            event["object"]["metadata"]["name"].as_str().unwrap_or("").into(),
+        )
     }
 }
 
@@ -263,10 +289,12 @@ async fn only_known_clients_are_served() {
     let review = json!({"spec": {"token": token, "audiences": ["istio-ca"]}});
     let review = fixture.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
     assert_eq!(review["status"]["user"]["username"], "system:serviceaccount:default:default");
-    let review = fixture.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": {"token": token}})).await;
+    let review =
+        fixture.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": {"token": token}})).await;
     assert_eq!(review["status"]["authenticated"], false, "the token is not for this server");
     let token = fixture.post(path, json!({"spec": {}})).await["status"]["token"].as_str().unwrap().to_owned();
-    let call = |path: &str| fixture.anonymous.get(format!("{}{path}", fixture.base)).bearer_auth(&token).send();
+    let call =
+        |path: &str| fixture.anonymous.get(format!("{}{path}", fixture.base)).bearer_auth(&token).send();
     assert_eq!(call("/version").await.unwrap().status(), 200);
     let refused = call("/api/v1/namespaces/default/pods").await.unwrap();
     assert_eq!(refused.status(), 403);
@@ -299,19 +327,28 @@ async fn objects_are_created_read_changed_and_removed() {
     assert_eq!((code, &updated["metadata"]["uid"]), (200, &created["metadata"]["uid"]));
     let (code, status) = fixture.call(Method::PUT, &format!("{MAPS}/a"), Some(changed)).await;
     assert_eq!((code, status["reason"].as_str()), (409, Some("Conflict")));
-    let (code, patched) = fixture.call(Method::PATCH, &format!("{MAPS}/a"), Some(json!({"data": {"b": "3"}}))).await;
+    let (code, patched) =
+        fixture.call(Method::PATCH, &format!("{MAPS}/a"), Some(json!({"data": {"b": "3"}}))).await;
     assert_eq!((code, &patched["data"]), (200, &json!({"a": "2", "b": "3"})));
-    let (_, again) = fixture.call(Method::PATCH, &format!("{MAPS}/a"), Some(json!({"data": {"b": "3"}}))).await;
-    assert_eq!(again["metadata"]["resourceVersion"], patched["metadata"]["resourceVersion"], "nothing was written");
-    let (code, _) = fixture.call(Method::PATCH, &format!("{MAPS}/a?dryRun=All"), Some(json!({"data": {"b": "4"}}))).await;
+    let (_, again) =
+        fixture.call(Method::PATCH, &format!("{MAPS}/a"), Some(json!({"data": {"b": "3"}}))).await;
+    assert_eq!(
+        again["metadata"]["resourceVersion"], patched["metadata"]["resourceVersion"],
+        "nothing was written"
+    );
+    let (code, _) =
+        fixture.call(Method::PATCH, &format!("{MAPS}/a?dryRun=All"), Some(json!({"data": {"b": "4"}}))).await;
     assert_eq!((code, &fixture.get(&format!("{MAPS}/a")).await.1["data"]["b"]), (200, &json!("3")));
-    let (code, status) = fixture.call(Method::PATCH, &format!("{MAPS}/a"), Some(json!({"data": {"refuse": "1"}}))).await;
+    let (code, status) =
+        fixture.call(Method::PATCH, &format!("{MAPS}/a"), Some(json!({"data": {"refuse": "1"}}))).await;
     assert_eq!((code, status["message"].as_str()), (400, Some("refused")));
     let (code, status) = fixture.call(Method::DELETE, &format!("{MAPS}/a"), None).await;
     assert_eq!((code, status["status"].as_str()), (200, Some("Success")));
     let (code, status) = fixture.get(&format!("{MAPS}/a")).await;
     assert_eq!((code, status["details"]["name"].as_str()), (404, Some("a")));
-    let (code, _) = fixture.call(Method::POST, "/api/v1/namespaces/nowhere/configmaps", Some(config_map("a", json!({})))).await;
+    let (code, _) = fixture
+        .call(Method::POST, "/api/v1/namespaces/nowhere/configmaps", Some(config_map("a", json!({}))))
+        .await;
     assert_eq!(code, 404);
     let generated = fixture.post(MAPS, json!({"metadata": {"generateName": "b-"}})).await;
     assert_eq!(generated["metadata"]["name"].as_str().map(str::len), Some(7));
@@ -341,7 +378,10 @@ async fn warnings_and_content_types() {
             .body(body.to_owned())
             .send()
     };
-    let patched = request("application/strategic-merge-patch+json", "*/*", r#"{"metadata":{"labels":{"a":"b"}}}"#).await.unwrap();
+    let patched =
+        request("application/strategic-merge-patch+json", "*/*", r#"{"metadata":{"labels":{"a":"b"}}}"#)
+            .await
+            .unwrap();
     assert_eq!(patched.status(), 200);
     assert_eq!(patched.headers()["warning"], r#"299 - "a \"warning\"""#);
     assert_eq!(request("application/apply-patch+yaml", "*/*", "{}").await.unwrap().status(), 415);
@@ -363,7 +403,10 @@ async fn lists_are_selected_paged_and_tabled() {
         items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
     };
     let (_, list) = fixture.get(&format!("{MAPS}?labelSelector=parity%3Dodd")).await;
-    assert_eq!((list["kind"].as_str(), names(&list)), (Some("ConfigMapList"), vec!["map-1".to_owned(), "map-3".to_owned()]));
+    assert_eq!(
+        (list["kind"].as_str(), names(&list)),
+        (Some("ConfigMapList"), vec!["map-1".to_owned(), "map-3".to_owned()])
+    );
     let (_, list) = fixture.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dmap-2")).await;
     assert_eq!(names(&list), ["map-2"]);
     let (code, _) = fixture.get(&format!("{MAPS}?fieldSelector=data.a%3D1")).await;
@@ -372,8 +415,14 @@ async fn lists_are_selected_paged_and_tabled() {
     fixture.call(Method::DELETE, &format!("{MAPS}/map-3"), None).await;
     let token = first["metadata"]["continue"].as_str().unwrap();
     let (_, rest) = fixture.get(&format!("{MAPS}?limit=10&labelSelector=parity&continue={token}")).await;
-    assert_eq!((names(&first).len(), names(&rest)), (2, vec!["map-2".to_owned(), "map-3".to_owned(), "map-4".to_owned()]));
-    assert_eq!(first["metadata"]["resourceVersion"], rest["metadata"]["resourceVersion"], "one list of one moment");
+    assert_eq!(
+        (names(&first).len(), names(&rest)),
+        (2, vec!["map-2".to_owned(), "map-3".to_owned(), "map-4".to_owned()])
+    );
+    assert_eq!(
+        first["metadata"]["resourceVersion"], rest["metadata"]["resourceVersion"],
+        "one list of one moment"
+    );
     let table = fixture
         .admin
         .get(format!("{}{MAPS}?labelSelector=parity", fixture.base))
@@ -412,7 +461,9 @@ async fn watches_see_changes_in_order_through_their_selectors() {
     assert_eq!(late.code, 410);
     let future = fixture.watch(&format!("{MAPS}?watch=1&resourceVersion=99999999")).await;
     assert_eq!(future.code, 504);
-    let mut short = fixture.watch(&format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion=0&fieldSelector=metadata.name%3Dx")).await;
+    let mut short = fixture
+        .watch(&format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion=0&fieldSelector=metadata.name%3Dx"))
+        .await;
     assert_eq!(short.next().await, None, "the watch ends when it was asked to");
 }
 
@@ -430,7 +481,10 @@ async fn a_watch_list_ends_its_first_part_with_a_bookmark() {
     assert_eq!(watch.summary().await, ("ADDED".into(), "b".into()));
     let (_, list) = fixture.get(MAPS).await;
     assert_eq!(fixture.watch(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await.code, 400);
-    assert!(list["metadata"]["resourceVersion"].as_str() > bookmark["object"]["metadata"]["resourceVersion"].as_str());
+    assert!(
+        list["metadata"]["resourceVersion"].as_str()
+            > bookmark["object"]["metadata"]["resourceVersion"].as_str()
+    );
 }
 
 #[tokio::test]
@@ -445,10 +499,19 @@ async fn versions_share_objects() {
     let (_, list) = fixture.get(&things("v1")).await;
     assert_eq!(list["items"][0]["apiVersion"], "example.com/v1");
     let path = format!("{}/a", things("v1"));
-    let (_, status) = fixture.call(Method::PATCH, &format!("{path}/status"), Some(json!({"spec": {"x": 2}, "status": {"y": 2}}))).await;
-    assert_eq!((&status["spec"]["x"], &status["status"]["y"], &status["metadata"]["generation"]), (&json!(1), &json!(2), &json!(1)));
-    let (_, main) = fixture.call(Method::PATCH, &path, Some(json!({"spec": {"x": 3}, "status": {"y": 3}}))).await;
-    assert_eq!((&main["spec"]["x"], &main["status"]["y"], &main["metadata"]["generation"]), (&json!(3), &json!(2), &json!(2)));
+    let (_, status) = fixture
+        .call(Method::PATCH, &format!("{path}/status"), Some(json!({"spec": {"x": 2}, "status": {"y": 2}})))
+        .await;
+    assert_eq!(
+        (&status["spec"]["x"], &status["status"]["y"], &status["metadata"]["generation"]),
+        (&json!(1), &json!(2), &json!(1))
+    );
+    let (_, main) =
+        fixture.call(Method::PATCH, &path, Some(json!({"spec": {"x": 3}, "status": {"y": 3}}))).await;
+    assert_eq!(
+        (&main["spec"]["x"], &main["status"]["y"], &main["metadata"]["generation"]),
+        (&json!(3), &json!(2), &json!(2))
+    );
     let mut without = main.clone();
     without["metadata"]["resourceVersion"] = Value::Null;
     let (code, _) = fixture.call(Method::PUT, &path, Some(without)).await;
@@ -463,7 +526,8 @@ async fn scale_is_a_view_of_the_object() {
     fixture.post(path, json!({"metadata": {"name": "a"}, "spec": spec})).await;
     let (_, scale) = fixture.get(&format!("{path}/a/scale")).await;
     assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(2), &json!("app=a")));
-    let (code, scale) = fixture.call(Method::PATCH, &format!("{path}/a/scale"), Some(json!({"spec": {"replicas": 5}}))).await;
+    let (code, scale) =
+        fixture.call(Method::PATCH, &format!("{path}/a/scale"), Some(json!({"spec": {"replicas": 5}}))).await;
     assert_eq!((code, &scale["spec"]["replicas"]), (200, &json!(5)));
     let (code, scale) = fixture.call(Method::PUT, &format!("{path}/a/scale"), Some(scale)).await;
     assert_eq!((code, &scale["kind"]), (200, &json!("Scale")));
@@ -487,18 +551,26 @@ async fn services_get_addresses_and_ports_of_their_own() {
     assert_eq!(refused(json!({"clusterIP": "10.97.0.1"})).await.0, 422);
     assert_eq!(refused(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]})).await.0, 422);
     let b = fixture.post(path, service("b", json!({"clusterIP": "10.96.0.11", "type": "LoadBalancer", "ports": [{"port": 80}, {"port": 81, "nodePort": 30001}]}))).await;
-    assert_eq!((&b["spec"]["clusterIP"], &b["spec"]["ports"][1]["nodePort"]), (&json!("10.96.0.11"), &json!(30001)));
+    assert_eq!(
+        (&b["spec"]["clusterIP"], &b["spec"]["ports"][1]["nodePort"]),
+        (&json!("10.96.0.11"), &json!(30001))
+    );
     let automatic = b["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
     assert!((30000..=32767).contains(&automatic) && automatic != 30001);
     assert_eq!(refused(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}]})).await.0, 422);
-    let headless = fixture.post(path, service("c", json!({"clusterIP": "None", "ports": [{"port": 80}]}))).await;
+    let headless =
+        fixture.post(path, service("c", json!({"clusterIP": "None", "ports": [{"port": 80}]}))).await;
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
     // A client that applies its file again mentions nothing of what was allocated.
     let put = json!({"metadata": {"name": "b"}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}});
     let (code, b) = fixture.call(Method::PUT, &format!("{path}/b"), Some(put)).await;
-    assert_eq!((code, &b["spec"]["clusterIP"], &b["spec"]["ports"][0]["nodePort"]), (200, &json!("10.96.0.11"), &json!(automatic)));
+    assert_eq!(
+        (code, &b["spec"]["clusterIP"], &b["spec"]["ports"][0]["nodePort"]),
+        (200, &json!("10.96.0.11"), &json!(automatic))
+    );
     fixture.call(Method::DELETE, &format!("{path}/b"), None).await;
-    let spec = json!({"clusterIP": "10.96.0.11", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}]});
+    let spec =
+        json!({"clusterIP": "10.96.0.11", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}]});
     fixture.post(path, service("d", spec)).await;
 }
 
@@ -516,7 +588,9 @@ async fn namespaces_are_filled_and_emptied() {
     fixture.call(Method::DELETE, "/api/v1/namespaces/n", None).await;
     let namespace = fixture.get("/api/v1/namespaces/n").await.1;
     assert_eq!(namespace["status"]["phase"], "Terminating");
-    let (code, status) = fixture.call(Method::POST, "/api/v1/namespaces/n/configmaps", Some(config_map("late", json!({})))).await;
+    let (code, status) = fixture
+        .call(Method::POST, "/api/v1/namespaces/n/configmaps", Some(config_map("late", json!({}))))
+        .await;
     assert_eq!((code, status["reason"].as_str()), (403, Some("Forbidden")));
     fixture.until(map, "went", |code, _| code == 404).await;
     assert_eq!(fixture.get("/api/v1/namespaces/n").await.0, 200, "a finalizer is waited for");
@@ -533,13 +607,16 @@ async fn what_is_owned_goes_with_its_owner() {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"],
             "uid": owner["metadata"]["uid"], "blockOwnerDeletion": block})
     };
-    let owned = |name: &str, owners: Vec<Value>| json!({"metadata": {"name": name, "ownerReferences": owners}});
+    let owned =
+        |name: &str, owners: Vec<Value>| json!({"metadata": {"name": name, "ownerReferences": owners}});
     let (a, b) = (owner("a").await, owner("b").await);
     fixture.post(MAPS, owned("of-a", vec![reference(&a, false)])).await;
     fixture.post(MAPS, owned("of-both", vec![reference(&a, false), reference(&b, false)])).await;
     fixture.call(Method::DELETE, &format!("{MAPS}/a"), None).await;
     fixture.until(&format!("{MAPS}/of-a"), "went", |code, _| code == 404).await;
-    let one = |_: u16, object: &Value| object["metadata"]["ownerReferences"].as_array().is_some_and(|list| list.len() == 1);
+    let one = |_: u16, object: &Value| {
+        object["metadata"]["ownerReferences"].as_array().is_some_and(|list| list.len() == 1)
+    };
     fixture.until(&format!("{MAPS}/of-both"), "lost an owner", one).await;
     fixture.call(Method::DELETE, &format!("{MAPS}/b?propagationPolicy=Orphan"), None).await;
     fixture.until(&format!("{MAPS}/b"), "went", |code, _| code == 404).await;
@@ -550,7 +627,11 @@ async fn what_is_owned_goes_with_its_owner() {
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
     fixture.post(MAPS, held).await;
     fixture.call(Method::DELETE, &format!("{MAPS}/c?propagationPolicy=Foreground"), None).await;
-    fixture.until(&format!("{MAPS}/of-c"), "began to go", |_, object| object["metadata"]["deletionTimestamp"].is_string()).await;
+    fixture
+        .until(&format!("{MAPS}/of-c"), "began to go", |_, object| {
+            object["metadata"]["deletionTimestamp"].is_string()
+        })
+        .await;
     assert_eq!(fixture.get(&format!("{MAPS}/c")).await.0, 200, "the owner waits");
     let free = json!({"metadata": {"finalizers": null}});
     fixture.call(Method::PATCH, &format!("{MAPS}/of-c"), Some(free)).await;
@@ -566,11 +647,14 @@ async fn pods_wait_for_their_node() {
     let path = "/api/v1/namespaces/default/pods";
     let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "node", "terminationGracePeriodSeconds": 7, "containers": [{"name": "c"}]}});
     fixture.post(path, pod).await;
-    let (_, list) = fixture.get(&format!("{path}?fieldSelector=spec.nodeName%3Dnode,status.phase!%3DFailed")).await;
+    let (_, list) =
+        fixture.get(&format!("{path}?fieldSelector=spec.nodeName%3Dnode,status.phase!%3DFailed")).await;
     assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
     let (code, begun) = fixture.call(Method::DELETE, &format!("{path}/p"), None).await;
     assert_eq!((code, &begun["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(7)));
-    let (_, touched) = fixture.call(Method::PATCH, &format!("{path}/p"), Some(json!({"metadata": {"labels": {"a": "b"}}}))).await;
+    let (_, touched) = fixture
+        .call(Method::PATCH, &format!("{path}/p"), Some(json!({"metadata": {"labels": {"a": "b"}}})))
+        .await;
     assert_eq!(touched["metadata"]["deletionTimestamp"], begun["metadata"]["deletionTimestamp"]);
     assert_eq!(fixture.get(&format!("{path}/p")).await.0, 200, "a change does not remove it");
     fixture.call(Method::DELETE, &format!("{path}/p?gracePeriodSeconds=0"), None).await;
@@ -589,7 +673,8 @@ async fn logs_come_from_the_node() {
                 let text = format!("{}\n", request.uri());
                 Ok::<_, Infallible>(http::Response::new(Full::new(bytes::Bytes::from(text))))
             });
-            let serve = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let serve =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(async move { drop(serve.await) });
         }
     });

@@ -4,6 +4,7 @@ use super::StoreError;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Objects by `group/plural NUL namespace NUL name`, as JSON.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
@@ -11,6 +12,10 @@ const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects"
 const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revisions");
 /// What the server keeps for itself, such as its signing key.
 const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
+
+/// How long the last user of the file is given to close it.
+const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(20);
 
 /// Opens the database; used again after an I/O error, since redb refuses to go on after one.
 pub type Opener = Box<dyn Fn() -> Result<Database, redb::DatabaseError> + Send>;
@@ -21,7 +26,14 @@ pub fn file_opener(path: PathBuf) -> Opener {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(redb::StorageError::Io)?;
         }
-        Database::builder().set_cache_size(16 << 20).create(&path)
+        let database = Database::builder().set_cache_size(16 << 20).create(&path)?;
+        // A new file's name must survive a crash as well.
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(redb::StorageError::Io)?;
+        }
+        Ok(database)
     })
 }
 
@@ -58,7 +70,7 @@ pub struct Contents {
 impl Disk {
     /// Opens the file.
     pub fn open(opener: Opener) -> Result<Disk, StoreError> {
-        let database = opener().map_err(|error| failure(error.into()))?;
+        let database = open_patiently(&opener).map_err(|error| failure(error.into()))?;
         let transaction = database.begin_write().map_err(|error| failure(error.into()))?;
         let create = || -> Result<(), redb::Error> {
             transaction.open_table(OBJECTS)?;
@@ -169,13 +181,29 @@ impl Disk {
     }
 }
 
+/// Opens the file; its last user may still be about to close it.
+fn open_patiently(opener: &Opener) -> Result<Database, redb::DatabaseError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match opener() {
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                std::thread::sleep(RETRY)
+            }
+            result => return result,
+        }
+    }
+}
+
 fn failure(error: redb::Error) -> StoreError {
     match &error {
-        redb::Error::Io(cause) if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+        redb::Error::Io(cause)
+            if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+        {
             StoreError::Full(cause.to_string())
         }
         redb::Error::DatabaseAlreadyOpen => StoreError::Failed(
-            "the store is in use by another process; end it (`lateen down`) or use another state folder".to_owned(),
+            "the store is in use by another process; end it (`lateen down`) or use another state folder"
+                .to_owned(),
         ),
         _ => StoreError::Failed(error.to_string()),
     }

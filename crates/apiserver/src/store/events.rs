@@ -72,7 +72,9 @@ impl Event {
     /// The line of a watch's stream; made once for all watches that see the change in the same way.
     pub fn line(&self, event_type: EventType, api_version: &str) -> Bytes {
         let mut lines = self.lines.lock();
-        if let Some((_, _, line)) = lines.iter().find(|(known, version, _)| *known == event_type && version == api_version) {
+        if let Some((_, _, line)) =
+            lines.iter().find(|(known, version, _)| *known == event_type && version == api_version)
+        {
             return line.clone();
         }
         let line = line(event_type, &self.object, api_version);
@@ -137,7 +139,8 @@ impl Log {
             ring.bytes += event.object.encoded().len();
             ring.events.push_back(event);
         }
-        while ring.events.len() > ring.limit || (ring.bytes > KEPT_BYTES && ring.events.len() > KEPT_AT_LEAST) {
+        while ring.events.len() > ring.limit || (ring.bytes > KEPT_BYTES && ring.events.len() > KEPT_AT_LEAST)
+        {
             let Some(event) = ring.events.pop_front() else { break };
             ring.bytes -= event.object.encoded().len();
             ring.oldest = event.revision();

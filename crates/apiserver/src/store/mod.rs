@@ -180,11 +180,16 @@ impl Store {
         let mut snapshot = Snapshot { revision: contents.revision, ..Snapshot::default() };
         for (key, encoded) in contents.objects {
             let (table, namespace, name) = split_key(&key)?;
-            let value: Value = serde_json::from_slice(&encoded)
-                .map_err(|error| StoreError::Failed(format!("object {key:?} of the store is damaged: {error}")))?;
+            let value: Value = serde_json::from_slice(&encoded).map_err(|error| {
+                StoreError::Failed(format!("object {key:?} of the store is damaged: {error}"))
+            })?;
             let revision = revision_of(&value);
             let key = Key::new(namespace, name);
-            snapshot.tables.entry(table.into()).or_default().insert(key, Arc::new(Stored::new(value, revision)));
+            snapshot
+                .tables
+                .entry(table.into())
+                .or_default()
+                .insert(key, Arc::new(Stored::new(value, revision)));
         }
         let mut opened_at: HashMap<String, u64> = contents.tables.into_iter().collect();
         opened_at.insert(ALL.to_owned(), contents.revision);
@@ -267,7 +272,10 @@ impl Objects for Store {
 
     fn list(&self, resource: Resource<'_>, namespace: Option<&str>) -> Vec<Arc<Value>> {
         let snapshot = self.snapshot();
-        snapshot.list(&table_name(resource), namespace, None).map(|(_, stored)| stored.value.clone()).collect()
+        snapshot
+            .list(&table_name(resource), namespace, None)
+            .map(|(_, stored)| stored.value.clone())
+            .collect()
     }
 }
 

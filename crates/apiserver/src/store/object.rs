@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn the_encoding_follows_the_version() {
-        let stored = Stored::new(json!({"metadata": {"name": "a"}, "kind": "K", "apiVersion": "g/v1", "spec": 1}), 7);
+        let stored =
+            Stored::new(json!({"metadata": {"name": "a"}, "kind": "K", "apiVersion": "g/v1", "spec": 1}), 7);
         let check = |version: &str, expect: &str| assert_eq!(stored.encoded_as(version), expect.as_bytes());
         check("g/v1", r#"{"apiVersion":"g/v1","kind":"K","metadata":{"name":"a"},"spec":1}"#);
         check("g/v1beta1", r#"{"apiVersion":"g/v1beta1","kind":"K","metadata":{"name":"a"},"spec":1}"#);

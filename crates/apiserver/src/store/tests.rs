@@ -13,7 +13,13 @@ fn table() -> Arc<str> {
 fn put(name: &str, data: &str, expect: Expect) -> Write {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": name, "namespace": "default"}, "data": {"value": data}});
-    Write { table: table(), namespace: "default".to_owned(), name: name.to_owned(), object: Some(object), expect }
+    Write {
+        table: table(),
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+        object: Some(object),
+        expect,
+    }
 }
 
 fn remove(name: &str, revision: u64) -> Write {
@@ -22,18 +28,6 @@ fn remove(name: &str, revision: u64) -> Write {
 
 fn open(folder: &std::path::Path) -> Store {
     Store::open(file_opener(folder.join("store.redb"))).unwrap()
-}
-
-/// Opens again what another thread is about to close.
-fn open_again(folder: &std::path::Path) -> Store {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    loop {
-        match Store::open(file_opener(folder.join("store.redb"))) {
-            Ok(store) => return store,
-            Err(error) if std::time::Instant::now() > deadline => panic!("{error}"),
-            Err(_) => std::thread::yield_now(),
-        }
-    }
 }
 
 #[tokio::test]
@@ -45,7 +39,10 @@ async fn writes_follow_their_expectations() {
     assert_eq!(store.write(put("a", "2", Expect::Absent)).await.unwrap_err(), StoreError::Exists);
     let second = store.write(put("a", "2", Expect::Revision(first.revision))).await.unwrap();
     assert!(second.revision > first.revision);
-    assert_eq!(store.write(put("a", "3", Expect::Revision(first.revision))).await.unwrap_err(), StoreError::Changed);
+    assert_eq!(
+        store.write(put("a", "3", Expect::Revision(first.revision))).await.unwrap_err(),
+        StoreError::Changed
+    );
     assert_eq!(store.write(put("b", "1", Expect::Revision(1))).await.unwrap_err(), StoreError::Missing);
     let gone = store.write(remove("a", second.revision)).await.unwrap();
     assert!(gone.revision > second.revision);
@@ -57,7 +54,8 @@ async fn of_many_writers_on_one_revision_one_wins() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let first = store.write(put("a", "0", Expect::Absent)).await.unwrap();
-    let writes = (0..32).map(|index| store.write(put("a", &index.to_string(), Expect::Revision(first.revision))));
+    let writes =
+        (0..32).map(|index| store.write(put("a", &index.to_string(), Expect::Revision(first.revision))));
     let results = futures::future::join_all(writes).await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(StoreError::Changed))));
@@ -86,12 +84,16 @@ async fn a_reader_sees_every_change_in_order_and_resumes_after_a_restart() {
         ]
     );
     drop((store, reader));
-    let store = open_again(folder.path());
+    let store = open(folder.path());
     assert_eq!(store.changes(&table(), second.revision).unwrap_err().oldest, third.revision);
     let mut reader = store.changes(&table(), third.revision).unwrap();
     let fourth = store.write(put("b", "1", Expect::Absent)).await.unwrap();
     assert!(fourth.revision > third.revision);
+    assert_eq!(store.quiet_since(&reader), None, "a change waits to be read");
     assert_eq!(reader.next(10).await.unwrap()[0].revision(), fourth.revision);
+    let other = Write { table: "/secrets".into(), ..put("c", "1", Expect::Absent) };
+    let fifth = store.write(other).await.unwrap();
+    assert_eq!(store.quiet_since(&reader), Some(fifth.revision), "what a bookmark may say");
 }
 
 #[tokio::test]
@@ -246,9 +248,13 @@ async fn what_was_acknowledged_survives_kill_9() {
     let store = open(folder.path());
     let last = acknowledged.values().map(|(_, revision)| *revision).max().unwrap();
     for (lane, (count, revision)) in acknowledged {
-        let stored = store.read(&table(), "default", &format!("lane-{lane}")).expect("an acknowledged object");
+        let stored =
+            store.read(&table(), "default", &format!("lane-{lane}")).expect("an acknowledged object");
         let value: u64 = stored.value["data"]["value"].as_str().unwrap().parse().unwrap();
-        assert!(value >= count && stored.revision >= revision, "lane {lane}: {value} after {count} was acknowledged");
+        assert!(
+            value >= count && stored.revision >= revision,
+            "lane {lane}: {value} after {count} was acknowledged"
+        );
         assert!(value <= count + 1, "lane {lane}: {value} was never asked for after {count}");
     }
     assert!(store.write(put("new", "1", Expect::Absent)).await.unwrap().revision > last);

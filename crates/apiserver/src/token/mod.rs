@@ -133,7 +133,8 @@ impl Tokens {
         validation.validate_aud = false;
         validation.leeway = LEEWAY_SECONDS;
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)?.claims;
-        let shared: Vec<String> = claims.aud.iter().filter(|audience| audiences.contains(audience)).cloned().collect();
+        let shared: Vec<String> =
+            claims.aud.iter().filter(|audience| audiences.contains(audience)).cloned().collect();
         if shared.is_empty() {
             return Err(TokenError::Audience(claims.aud));
         }
@@ -143,12 +144,14 @@ impl Tokens {
 }
 
 fn check_alive(bound: &Bound, objects: &dyn Objects) -> Result<(), TokenError> {
-    let check = |what: &str, plural: &str, reference: &Reference| {
-        match objects.get(Resource::new("", plural), &bound.namespace, &reference.name) {
-            Some(object) if meta(&object, "uid") == reference.uid => Ok(()),
-            Some(_) => Err(TokenError::Unbound(format!("the {what} {} has been replaced", reference.name))),
-            None => Err(TokenError::Unbound(format!("the {what} {} has been removed", reference.name))),
-        }
+    let check = |what: &str, plural: &str, reference: &Reference| match objects.get(
+        Resource::new("", plural),
+        &bound.namespace,
+        &reference.name,
+    ) {
+        Some(object) if meta(&object, "uid") == reference.uid => Ok(()),
+        Some(_) => Err(TokenError::Unbound(format!("the {what} {} has been replaced", reference.name))),
+        None => Err(TokenError::Unbound(format!("the {what} {} has been removed", reference.name))),
     };
     check("service account", "serviceaccounts", &bound.serviceaccount)?;
     bound.pod.as_ref().map_or(Ok(()), |pod| check("pod", "pods", pod))
@@ -156,7 +159,8 @@ fn check_alive(bound: &Bound, objects: &dyn Objects) -> Result<(), TokenError> {
 
 fn user_of(claims: &Claims) -> UserInfo {
     let bound = &claims.bound;
-    let mut extra = vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", claims.jti)])];
+    let mut extra =
+        vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", claims.jti)])];
     if let Some(node) = &bound.node {
         extra.push(("authentication.kubernetes.io/node-name".to_owned(), vec![node.name.clone()]));
     }

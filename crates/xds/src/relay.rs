@@ -1,0 +1,137 @@
+//! Forwards ADS streams byte for byte.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use http::uri::PathAndQuery;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::body::Body;
+use tonic::codegen::{Body as HttpBody, StdError};
+use tonic::metadata::KeyAndValueRef;
+use tonic::server::{NamedService, StreamingService};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::codec::RawCodec;
+use crate::transport::MetadataSource;
+use crate::{DELTA_PATH, SERVICE, SOTW_PATH};
+
+/// A service for tonic's router that forwards both kinds of ADS stream to a channel, messages unread. A stream ends
+/// with the status that the other side ended it with.
+#[derive(Clone)]
+pub struct Relay {
+    upstream: Channel,
+    metadata: MetadataSource,
+}
+
+impl Relay {
+    /// Forwards to `upstream`; `metadata` is asked once per stream, and its values replace those the client sent.
+    pub fn new(upstream: Channel, metadata: MetadataSource) -> Self {
+        Self { upstream, metadata }
+    }
+
+    /// Serves on a Unix socket until `shutdown` completes, then lets no stream linger: streams of a discovery service
+    /// never end by themselves.
+    pub async fn serve_unix(
+        self,
+        listener: UnixListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error> {
+        let server = tonic::transport::Server::builder()
+            .http2_adaptive_window(Some(true))
+            .add_service(self)
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        tokio::select! {
+            result = server => result,
+            () = shutdown => Ok(()),
+        }
+    }
+}
+
+impl NamedService for Relay {
+    const NAME: &'static str = SERVICE;
+}
+
+impl<B> tower::Service<http::Request<B>> for Relay
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let relay = self.clone();
+        let path = match request.uri().path() {
+            DELTA_PATH => DELTA_PATH,
+            SOTW_PATH => SOTW_PATH,
+            path => {
+                let status = Status::unimplemented(format!("{path} is not relayed"));
+                return Box::pin(std::future::ready(Ok(status.into_http())));
+            }
+        };
+        Box::pin(async move {
+            let mut grpc = tonic::server::Grpc::new(RawCodec).max_decoding_message_size(usize::MAX);
+            Ok(grpc.streaming(Forward { relay, path }, request).await)
+        })
+    }
+}
+
+struct Forward {
+    relay: Relay,
+    path: &'static str,
+}
+
+impl StreamingService<Bytes> for Forward {
+    type Response = Bytes;
+    type ResponseStream = BoxStream<'static, Result<Bytes, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        Box::pin(self.relay.clone().forward(request, self.path))
+    }
+}
+
+impl Relay {
+    async fn forward(
+        self,
+        request: Request<Streaming<Bytes>>,
+        path: &'static str,
+    ) -> Result<Response<BoxStream<'static, Result<Bytes, Status>>>, Status> {
+        let added = (self.metadata)().await?;
+        let (mut metadata, _, inbound) = request.into_parts();
+        for entry in added.iter() {
+            match entry {
+                KeyAndValueRef::Ascii(key, value) => {
+                    metadata.insert(key, value.clone());
+                }
+                KeyAndValueRef::Binary(key, value) => {
+                    metadata.insert_bin(key, value.clone());
+                }
+            }
+        }
+        // A client that breaks off ends the stream to the server too.
+        let messages = inbound
+            .take_while(|message| std::future::ready(message.is_ok()))
+            .filter_map(|message| std::future::ready(message.ok()));
+        let mut outgoing = Request::new(messages);
+        *outgoing.metadata_mut() = metadata;
+
+        let mut grpc = tonic::client::Grpc::new(self.upstream).max_decoding_message_size(usize::MAX);
+        grpc.ready()
+            .await
+            .map_err(|error| Status::unavailable(format!("the control plane cannot be reached: {error}")))?;
+        let response = grpc.streaming(outgoing, PathAndQuery::from_static(path), RawCodec).await?;
+        Ok(Response::new(response.into_inner().boxed()))
+    }
+}

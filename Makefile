@@ -26,11 +26,11 @@ tools: ## Debian packages, Envoy and kubectl for the tests
 	tools/install $(TOOLS)
 
 unit: tools
-	. $(TOOLS)/env && cargo test --locked --workspace --exclude lateen-tests
+	. $(TOOLS)/env && cargo test --locked --workspace
 
 # Whole processes: one test at a time, for each wants both cores.
 process: tools build
-	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) cargo test --locked --package lateen-tests -- --test-threads=1 --nocapture
+	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) cargo test --locked --workspace --test demo -- --test-threads=1 --nocapture
 
 check: format clippy doc ## format, lints, documentation
 

@@ -78,10 +78,10 @@ impl Bookinfo {
 fn built_in() -> Vec<Manifests> {
     [
         ("bookinfo.yaml", include_str!("../../../../demo/bookinfo/manifests/bookinfo.yaml")),
-        ("gateway.yaml", include_str!("../../../../demo/bookinfo/manifests/gateway.yaml")),
+        ("bookinfo-gateway.yaml", include_str!("../../../../demo/bookinfo/manifests/bookinfo-gateway.yaml")),
         (
             "destination-rules.yaml",
-            include_str!("../../../../demo/bookinfo/manifests/destination-rules.yaml"),
+            include_str!("../../../../demo/bookinfo/manifests/destination-rule-all.yaml"),
         ),
     ]
     .map(|(name, text)| Manifests { name: name.to_owned(), text: text.to_owned() })

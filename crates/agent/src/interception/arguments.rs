@@ -63,6 +63,7 @@ pub struct Arguments {
         long = "redirect-dns",
         env = "ISTIO_META_DNS_CAPTURE",
         value_parser = clap::builder::BoolishValueParser::new(),
+        action = clap::ArgAction::Set,
         num_args = 0..=1,
         default_value_t = false,
         default_missing_value = "true",

@@ -5,7 +5,7 @@
 
 use crate::api::Api;
 use crate::http::{Circumstances, DeleteOptions, Place, create_object, delete_object, modify};
-use crate::object::{is_deleting, meta};
+use crate::object::{is_deleting, meta, put};
 use crate::seam::{KindInfo, Resource, api_version};
 use crate::status::Status;
 use crate::store::{EventType, Expect, Stored, Write, resource_of, table_name};
@@ -41,32 +41,70 @@ pub(crate) async fn bootstrap(api: &Api, advertised: Option<SocketAddr>) -> Resu
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertised.port()}],
         },
     });
-    ensure(api, Resource::new("", "services"), "default", service).await?;
     let slice = json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": if advertised.is_ipv4() { "IPv4" } else { "IPv6" },
         "endpoints": [{"addresses": [advertised.ip().to_string()], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": advertised.port(), "protocol": "TCP"}],
     });
-    ensure(api, Resource::new("discovery.k8s.io", "endpointslices"), "default", slice).await
+    let slices = Resource::new("discovery.k8s.io", "endpointslices");
+    for (resource, object) in [(Resource::new("", "services"), service), (slices, slice)] {
+        if let Err(status) = ensure(api, resource, "default", object).await {
+            tracing::warn!(%status, "Pods may not find this server under kubernetes.default");
+        }
+    }
+    Ok(())
 }
 
 fn kind_of(api: &Api, resource: Resource<'_>) -> Option<Arc<KindInfo>> {
     api.schema.kinds().find_resource(resource.group, resource.plural).cloned()
 }
 
-/// Creates an object where it is missing.
+/// Creates an object where it is missing; where it says something else than it should, sets what it should say.
 async fn ensure(api: &Api, resource: Resource<'_>, namespace: &str, mut object: Value) -> Result<(), Status> {
     let Some(kind) = kind_of(api, resource) else { return Ok(()) };
     let name = meta(&object, "name").to_owned();
-    if api.store.read(&table_name(resource), namespace, &name).is_some() {
+    let Some(current) = api.store.read(&table_name(resource), namespace, &name) else {
+        put(&mut object, &["apiVersion"], api_version(&kind.group, &kind.version).into());
+        put(&mut object, &["kind"], kind.kind.clone().into());
+        return match create_object(api, kind, namespace, object, &Circumstances::internal()).await {
+            Err(status) if status.reason != "AlreadyExists" => Err(status),
+            _ => Ok(()),
+        };
+    };
+    if says(&current.value, &object) || is_deleting(&current.value) {
         return Ok(());
     }
-    object["apiVersion"] = api_version(&kind.group, &kind.version).into();
-    object["kind"] = kind.kind.clone().into();
-    match create_object(api, kind, namespace, object, &Circumstances::internal()).await {
-        Err(status) if status.reason != "AlreadyExists" => Err(status),
-        _ => Ok(()),
+    let place = Place { kind, namespace: namespace.to_owned(), name, subresource: None };
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        for (field, value) in
+            object.as_object().into_iter().flatten().filter(|(field, _)| *field != "metadata")
+        {
+            match (&mut new[field], value) {
+                (Value::Object(place), Value::Object(value)) if field == "spec" => {
+                    place.extend(value.clone())
+                }
+                (place, value) => *place = value.clone(),
+            }
+        }
+        Ok(new)
+    };
+    modify(api, &place, &Circumstances::internal(), None, change).await.map(drop)
+}
+
+/// Whether an object has everything that another one asks for. Labels are left to who changes them.
+fn says(object: &Value, wanted: &Value) -> bool {
+    match (object, wanted) {
+        (Value::Object(object), Value::Object(wanted)) => wanted
+            .iter()
+            .filter(|(key, _)| *key != "metadata")
+            .all(|(key, wanted)| object.get(key).is_some_and(|value| says(value, wanted))),
+        (Value::Array(object), Value::Array(wanted)) => {
+            object.len() == wanted.len()
+                && object.iter().zip(wanted).all(|(value, wanted)| says(value, wanted))
+        }
+        (object, wanted) => object == wanted,
     }
 }
 
@@ -77,28 +115,8 @@ async fn fill(api: &Api, namespace: &str) -> Result<(), Status> {
     if api.root_certificates.is_empty() {
         return Ok(());
     }
-    let resource = Resource::new("", "configmaps");
-    let data = json!({"ca.crt": api.root_certificates});
-    let map = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": data});
-    ensure(api, resource, namespace, map).await?;
-    let current = api.store.read(&table_name(resource), namespace, "kube-root-ca.crt");
-    if current.is_some_and(|current| current.value["data"] != data)
-        && let Some(kind) = kind_of(api, resource)
-    {
-        let place = Place {
-            kind,
-            namespace: namespace.to_owned(),
-            name: "kube-root-ca.crt".to_owned(),
-            subresource: None,
-        };
-        let change = |old: &Value| {
-            let mut new = old.clone();
-            new["data"] = data.clone();
-            Ok(new)
-        };
-        modify(api, &place, &Circumstances::internal(), None, change).await?;
-    }
-    Ok(())
+    let map = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": api.root_certificates}});
+    ensure(api, Resource::new("", "configmaps"), namespace, map).await
 }
 
 /// Follows the namespaces until the server ends.
@@ -206,7 +224,7 @@ async fn empty(api: &Api, name: &str, namespace: &Stored) -> Result<bool, Status
         return Ok(false);
     }
     let mut last = (*namespace.value).clone();
-    last["spec"]["finalizers"] = json!([]);
+    put(&mut last, &["spec", "finalizers"], json!([]));
     let gone = crate::object::finalizers(&last).is_empty();
     let write = Write {
         table: table_name(Resource::new("", "namespaces")),

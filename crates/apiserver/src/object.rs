@@ -75,12 +75,36 @@ pub fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
 
 /// Sets the value at a dotted path, making the objects on the way.
 pub fn set_path(object: &mut Value, path: &str, value: Value) {
+    let steps: Vec<&str> = path.trim_start_matches('.').split('.').collect();
+    put(object, &steps, value);
+}
+
+/// Sets the value at a path, making the objects on the way; what stands there and is no object is replaced, so that
+/// no client's object makes this fail.
+pub fn put(object: &mut Value, path: &[&str], value: Value) {
     let mut place = object;
-    for step in path.trim_start_matches('.').split('.') {
+    for step in path {
         if !place.is_object() {
             *place = json!({});
         }
-        place = &mut place[step];
+        place = &mut place[*step];
     }
     *place = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_put_whatever_stands_there() {
+        let check = |mut object: Value, expect: Value| {
+            put(&mut object, &["spec", "finalizers"], json!([]));
+            assert_eq!(object, expect);
+        };
+        check(json!({}), json!({"spec": {"finalizers": []}}));
+        check(json!({"spec": "text"}), json!({"spec": {"finalizers": []}}));
+        check(json!({"spec": {"a": 1}}), json!({"spec": {"a": 1, "finalizers": []}}));
+        check(json!([1]), json!({"spec": {"finalizers": []}}));
+    }
 }

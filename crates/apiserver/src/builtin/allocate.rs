@@ -78,6 +78,11 @@ impl Allocator {
         if !kind.group.is_empty() || kind.plural != "services" {
             return Ok(Reservation::default());
         }
+        let ports = object["spec"]["ports"].as_array().into_iter().flatten();
+        if !object["spec"].is_object() || !ports.clone().all(Value::is_object) {
+            // Validation says what is wrong.
+            return Ok(Reservation::default());
+        }
         let name = meta(object, "name").to_owned();
         if let Some(old) = old {
             keep_allocated(object, old);

@@ -5,7 +5,7 @@ use super::read::{Selection, object_answer};
 use super::request::{Request, Target};
 use super::write::Circumstances;
 use crate::api::{Api, refused};
-use crate::object::{add_finalizer, finalizers, is_deleting, meta, meta_mut, time};
+use crate::object::{add_finalizer, finalizers, is_deleting, meta, meta_mut, put, time};
 use crate::seam::{FieldValidation, KindInfo, Operation, WriteRequest};
 use crate::status::Status;
 use crate::store::{Expect, StoreError, Stored, Write, table_name};
@@ -241,7 +241,7 @@ fn next_state(kind: &KindInfo, old: &Value, options: &DeleteOptions) -> Next {
         metadata.insert("generation".to_owned(), (generation + 1).into());
     }
     if namespace {
-        object["status"]["phase"] = "Terminating".into();
+        put(&mut object, &["status", "phase"], "Terminating".into());
     }
     Next::Terminating(object)
 }

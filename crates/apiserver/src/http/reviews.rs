@@ -4,7 +4,7 @@ use super::answer::{self, Body};
 use super::request::{Request, Target};
 use crate::api::Api;
 use crate::auth::{Action, is_allowed};
-use crate::object::{meta, now, time};
+use crate::object::{meta, now, put, time};
 use crate::seam::{FieldValidation, Resource, UserInfo};
 use crate::status::{Cause, Status};
 use crate::store::table_name;
@@ -32,7 +32,12 @@ pub(super) fn review(
         _ => return None,
     };
     let decoded = api.schema.decode(request.content_type(), &request.body, FieldValidation::Ignore);
-    Some(decoded.map(|decoded| answer::json(StatusCode::CREATED, &answer(api, request, decoded.object))))
+    Some(decoded.and_then(|decoded| {
+        if !decoded.object.is_object() {
+            return Err(Status::bad_request("the body is not an object"));
+        }
+        Ok(answer::json(StatusCode::CREATED, &answer(api, request, decoded.object)))
+    }))
 }
 
 fn token_review(api: &Api, _request: &Request, mut review: Value) -> Value {
@@ -49,7 +54,7 @@ fn token_review(api: &Api, _request: &Request, mut review: Value) -> Value {
 }
 
 fn self_subject_review(_api: &Api, request: &Request, mut review: Value) -> Value {
-    review["metadata"]["creationTimestamp"] = now().into();
+    put(&mut review, &["metadata", "creationTimestamp"], now().into());
     review["status"] = json!({"userInfo": user_json(&request.user)});
     review
 }
@@ -125,11 +130,12 @@ pub(super) fn token(api: &Api, request: &Request, target: &Target) -> Result<Res
         nbf: issued.as_second(),
         sub: format!("system:serviceaccount:{namespace}:{name}"),
     };
-    body["kind"] = "TokenRequest".into();
-    body["apiVersion"] = "authentication.k8s.io/v1".into();
-    body["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": time(issued)});
-    body["spec"]["audiences"] = json!(audiences);
-    body["spec"]["expirationSeconds"] = seconds.into();
+    put(&mut body, &["kind"], "TokenRequest".into());
+    put(&mut body, &["apiVersion"], "authentication.k8s.io/v1".into());
+    let metadata = json!({"name": name, "namespace": namespace, "creationTimestamp": time(issued)});
+    put(&mut body, &["metadata"], metadata);
+    put(&mut body, &["spec", "audiences"], json!(audiences));
+    put(&mut body, &["spec", "expirationSeconds"], seconds.into());
     let token = if dry_run { String::new() } else { api.tokens.issue(&claims).map_err(Status::internal)? };
     body["status"] = json!({"token": token, "expirationTimestamp": time(expires)});
     Ok(answer::json(StatusCode::CREATED, &body))

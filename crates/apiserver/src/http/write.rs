@@ -5,7 +5,7 @@ use super::read::object_answer;
 use super::request::{Request, Target};
 use super::scale;
 use crate::api::{Api, namespace_terminating, refused};
-use crate::object::{finalizers, is_deleting, meta, meta_mut, now};
+use crate::object::{finalizers, is_deleting, meta, meta_mut, now, put};
 use crate::patch::Patch;
 use crate::seam::{
     FieldValidation, KindInfo, Operation, Origin, Resource, UserInfo, WriteRequest, api_version,
@@ -201,11 +201,10 @@ async fn finish_create(
 /// What the server itself puts into a new object of some kinds.
 fn prepare(kind: &KindInfo, object: &mut Value) {
     if kind.group.is_empty() && kind.plural == "namespaces" {
-        object["spec"]["finalizers"] = json!(["kubernetes"]);
-        object["status"]["phase"] = "Active".into();
+        put(object, &["spec", "finalizers"], json!(["kubernetes"]));
+        put(object, &["status", "phase"], "Active".into());
         let name = meta(object, "name").to_owned();
-        meta_mut(object).entry("labels").or_insert_with(|| json!({}))["kubernetes.io/metadata.name"] =
-            name.into();
+        put(object, &["metadata", "labels", "kubernetes.io/metadata.name"], name.into());
     }
 }
 
@@ -221,6 +220,9 @@ fn generated_name(prefix: &str) -> String {
 fn check_type(object: &mut Value, kind: &KindInfo) -> Result<(), Status> {
     if !object.is_object() {
         return Err(Status::bad_request("the body is not an object"));
+    }
+    if object.get("metadata").is_some_and(|metadata| !metadata.is_object() && !metadata.is_null()) {
+        return Err(Status::bad_request("metadata is not an object"));
     }
     let expected = kind.api_version();
     for (field, expected) in [("kind", kind.kind.as_str()), ("apiVersion", expected.as_str())] {
@@ -549,9 +551,9 @@ fn protect(place: &Place, old: &Value, mut new: Value, stage: Stage) -> Value {
     match place.subresource {
         Some("status") => new = status_only(place, old, new),
         Some("finalize") => {
-            let finalizers = new["spec"]["finalizers"].take();
+            let finalizers = new["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
             new = old.clone();
-            new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
+            put(&mut new, &["spec", "finalizers"], finalizers.into());
         }
         // A CustomResourceDefinition's status follows its specification: the schema side writes it on admission.
         _ if stage == Stage::Admitted && place.kind.plural == "customresourcedefinitions" => {}
@@ -583,11 +585,13 @@ fn protect(place: &Place, old: &Value, mut new: Value, stage: Stage) -> Value {
         && place.kind.plural == "namespaces"
         && place.subresource != Some("finalize")
     {
-        new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
-        if new["spec"]["finalizers"].is_null()
-            && let Some(spec) = new["spec"].as_object_mut()
-        {
-            spec.shift_remove("finalizers");
+        match old["spec"].get("finalizers") {
+            Some(finalizers) => put(&mut new, &["spec", "finalizers"], finalizers.clone()),
+            None => {
+                if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
+                    spec.shift_remove("finalizers");
+                }
+            }
         }
     }
     new

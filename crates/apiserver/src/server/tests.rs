@@ -134,6 +134,7 @@ struct Fixture {
     admin: reqwest::Client,
     anonymous: reqwest::Client,
     base: String,
+    root: String,
     folder: tempfile::TempDir,
 }
 
@@ -186,7 +187,8 @@ impl Fixture {
         let admin = client().identity(identity).build().unwrap();
         let anonymous = client().build().unwrap();
         let base = format!("https://{}", server.addresses()[0]);
-        Fixture { server, trigger: Some(trigger), admin, anonymous, base, folder }
+        let root = authority.certificate.pem();
+        Fixture { server, trigger: Some(trigger), admin, anonymous, base, root, folder }
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
@@ -352,6 +354,43 @@ async fn objects_are_created_read_changed_and_removed() {
     assert_eq!(code, 404);
     let generated = fixture.post(MAPS, json!({"metadata": {"generateName": "b-"}})).await;
     assert_eq!(generated["metadata"]["name"].as_str().map(str::len), Some(7));
+}
+
+#[tokio::test]
+async fn odd_objects_are_refused_or_repaired_but_harm_nothing() {
+    let fixture = Fixture::new().await;
+    let check = async |path: &str, body: Value, expect: u16| {
+        let (code, answer) = fixture.call(Method::POST, path, Some(body.clone())).await;
+        assert_eq!(code, expect, "{path} {body}: {answer}");
+    };
+    check(MAPS, json!([]), 400).await;
+    check(MAPS, json!("text"), 400).await;
+    check(MAPS, json!({"metadata": "text"}), 400).await;
+    check(MAPS, json!({"kind": "Secret", "metadata": {"name": "a"}}), 400).await;
+    check(MAPS, json!({"metadata": {"name": "a", "namespace": "other"}}), 400).await;
+    check(MAPS, json!({"metadata": {"name": "a/b"}}), 422).await;
+    check(MAPS, json!({"metadata": {}}), 422).await;
+    check(MAPS, json!({"metadata": {"name": "a", "resourceVersion": "1"}}), 400).await;
+    check(
+        "/api/v1/namespaces",
+        json!({"metadata": {"name": "odd", "labels": "x"}, "spec": 5, "status": []}),
+        201,
+    )
+    .await;
+    check("/api/v1/namespaces/default/services", json!({"metadata": {"name": "a"}, "spec": 5}), 201).await;
+    check(
+        "/api/v1/namespaces/default/services",
+        json!({"metadata": {"name": "b"}, "spec": {"ports": [5]}}),
+        201,
+    )
+    .await;
+    check("/apis/authentication.k8s.io/v1/tokenreviews", json!([]), 400).await;
+    check("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": 5}), 201).await;
+    check("/api/v1/namespaces/default/serviceaccounts/default/token", json!({"spec": 5}), 201).await;
+    let (code, _) = fixture
+        .call(Method::PUT, "/api/v1/namespaces/odd", Some(json!({"metadata": {"name": "odd"}, "spec": []})))
+        .await;
+    assert_eq!(code, 200);
 }
 
 #[tokio::test]
@@ -701,4 +740,7 @@ async fn a_drain_ends_watches_and_the_next_start_has_every_object() {
     assert!(client.get(format!("{base}/version")).send().await.is_err());
     let fixture = Fixture::in_folder(folder, None).await;
     assert_eq!(fixture.get(&format!("{MAPS}/a")).await.0, 200);
+    // Each start of the fixture has an authority of its own; the old one's certificate must not stay.
+    let (_, root) = fixture.get(&format!("{MAPS}/kube-root-ca.crt")).await;
+    assert_eq!(root["data"]["ca.crt"], fixture.root.as_str());
 }

@@ -112,6 +112,22 @@ async fn a_slow_reader_is_told_that_it_is_behind() {
 }
 
 #[tokio::test]
+async fn watches_share_the_encoding_of_a_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.write(put("a", "1", Expect::Absent)).await.unwrap();
+    let event = |mut reader: Reader| async move { reader.next(1).await.unwrap().remove(0) };
+    let one = event(store.changes(&table(), 0).unwrap()).await.line(EventType::Added, "v1");
+    let other = event(store.changes(&table(), 0).unwrap()).await.line(EventType::Added, "v1");
+    assert_eq!(one.as_ptr(), other.as_ptr());
+    assert!(
+        one.starts_with(br#"{"type":"ADDED","object":{"apiVersion":"v1","kind":"ConfigMap","#),
+        "{one:?}"
+    );
+    assert!(one.ends_with(b"}\n"));
+}
+
+#[tokio::test]
 async fn compaction_forgets_and_snapshots_do_not() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

@@ -27,7 +27,12 @@ pub struct Arguments {
     #[arg(long = "proxy-mark", default_value_t = 1337, value_name = "MARK")]
     pub proxy_mark: u32,
     /// How inbound traffic is intercepted: REDIRECT, or NONE for not at all.
-    #[arg(short = 'm', long = "istio-inbound-interception-mode", default_value = "REDIRECT", value_name = "MODE")]
+    #[arg(
+        short = 'm',
+        long = "istio-inbound-interception-mode",
+        default_value = "REDIRECT",
+        value_name = "MODE"
+    )]
     pub mode: String,
     /// Inbound ports to redirect, comma separated; `*` for all, empty for none.
     #[arg(short = 'b', long = "istio-inbound-ports", default_value = "*", value_name = "PORTS")]
@@ -50,7 +55,12 @@ pub struct Arguments {
     #[arg(short = 'q', long = "istio-outbound-ports", default_value = "", value_name = "PORTS")]
     pub outbound_ports: String,
     /// Outbound ports to leave alone.
-    #[arg(short = 'o', long = "istio-local-outbound-ports-exclude", default_value = "", value_name = "PORTS")]
+    #[arg(
+        short = 'o',
+        long = "istio-local-outbound-ports-exclude",
+        default_value = "",
+        value_name = "PORTS"
+    )]
     pub excluded_outbound_ports: String,
     /// Interfaces whose inbound traffic is redirected as outbound (virtual machines inside the Pod).
     #[arg(short = 'k', long = "kube-virt-interfaces", default_value = "", value_name = "NAMES")]
@@ -188,10 +198,7 @@ mod tests {
                 proxy_groups: vec![1337, 1338],
                 inbound_ports: Selection::Only(vec![80, 443]),
                 outbound_networks: Selection::Only(vec!["10.0.0.0/8".parse().unwrap()]),
-                excluded_outbound_networks: vec![
-                    "10.9.0.0/16".parse().unwrap(),
-                    "fd00::/8".parse().unwrap(),
-                ],
+                excluded_outbound_networks: vec!["10.9.0.0/16".parse().unwrap(), "fd00::/8".parse().unwrap()],
                 outbound_ports: vec![8443],
                 excluded_outbound_ports: vec![25, 26],
                 excluded_interfaces: vec!["eth1".into()],

@@ -26,7 +26,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let mut connection = Connection::open()?;
     ruleset.apply(&mut connection).context("cannot redirect the Pod's traffic")?;
-    ruleset.verify(&mut connection).context("the redirection was made but does not read back as it should")?;
+    ruleset
+        .verify(&mut connection)
+        .context("the redirection was made but does not read back as it should")?;
     tracing::info!(
         outbound_port = redirect.outbound_port,
         inbound_port = redirect.inbound_port,

@@ -77,7 +77,8 @@ impl Connection {
         loop {
             let datagram = self.receive()?;
             for message in messages(&datagram) {
-                if message.kind != MESSAGE_ERROR || message.sequence.wrapping_sub(first) > steps.len() as u32 {
+                if message.kind != MESSAGE_ERROR || message.sequence.wrapping_sub(first) > steps.len() as u32
+                {
                     continue; // left over from an earlier request
                 }
                 let step = step_of(message.sequence);
@@ -85,7 +86,9 @@ impl Connection {
                     if source.raw_os_error() == Some(libc::EPERM) {
                         return Err(Error::Permission);
                     }
-                    let name = step.and_then(|index| steps.get(index)).map_or("start of a transaction", |step| &step.0);
+                    let name = step
+                        .and_then(|index| steps.get(index))
+                        .map_or("start of a transaction", |step| &step.0);
                     // The first complaint is the cause; later ones follow from it.
                     refused.get_or_insert(Error::Refused { step: name.to_owned(), source, message: words });
                     if step.is_none() {
@@ -123,7 +126,8 @@ impl Connection {
             GET_RULE,
             |out| out.text_attribute(1, table),
             |fields| {
-                let mut rule = RuleInfo { chain: String::new(), handle: 0, expressions: Vec::new(), packets: 0 };
+                let mut rule =
+                    RuleInfo { chain: String::new(), handle: 0, expressions: Vec::new(), packets: 0 };
                 let mut ours = false;
                 for (kind, value) in fields {
                     match kind {
@@ -221,7 +225,11 @@ impl Connection {
                         if let Some((source, words)) = failure(&message) {
                             return Err(match source.raw_os_error() {
                                 Some(libc::EPERM) => Error::Permission,
-                                _ => Error::Refused { step: "listing of packet rules".into(), source, message: words },
+                                _ => Error::Refused {
+                                    step: "listing of packet rules".into(),
+                                    source,
+                                    message: words,
+                                },
                             });
                         }
                     }
@@ -268,7 +276,11 @@ fn failure(message: &Message<'_>) -> Option<(io::Error, Option<String>)> {
     let original = u32::from_ne_bytes(message.payload.get(4..8)?.try_into().ok()?) as usize;
     let skip = 4 + if message.flags & ACK_CAPPED != 0 { 16 } else { original.next_multiple_of(4) };
     let words = (message.flags & ACK_ATTRIBUTES != 0)
-        .then(|| attributes(message.payload.get(skip..)?).find(|(kind, _)| *kind == 1).map(|(_, value)| text(value)))
+        .then(|| {
+            attributes(message.payload.get(skip..)?)
+                .find(|(kind, _)| *kind == 1)
+                .map(|(_, value)| text(value))
+        })
         .flatten();
     Some((source, words))
 }
@@ -279,7 +291,8 @@ fn read_expression(expression: &[u8], rule: &mut RuleInfo) {
         match kind {
             1 => name = text(value),
             2 if name == "counter" => {
-                rule.packets = attributes(value).find(|(kind, _)| *kind == 2).map_or(0, |(_, value)| number(value));
+                rule.packets =
+                    attributes(value).find(|(kind, _)| *kind == 2).map_or(0, |(_, value)| number(value));
             }
             _ => {}
         }

@@ -43,7 +43,9 @@ fn remedy(error: &io::Error) -> &'static str {
     use nix::libc;
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "the capability NET_ADMIN is missing",
-        Some(libc::EPROTONOSUPPORT) => "the kernel was built without netfilter's netlink interface (nfnetlink)",
+        Some(libc::EPROTONOSUPPORT) => {
+            "the kernel was built without netfilter's netlink interface (nfnetlink)"
+        }
         Some(libc::EOPNOTSUPP) => {
             "the kernel has no nf_tables, or not the feature that this step needs: load the modules nf_tables, \
              nft_chain_nat, nft_redir, nft_nat, nft_masq, nft_numgen and nft_reject_inet (modprobe, as root on the host)"

@@ -141,13 +141,21 @@ impl ClusterServices {
 impl NodeNetwork {
     /// The rules that do not depend on Services (they refer to sets that do).
     pub fn ruleset(&self) -> Ruleset {
-        let to_service =
-            || MAPS.map(|(family, map, _)| Rule::new([], Action::ServiceMap(family, map.to_owned()))).to_vec();
-        let chain = |name, kind, hook, priority, rules| Chain { name, hook: Some((kind, hook, priority)), rules };
+        let to_service = || {
+            MAPS.map(|(family, map, _)| Rule::new([], Action::ServiceMap(family, map.to_owned()))).to_vec()
+        };
+        let chain =
+            |name, kind, hook, priority, rules| Chain { name, hook: Some((kind, hook, priority)), rules };
         Ruleset {
             table: self.table.clone(),
             chains: vec![
-                chain("prerouting", ChainType::Nat, Hook::Prerouting, Priority::DESTINATION_NAT, to_service()),
+                chain(
+                    "prerouting",
+                    ChainType::Nat,
+                    Hook::Prerouting,
+                    Priority::DESTINATION_NAT,
+                    to_service(),
+                ),
                 chain("output", ChainType::Nat, Hook::Output, Priority::DESTINATION_NAT, to_service()),
                 chain("postrouting", ChainType::Nat, Hook::Postrouting, Priority::SOURCE_NAT, self.leaving()),
                 chain("forward-filter", ChainType::Filter, Hook::Forward, Priority(0), self.unserved()),

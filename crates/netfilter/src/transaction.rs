@@ -150,7 +150,13 @@ impl Transaction {
     }
 
     /// A chain that packets enter by themselves; its policy is to accept.
-    pub fn add_base_chain(&mut self, chain: &str, kind: ChainType, hook: Hook, priority: Priority) -> &mut Self {
+    pub fn add_base_chain(
+        &mut self,
+        chain: &str,
+        kind: ChainType,
+        hook: Hook,
+        priority: Priority,
+    ) -> &mut Self {
         let what = format!("{} chain `{chain}` at hook {}", kind.keyword(), hook.keyword());
         self.step(what, NEW_CHAIN, CREATE, |out| {
             out.text_attribute(3, chain);
@@ -269,7 +275,14 @@ impl Transaction {
         port: u16,
         chain: &str,
     ) -> &mut Self {
-        self.element_step("new", NEW_ELEMENT, CREATE, map, &service_value(address, protocol, port), Some(chain))
+        self.element_step(
+            "new",
+            NEW_ELEMENT,
+            CREATE,
+            map,
+            &service_value(address, protocol, port),
+            Some(chain),
+        )
     }
 
     /// Takes a service out of a map.

@@ -1,6 +1,7 @@
 //! The rules in a real kernel, in network namespaces that each test makes: as root, and again as a user without
 //! privileges and with one mapped id.
 #![allow(unsafe_code)] // Threads enter namespaces of their own (unshare, setns).
+#![allow(clippy::unwrap_used)] // Helpers of tests.
 #![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
@@ -26,8 +27,16 @@ fn inside(test: &str) -> bool {
     if root {
         runs.push(vec!["unshare", "-n"]);
         runs.push(vec![
-            "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set=-all",
-            "--inh-caps=-all", "unshare", "-Urnpmf",
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+            "unshare",
+            "-Urnpmf",
         ]);
     } else {
         runs.push(vec!["unshare", "-Urnpmf"]);
@@ -237,8 +246,13 @@ fn cluster_addresses_lead_to_endpoints() {
     ]);
     services.apply(&mut connection, wanted.clone()).unwrap();
 
-    let answers: std::collections::BTreeSet<String> = (0..64).map(|_| ask("10.96.0.20:80").unwrap()).collect();
-    assert_eq!(answers.into_iter().collect::<Vec<_>>(), ["10.1.0.1:8080", "10.1.0.2:8080"], "both are chosen");
+    let answers: std::collections::BTreeSet<String> =
+        (0..64).map(|_| ask("10.96.0.20:80").unwrap()).collect();
+    assert_eq!(
+        answers.into_iter().collect::<Vec<_>>(),
+        ["10.1.0.1:8080", "10.1.0.2:8080"],
+        "both are chosen"
+    );
     assert_eq!(ask("10.96.0.21:80").unwrap(), "10.1.0.2:8080");
     assert_eq!(ask("[fd96::1]:80").unwrap(), "[fd00::1]:8080");
     assert_eq!(ask("10.96.0.1:443").unwrap(), "10.96.0.1:443", "the node's own sockets answer");
@@ -270,7 +284,8 @@ fn a_thousand_services_are_quick() {
         return;
     }
     loopback();
-    let endpoint = |number: u32, port: u16| SocketAddr::from((IpAddr::from((0x0af4_0000 + number).to_be_bytes()), port));
+    let endpoint =
+        |number: u32, port: u16| SocketAddr::from((IpAddr::from((0x0af4_0000 + number).to_be_bytes()), port));
     let mut wanted = BTreeMap::new();
     for number in 0..1000u32 {
         let address = IpAddr::from((0x0a60_0100 + number).to_be_bytes());

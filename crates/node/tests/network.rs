@@ -1,5 +1,6 @@
 //! The node's network in a real kernel: namespaces, Pods, cluster IPs, DNS, and a Pod's redirection; as root, and again
 //! as a user without privileges and with one mapped id.
+#![allow(clippy::unwrap_used)] // Helpers of tests.
 #![cfg(target_os = "linux")]
 
 use std::io::{Read, Write};

@@ -25,8 +25,6 @@
 
 mod state;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -8,9 +8,7 @@
 
 mod api;
 pub mod auth;
-mod builtin {
-    pub mod allocate;
-}
+mod builtin;
 mod gc;
 mod http;
 pub mod kubeconfig;
@@ -28,3 +26,8 @@ pub use selector::LabelSelector;
 pub use server::{ApiServer, Config, StartError};
 
 // The schema side.
+mod admission;
+mod discovery;
+mod openapi;
+pub mod schema;
+mod table;

@@ -28,6 +28,11 @@ pub(super) enum Field {
 }
 
 impl Type {
+    /// All fields about which something is to be said.
+    pub(super) fn fields(&self) -> &'static [(&'static str, Field)] {
+        self.fields
+    }
+
     /// What a field holds.
     pub(super) fn field(&self, name: &str) -> Field {
         self.fields.iter().find(|(field, _)| *field == name).map_or(Field::Plain, |(_, field)| *field)
@@ -58,8 +63,9 @@ static METADATA: Type = Type { fields: &[("finalizers", Set), ("ownerReferences"
 
 static OBJECT: Type = Type { fields: &[("metadata", Object(&METADATA))] };
 
-static POD: Type =
-    Type { fields: &[("metadata", Object(&METADATA)), ("spec", Object(&POD_SPEC)), ("status", Object(&POD_STATUS))] };
+static POD: Type = Type {
+    fields: &[("metadata", Object(&METADATA)), ("spec", Object(&POD_SPEC)), ("status", Object(&POD_STATUS))],
+};
 
 static POD_TEMPLATE: Type = Type { fields: &[("metadata", Object(&METADATA)), ("spec", Object(&POD_SPEC))] };
 
@@ -118,7 +124,8 @@ static SERVICE: Type = Type {
 
 static SERVICE_SPEC: Type = Type { fields: &[("ports", Keyed("port", &ANY))] };
 
-static SERVICE_ACCOUNT: Type = Type { fields: &[("metadata", Object(&METADATA)), ("secrets", Keyed("name", &ANY))] };
+static SERVICE_ACCOUNT: Type =
+    Type { fields: &[("metadata", Object(&METADATA)), ("secrets", Keyed("name", &ANY))] };
 
 static NODE: Type = Type {
     fields: &[
@@ -130,8 +137,10 @@ static NODE: Type = Type {
 
 static NODE_SPEC: Type = Type { fields: &[("podCIDRs", Set)] };
 
-static NODE_STATUS: Type = Type { fields: &[("conditions", Keyed("type", &ANY)), ("addresses", Keyed("type", &ANY))] };
+static NODE_STATUS: Type =
+    Type { fields: &[("conditions", Keyed("type", &ANY)), ("addresses", Keyed("type", &ANY))] };
 
 static NAMESPACE: Type = Type { fields: &[("metadata", Object(&METADATA)), ("status", Object(&CONDITIONS))] };
 
-static WEBHOOKS: Type = Type { fields: &[("metadata", Object(&METADATA)), ("webhooks", Keyed("name", &ANY))] };
+static WEBHOOKS: Type =
+    Type { fields: &[("metadata", Object(&METADATA)), ("webhooks", Keyed("name", &ANY))] };

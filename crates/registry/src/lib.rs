@@ -1,1 +1,21 @@
-//! Platform adapters become one stream of changes, and one writer turns those into snapshots.
+//! From platforms to snapshots.
+//!
+//! A [`Platform`] (today [`Kubernetes`]) watches its own objects, trims them at arrival to what the mesh needs, and
+//! sends [`Change`]s. One writer puts them into the [`Store`], which replaces exactly the entries of the snapshot that
+//! they touch; the new snapshot and the set of changes go to every [`Subscription`], merged for a reader that is
+//! slower than the changes. There is no waiting for more changes to come: the first goes out at once.
+//!
+//! What errors do to the mesh: a watch that breaks is resumed, and meanwhile the last state stands; an object that
+//! cannot be read is reported, and the last good one stands.
+
+mod change;
+mod kubernetes;
+mod publish;
+mod registry;
+mod store;
+
+pub use change::{Change, Item, Kind, ObjectKey, Pod, Problem, Slice, SliceEndpoint};
+pub use kubernetes::{Kubernetes, KubernetesOptions, convert};
+pub use publish::Subscription;
+pub use registry::{Platform, Registry, Sink};
+pub use store::{Store, StoreOptions};

@@ -1,0 +1,246 @@
+//! Kubernetes as a platform: one watch a kind.
+
+pub mod convert;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client};
+use lateen_api::{Resource, for_each_kind};
+use lateen_base::backoff::Backoff;
+use lateen_model::{ClusterId, ConfigKind};
+use serde::de::DeserializeOwned;
+use tracing::{debug, warn};
+
+use crate::registry::{Platform, Sink};
+use crate::{Change, Item, Kind, ObjectKey, Problem};
+
+/// What a Kubernetes platform must be told.
+#[derive(Debug, Clone)]
+pub struct KubernetesOptions {
+    /// Name of the cluster in keys; Istio's default is `Kubernetes`.
+    pub cluster: ClusterId,
+    /// DNS domain of the cluster.
+    pub domain: String,
+    /// Namespace of the ConfigMap `istio`.
+    pub root_namespace: String,
+}
+
+/// A cluster, or what looks like one.
+#[derive(Clone)]
+pub struct Kubernetes {
+    client: Client,
+    options: KubernetesOptions,
+}
+
+impl Default for KubernetesOptions {
+    fn default() -> Self {
+        Self {
+            cluster: "Kubernetes".into(),
+            domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+        }
+    }
+}
+
+impl Kubernetes {
+    /// A platform behind this client.
+    pub fn new(client: Client, options: KubernetesOptions) -> Self {
+        Self { client, options }
+    }
+}
+
+impl Platform for Kubernetes {
+    fn kinds(&self) -> Vec<Kind> {
+        let core = [Kind::Service, Kind::Slice, Kind::Pod, Kind::Node, Kind::Namespace, Kind::Mesh];
+        core.into_iter().chain(ConfigKind::ALL.iter().map(|kind| Kind::Config(*kind))).collect()
+    }
+
+    fn run(self: Box<Self>, sink: Sink) -> BoxFuture<'static, ()> {
+        let Self { client, options } = *self;
+        let mut watches: Vec<BoxFuture<'static, ()>> = Vec::new();
+        let config = watcher::Config::default;
+
+        let place = options.clone();
+        let service = move |object| convert::service(object, &place.cluster, &place.domain);
+        watches.push(
+            watch::<v1::Service>(Api::all(client.clone()), config(), Kind::Service, sink.clone(), service)
+                .boxed(),
+        );
+        let slice = |object| convert::slice(object);
+        watches.push(
+            watch::<EndpointSlice>(Api::all(client.clone()), config(), Kind::Slice, sink.clone(), slice)
+                .boxed(),
+        );
+        let cluster = options.cluster.clone();
+        let pod = move |object| convert::pod(object, &cluster);
+        watches
+            .push(watch::<v1::Pod>(Api::all(client.clone()), config(), Kind::Pod, sink.clone(), pod).boxed());
+        let node = |object| convert::node(object);
+        watches.push(
+            watch::<v1::Node>(Api::all(client.clone()), config(), Kind::Node, sink.clone(), node).boxed(),
+        );
+        let namespace = |object| convert::namespace(object);
+        watches.push(
+            watch::<v1::Namespace>(
+                Api::all(client.clone()),
+                config(),
+                Kind::Namespace,
+                sink.clone(),
+                namespace,
+            )
+            .boxed(),
+        );
+        let mesh_config = config().fields("metadata.name=istio");
+        let api = Api::namespaced(client.clone(), &options.root_namespace);
+        watches
+            .push(watch::<v1::ConfigMap>(api, mesh_config, Kind::Mesh, sink.clone(), convert::mesh).boxed());
+
+        macro_rules! configs {
+            ($($spec:ty),* $(,)?) => { $(
+                if let Some(kind) = ConfigKind::parse(<$spec as Resource>::KIND) {
+                    let resource = api_resource::<$spec>();
+                    let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
+                    let read = move |object| convert::config(kind, object);
+                    watches.push(watch_dynamic(api, Kind::Config(kind), sink.clone(), read).boxed());
+                }
+            )* };
+        }
+        for_each_kind!(configs);
+        async move {
+            futures::future::join_all(watches).await;
+        }
+        .boxed()
+    }
+}
+
+fn api_resource<T: Resource>() -> ApiResource {
+    let kind = GroupVersionKind::gvk(T::GROUP, T::storage_version(), T::KIND);
+    ApiResource::from_gvk_with_plural(&kind, T::PLURAL)
+}
+
+/// What an object of a platform becomes: an item, nothing (it does not concern the mesh), or a reason.
+pub type Converted = Result<Option<Item>, String>;
+
+async fn watch<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    kind: Kind,
+    sink: Sink,
+    convert: impl Fn(K) -> Converted + Send + 'static,
+) where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let stream = watcher(api, config);
+    follow(stream, kind, sink, convert).await;
+}
+
+async fn watch_dynamic(
+    api: Api<DynamicObject>,
+    kind: Kind,
+    sink: Sink,
+    convert: impl Fn(DynamicObject) -> Converted + Send + 'static,
+) {
+    let stream = watcher(api, watcher::Config::default());
+    follow(stream, kind, sink, convert).await;
+}
+
+/// Turns the events of one watch into changes. A list is gathered aside and sent whole.
+async fn follow<K: kube::ResourceExt>(
+    stream: impl futures::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+    kind: Kind,
+    sink: Sink,
+    convert: impl Fn(K) -> Converted,
+) {
+    pin_mut!(stream);
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    let mut listed = false;
+    let (mut items, mut keep, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some(event) = stream.next().await {
+        let change = match event {
+            Ok(watcher::Event::Init) => {
+                (items, keep, problems) = Default::default();
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                let key = key_of(kind, &object);
+                match convert(object) {
+                    Ok(Some(item)) => items.push(item),
+                    Ok(None) => {}
+                    Err(message) => {
+                        keep.push(key.clone());
+                        problems.push(Problem { kind, key, message });
+                    }
+                }
+                continue;
+            }
+            Ok(watcher::Event::InitDone) => {
+                listed = true;
+                backoff.reset();
+                for problem in problems.drain(..) {
+                    if sink.send(Change::Unreadable(problem)).await.is_err() {
+                        return;
+                    }
+                }
+                Change::Replace { kind, items: std::mem::take(&mut items), keep: std::mem::take(&mut keep) }
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                backoff.reset();
+                let key = key_of(kind, &object);
+                match convert(object) {
+                    Ok(Some(item)) => Change::Apply(item),
+                    Ok(None) => Change::Delete(kind, key),
+                    Err(message) => Change::Unreadable(Problem { kind, key, message }),
+                }
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                backoff.reset();
+                Change::Delete(kind, key_of(kind, &object))
+            }
+            Err(error) => {
+                let absent = is_not_found(&error);
+                let delay = backoff.next_delay();
+                if absent {
+                    debug!(?kind, "the API server does not know the kind");
+                } else {
+                    warn!(?kind, ?delay, "a watch broke, the last state stands: {error}");
+                }
+                // A kind that is not installed has no objects; readiness does not wait for it.
+                if absent && !listed {
+                    listed = true;
+                    if sink.send(Change::Replace { kind, items: Vec::new(), keep: Vec::new() }).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => continue,
+                    () = sink.closed() => return,
+                }
+            }
+        };
+        if sink.send(change).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn key_of<K: kube::ResourceExt>(kind: Kind, object: &K) -> ObjectKey {
+    match kind {
+        Kind::Mesh => ObjectKey::new("", "mesh"),
+        _ => ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any()),
+    }
+}
+
+fn is_not_found(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else {
+        return false;
+    };
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}

@@ -1,1 +1,31 @@
-//! Pure functions from a snapshot to xDS resources, and sidecar injection as a pure function on JSON.
+//! What every proxy is told, as pure functions from a [`Snapshot`](lateen_model::Snapshot) to xDS resources; and
+//! sidecar injection, a pure function on JSON.
+//!
+//! Proxies that see the same world form a [`Class`]. Planning turns a snapshot and a class into keys; a key holds shared
+//! pointers to the very values its resource is made from, and generating sees nothing else, so equal keys give equal
+//! bytes and the key is the whole cache key. The [`Engine`] keeps what each class holds, plans again only what a change
+//! touches, and names the resources that came out different. Translation is a folder per feature: [`cluster`],
+//! [`endpoint`], [`listener`], [`route`].
+//!
+//! **What a server must keep to**, so that no route names a cluster that the proxy has not got: in one push, send
+//! additions in the order clusters, endpoints, listeners, routes, each once the one before is acknowledged; take away in
+//! the opposite order, so a removed cluster goes only after the routes without it are acknowledged.
+
+pub mod class;
+pub mod cluster;
+mod encoded;
+pub mod endpoint;
+mod engine;
+pub mod injection;
+pub mod listener;
+mod node;
+mod proto;
+pub mod route;
+mod rules;
+mod shared;
+mod world;
+
+pub use class::{Class, InboundPort, Role};
+pub use encoded::Encoded;
+pub use engine::{Applied, ClassChange, Engine, Subscription};
+pub use node::{NodeError, ProxyNode};

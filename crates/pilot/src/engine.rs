@@ -1,0 +1,317 @@
+//! What every class holds now, and what a change makes different.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use lateen_model::{ChangeSet, ConfigKind, Service, ServiceKey, Snapshot};
+
+use crate::cluster::{self, ClusterKey};
+use crate::encoded::{Cache, Encoded};
+use crate::endpoint::{self, EndpointKey};
+use crate::listener::{self, ListenerKey};
+use crate::route::{self, RouteKey, VirtualHostKey};
+use crate::rules::Rules;
+use crate::world::World;
+use crate::{Class, ProxyNode};
+
+/// Which resources of a type a stream asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subscription<'a> {
+    /// All.
+    Wildcard,
+    /// Those of these names.
+    Names(&'a BTreeSet<String>),
+}
+
+/// What a change made different for one class.
+#[derive(Debug, Clone)]
+pub struct ClassChange {
+    /// The class.
+    pub class: Arc<Class>,
+    /// By type URL, the names of the resources that came, went or changed.
+    pub changed: BTreeMap<&'static str, BTreeSet<String>>,
+}
+
+/// What a change made different.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// The classes that have something to be told, and what.
+    pub classes: Vec<ClassChange>,
+    /// Whether proxies may belong to other classes than before: ask [`Engine::proxy_class`] again for each.
+    pub reclassify: bool,
+}
+
+type Resources = BTreeMap<String, Arc<Encoded>>;
+
+/// Holds the resources of all classes. Pure: no clock, no I/O; whoever owns it is the only writer.
+#[derive(Debug)]
+pub struct Engine {
+    snapshot: Arc<Snapshot>,
+    rules: Rules,
+    classes: HashMap<Arc<Class>, Held>,
+    caches: Caches,
+}
+
+/// What one class holds.
+#[derive(Debug, Default)]
+struct Held {
+    clusters: Resources,
+    endpoints: Resources,
+    listeners: Resources,
+    routes: Resources,
+    /// Route configurations by what they were put together from: equal keys are not assembled again.
+    route_keys: HashMap<String, RouteKey>,
+    /// Which endpoint resources a service has.
+    by_service: HashMap<ServiceKey, Vec<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Caches {
+    clusters: Cache<ClusterKey>,
+    endpoints: Cache<EndpointKey>,
+    listeners: Cache<ListenerKey>,
+    hosts: Cache<VirtualHostKey>,
+}
+
+/// Which types a change may touch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Touched {
+    clusters: bool,
+    endpoints: bool,
+    listeners: bool,
+    routes: bool,
+}
+
+const ALL: Touched = Touched { clusters: true, endpoints: true, listeners: true, routes: true };
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine {
+    /// Knows nothing yet: an empty snapshot and no class.
+    pub fn new() -> Self {
+        Self {
+            snapshot: Arc::default(),
+            rules: Rules::default(),
+            classes: HashMap::new(),
+            caches: Caches::default(),
+        }
+    }
+
+    /// The snapshot that everything held now was made from.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The class of a proxy, its resources made if it is the first of its class. Streams hold the `Arc`: a class that
+    /// nobody holds is forgotten at the next change.
+    pub fn proxy_class(&mut self, node: &ProxyNode) -> Arc<Class> {
+        let class = Arc::new(Class::of(&self.snapshot, node));
+        if let Some((known, _)) = self.classes.get_key_value(&class) {
+            return Arc::clone(known);
+        }
+        let mut held = Held::default();
+        let world = World::new(&self.snapshot, &class, &self.rules);
+        held.update(&world, &mut self.caches, ALL, &BTreeSet::new());
+        self.classes.insert(Arc::clone(&class), held);
+        class
+    }
+
+    /// Moves on to the next snapshot.
+    pub fn apply(&mut self, snapshot: Arc<Snapshot>, changes: &ChangeSet) -> Applied {
+        self.snapshot = snapshot;
+        self.classes.retain(|class, _| Arc::strong_count(class) > 1);
+        if changes.touches(ConfigKind::DestinationRule) || changes.mesh {
+            self.rules = Rules::new(&self.snapshot);
+        }
+        let touched = touched(&self.snapshot, changes);
+        let mut applied = Applied { classes: Vec::new(), reclassify: reclassifies(changes) };
+        for (class, held) in &mut self.classes {
+            let world = World::new(&self.snapshot, class, &self.rules);
+            let changed = held.update(&world, &mut self.caches, touched, &changes.endpoints);
+            if !changed.is_empty() {
+                applied.classes.push(ClassChange { class: Arc::clone(class), changed });
+            }
+        }
+        self.caches.sweep();
+        applied
+    }
+
+    /// The resources of a type that a class holds, as far as they are asked for, in the order of names. A class that
+    /// [`Engine::proxy_class`] did not give has none.
+    pub fn resources(&self, class: &Class, type_url: &str, subscription: Subscription<'_>) -> Vec<Arc<Encoded>> {
+        let Some(resources) = self.of_type(class, type_url) else { return Vec::new() };
+        match subscription {
+            Subscription::Wildcard => resources.values().cloned().collect(),
+            Subscription::Names(names) => names.iter().filter_map(|name| resources.get(name)).cloned().collect(),
+        }
+    }
+
+    /// One resource.
+    pub fn resource(&self, class: &Class, type_url: &str, name: &str) -> Option<&Arc<Encoded>> {
+        self.of_type(class, type_url)?.get(name)
+    }
+
+    fn of_type(&self, class: &Class, type_url: &str) -> Option<&Resources> {
+        let held = self.classes.get(class)?;
+        match type_url {
+            CLUSTER => Some(&held.clusters),
+            ENDPOINT => Some(&held.endpoints),
+            LISTENER => Some(&held.listeners),
+            ROUTE => Some(&held.routes),
+            _ => None,
+        }
+    }
+}
+
+/// Which types must be planned anew. Changed endpoints alone touch the endpoints of their services, and clusters where
+/// a service is resolved by the proxy.
+fn touched(snapshot: &Snapshot, changes: &ChangeSet) -> Touched {
+    if changes.full || changes.mesh || !changes.services.is_empty() {
+        return ALL;
+    }
+    let in_cluster = |key: &ServiceKey| {
+        use lateen_model::Resolution::{Dns, DnsRoundRobin};
+        snapshot.service(key).is_some_and(|service| matches!(service.resolution, Dns | DnsRoundRobin))
+    };
+    let rules = changes.touches(ConfigKind::DestinationRule);
+    let gateways = changes.touches(ConfigKind::Gateway);
+    Touched {
+        clusters: rules || changes.endpoints.iter().any(in_cluster),
+        endpoints: rules,
+        listeners: gateways,
+        routes: gateways || changes.touches(ConfigKind::VirtualService),
+    }
+}
+
+/// Whether the change can move a proxy to another class: a class is made of services, workloads, gateways and the
+/// labels that rules ask for.
+fn reclassifies(changes: &ChangeSet) -> bool {
+    changes.full
+        || !changes.services.is_empty()
+        || !changes.workloads.is_empty()
+        || changes.touches(ConfigKind::Gateway)
+        || changes.touches(ConfigKind::VirtualService)
+}
+
+impl Caches {
+    fn sweep(&mut self) {
+        self.clusters.sweep();
+        self.endpoints.sweep();
+        self.listeners.sweep();
+        self.hosts.sweep();
+    }
+}
+
+impl Held {
+    fn update(
+        &mut self,
+        world: &World<'_>,
+        caches: &mut Caches,
+        touched: Touched,
+        endpoints: &BTreeSet<ServiceKey>,
+    ) -> BTreeMap<&'static str, BTreeSet<String>> {
+        let mut changed = BTreeMap::new();
+        let mut note = |type_url: &'static str, names: BTreeSet<String>| {
+            if !names.is_empty() {
+                changed.insert(type_url, names);
+            }
+        };
+        if touched.clusters {
+            let keys = cluster::plan(world);
+            note(CLUSTER, replace(&mut self.clusters, keys.iter().map(|key| caches.clusters.get(key))));
+        }
+        if touched.endpoints {
+            note(ENDPOINT, self.all_endpoints(world, caches));
+        } else {
+            note(ENDPOINT, self.some_endpoints(world, caches, endpoints));
+        }
+        if touched.listeners {
+            let keys = listener::plan(world);
+            note(LISTENER, replace(&mut self.listeners, keys.iter().map(|key| caches.listeners.get(key))));
+        }
+        if touched.routes {
+            note(ROUTE, self.routes(world, caches));
+        }
+        changed
+    }
+
+    fn all_endpoints(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<String> {
+        let mut next = Vec::new();
+        self.by_service.clear();
+        for service in &world.services {
+            let keys = endpoint::plan_service(world, service);
+            if keys.is_empty() {
+                continue;
+            }
+            self.by_service
+                .insert(service.key.clone(), keys.iter().map(|key| key.cluster.clone()).collect());
+            next.extend(keys.iter().map(|key| caches.endpoints.get(key)));
+        }
+        replace(&mut self.endpoints, next)
+    }
+
+    fn some_endpoints(
+        &mut self,
+        world: &World<'_>,
+        caches: &mut Caches,
+        services: &BTreeSet<ServiceKey>,
+    ) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        // The inverse index says whether the class has anything of the service.
+        for key in services.iter().filter(|key| self.by_service.contains_key(*key)) {
+            let Some(service): Option<&Arc<Service>> = world.snapshot.service(key) else { continue };
+            for key in endpoint::plan_service(world, service) {
+                let next = caches.endpoints.get(&key);
+                put(&mut self.endpoints, next, &mut changed);
+            }
+        }
+        changed
+    }
+
+    fn routes(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<String> {
+        let mut next = Vec::new();
+        let mut keys = HashMap::new();
+        for key in route::plan(world) {
+            let same = self.route_keys.get(&key.name) == Some(&key);
+            let present = self.routes.get(&key.name).filter(|_| same);
+            next.push(match present {
+                Some(present) => Arc::clone(present),
+                None => Arc::new(route::assemble(&key, &mut caches.hosts)),
+            });
+            keys.insert(key.name.clone(), key);
+        }
+        self.route_keys = keys;
+        replace(&mut self.routes, next)
+    }
+}
+
+/// Puts `next` in the place of all present resources, and names what differs.
+fn replace(present: &mut Resources, next: impl IntoIterator<Item = Arc<Encoded>>) -> BTreeSet<String> {
+    let mut changed = BTreeSet::new();
+    let mut replaced = Resources::new();
+    for mut resource in next {
+        match present.remove(&resource.name) {
+            // The old allocation stays where the bytes are equal: streams compare pointers first.
+            Some(old) if old.version == resource.version => resource = old,
+            _ => {
+                changed.insert(resource.name.clone());
+            }
+        }
+        replaced.insert(resource.name.clone(), resource);
+    }
+    changed.extend(std::mem::replace(present, replaced).into_keys());
+    changed
+}
+
+fn put(present: &mut Resources, resource: Arc<Encoded>, changed: &mut BTreeSet<String>) {
+    let same = present.get(&resource.name).is_some_and(|old| old.version == resource.version);
+    if !same {
+        changed.insert(resource.name.clone());
+        present.insert(resource.name.clone(), resource);
+    }
+}

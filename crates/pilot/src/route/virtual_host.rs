@@ -1,0 +1,202 @@
+//! One virtual host: domains, and the rules of the VirtualServices that are for them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lateen_api::networking::{Destination, HttpMatchRequest, HttpRetry, HttpRoute, VirtualService};
+use lateen_model::{Config, Hostname, Namespace};
+
+use super::{action, matching, passthrough_action};
+use crate::cluster::outbound_name;
+use crate::encoded::{Encoded, Key};
+use crate::proto::{self, route};
+use crate::rules::full_host;
+use crate::shared::Shared;
+
+/// What happens to requests that no rule takes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Fallback {
+    /// To this cluster.
+    Cluster(String),
+    /// To where they were going.
+    Passthrough,
+    /// 502: the mesh's policy forbids unknown destinations.
+    Refuse,
+    /// 404, by having no route.
+    NotFound,
+}
+
+/// Who asks, as far as rules may depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Scope {
+    pub(crate) namespace: Namespace,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// `mesh`, or the gateways (`namespace/name`) that the host belongs to.
+    pub(crate) gateways: Vec<String>,
+    /// The port that clients call.
+    pub(crate) port: u16,
+    /// Retries of routes that say nothing.
+    pub(crate) retries: Option<HttpRetry>,
+}
+
+/// All that a virtual host is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct VirtualHostKey {
+    pub(crate) name: String,
+    pub(crate) domains: Vec<String>,
+    pub(crate) rules: Vec<Shared<Config<VirtualService>>>,
+    /// For each destination of the rules that has a single port: that port.
+    pub(crate) sole_ports: BTreeMap<Hostname, u16>,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) fallback: Fallback,
+    pub(crate) require_tls: bool,
+}
+
+impl Key for VirtualHostKey {
+    fn generate(&self) -> Encoded {
+        let mut routes = Vec::new();
+        for config in &self.rules {
+            if self.rule(config, &mut routes) {
+                break;
+            }
+        }
+        if self.rules.is_empty() {
+            routes.extend(self.fallback());
+        }
+        let message = route::VirtualHost {
+            name: self.name.clone(),
+            domains: self.domains.clone(),
+            routes,
+            include_request_attempt_count: true,
+            require_tls: if self.require_tls { route::virtual_host::TlsRequirementType::All as i32 } else { 0 },
+            ..Default::default()
+        };
+        Encoded::message(self.name.clone(), &message)
+    }
+}
+
+impl VirtualHostKey {
+    /// Adds the routes of one object, and says whether nothing can come after them.
+    fn rule(&self, config: &Config<VirtualService>, routes: &mut Vec<route::Route>) -> bool {
+        for http in &config.spec.http {
+            if http.r#match.is_empty() {
+                routes.extend(self.route(config, http, None));
+                return true;
+            }
+            for request in http.r#match.iter().filter(|request| self.applies(config, request)) {
+                routes.extend(self.route(config, http, Some(request)));
+                if matching::takes_all(request) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether a condition can hold for who asks here; what is decided by it is left out of the route.
+    fn applies(&self, config: &Config<VirtualService>, request: &HttpMatchRequest) -> bool {
+        let scope = &*self.scope;
+        let gateway = request.gateways.is_empty()
+            || request.gateways.iter().any(|name| scope.gateways.contains(&gateway_name(name, &config.meta.namespace)));
+        gateway
+            && (request.port == 0 || request.port == u32::from(scope.port))
+            && (request.source_namespace.is_empty() || scope.namespace == *request.source_namespace)
+            && request.source_labels.iter().all(|(key, value)| scope.labels.get(key) == Some(value))
+    }
+
+    fn route(
+        &self,
+        config: &Config<VirtualService>,
+        http: &HttpRoute,
+        request: Option<&HttpMatchRequest>,
+    ) -> Option<route::Route> {
+        let name = match request {
+            Some(request) if !request.name.is_empty() => format!("{}.{}", http.name, request.name),
+            _ => http.name.clone(),
+        };
+        let (namespace, object) = (&config.meta.namespace, &config.meta.name);
+        let mut message = route::Route {
+            name,
+            r#match: Some(request.map_or_else(matching::everything, matching::request)),
+            metadata: Some(proto::istio_metadata(serde_json::json!({
+                "config": format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{object}"),
+            }))),
+            ..Default::default()
+        };
+        let cluster = |destination: &Destination| self.cluster(destination, namespace);
+        let path = request.and_then(|request| request.uri.as_ref());
+        message.action = Some(if let Some(redirect) = &http.redirect {
+            route::route::Action::Redirect(action::redirect(redirect, self.scope.port))
+        } else if let Some(response) = &http.direct_response {
+            route::route::Action::DirectResponse(action::direct_response(response))
+        } else if http.route.is_empty() {
+            // Only a delegate is left, and those are not resolved yet: no route rather than a wrong one.
+            return None;
+        } else {
+            route::route::Action::Route(action::forward(http, path, self.scope.retries.as_ref(), &cluster, &mut message))
+        });
+        action::filters(http, &mut message);
+        let target = match &message.action {
+            Some(route::route::Action::Route(_)) => http.route.first().map(|route| cluster(&route.destination)),
+            _ => None,
+        };
+        if target.is_some() {
+            let operation = format!("{}/*", self.name);
+            message.decorator = Some(route::Decorator { operation, ..Default::default() });
+        }
+        Some(message)
+    }
+
+    /// The cluster that a destination means: its port, else the only port of its service, else the port called.
+    fn cluster(&self, destination: &Destination, namespace: &Namespace) -> String {
+        let host = full_host(&destination.host, namespace);
+        let port = match &destination.port {
+            Some(port) => port.number as u16,
+            None => self.sole_ports.get(&host).copied().unwrap_or(self.scope.port),
+        };
+        outbound_name(port, &destination.subset, &host)
+    }
+
+    fn fallback(&self) -> Option<route::Route> {
+        let (name, action) = match &self.fallback {
+            Fallback::Cluster(cluster) => {
+                let mut forward = action::to_cluster(cluster.clone());
+                forward.retry_policy = action::retries(None, self.scope.retries.as_ref());
+                ("default", route::route::Action::Route(forward))
+            }
+            Fallback::Passthrough => ("allow_any", route::route::Action::Route(passthrough_action())),
+            Fallback::Refuse => (
+                "block_all",
+                route::route::Action::DirectResponse(route::DirectResponseAction { status: 502, ..Default::default() }),
+            ),
+            Fallback::NotFound => return None,
+        };
+        let operation = format!("{}/*", self.name);
+        Some(route::Route {
+            name: name.to_owned(),
+            r#match: Some(matching::everything()),
+            decorator: Some(route::Decorator { operation, ..Default::default() }),
+            action: Some(action),
+            ..Default::default()
+        })
+    }
+}
+
+/// A gateway as a VirtualService names it, in full; `mesh` stays as it is.
+pub(super) fn gateway_name(name: &str, namespace: &Namespace) -> String {
+    if name == "mesh" || name.contains('/') { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+/// The hosts that the rules of an object send requests to.
+pub(super) fn destinations(config: &Config<VirtualService>) -> impl Iterator<Item = Hostname> + '_ {
+    let namespace = &config.meta.namespace;
+    config
+        .spec
+        .http
+        .iter()
+        .flat_map(|http| {
+            let routes = http.route.iter().map(|route| &route.destination);
+            routes.chain(&http.mirror).chain(http.mirrors.iter().map(|mirror| &mirror.destination))
+        })
+        .map(move |destination| full_host(&destination.host, namespace))
+}

@@ -11,11 +11,13 @@ use tokio::sync::{mpsc, watch};
 use crate::cluster::{Change, Recorder, World, connect};
 use crate::control_plane::ControlPlane;
 use crate::controllers::Controllers;
+use crate::forward::HostListeners;
 use crate::network::{Network, NetworkConfiguration};
 use crate::pod_network::RoutedPods;
 use crate::reaper::Reaper;
 use crate::runner::images::ImageMap;
 use crate::runner::{Context, IdMap, Runner};
+use crate::service_network::ServiceNetwork;
 use crate::{NodeArgs, registration, socket};
 
 /// Runs the node to its end.
@@ -54,6 +56,7 @@ pub async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let node = async {
         let client = connect(&kubeconfig).await?;
         let (world, changes) = World::watch(client.clone());
+        let service_network = ServiceNetwork::start(world.clone(), &configuration, host_listeners(&arguments)?).await?;
         let (node_ip, dns) = (configuration.node_address.to_string(), configuration.dns_address.to_string());
         tokio::spawn(registration::keep(client.clone(), arguments.node_name.clone(), node_ip, dns));
         let controllers = Controllers::start(world.clone(), &arguments.node_name);
@@ -65,7 +68,7 @@ pub async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
                 tracing::error!(%error, socket = %socket_path.display(), "logs cannot be asked for");
             }
         });
-        tokio::spawn(dispatch(changes, world, controllers, runner.clone(), pods));
+        tokio::spawn(dispatch(changes, world, controllers, service_network, runner.clone(), pods));
         Ok::<_, anyhow::Error>(runner)
     };
     let ended = lateen_base::drain::termination_signal();
@@ -87,6 +90,16 @@ pub async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
         let _ = task.await;
     }
     Ok(())
+}
+
+/// Who opens node ports on the host; none where nobody offers to.
+fn host_listeners(arguments: &NodeArgs) -> anyhow::Result<Option<Arc<dyn HostListeners>>> {
+    let Some(descriptor) = arguments.host_fd else {
+        tracing::info!("node ports are not opened: there is no --host-fd");
+        return Ok(None);
+    };
+    let channel = lateen_base::descriptors::inherited(descriptor).context("--host-fd")?;
+    Ok(Some(Arc::new(lateen_base::descriptors::HostListeners::new(channel))))
 }
 
 fn control_plane(arguments: &NodeArgs, state: &StateDir) -> ControlPlane {
@@ -140,6 +153,7 @@ async fn dispatch(
     mut changes: mpsc::UnboundedReceiver<Change>,
     world: World,
     controllers: Controllers,
+    service_network: ServiceNetwork,
     runner: Runner,
     pods: Arc<RoutedPods>,
 ) {
@@ -147,6 +161,7 @@ async fn dispatch(
     let mut early = Some(Vec::new());
     while let Some(change) = changes.recv().await {
         controllers.observe(&change);
+        service_network.observe(&change);
         match change {
             Change::Synced => {
                 let address = |pod: &Arc<k8s_openapi::api::core::v1::Pod>| -> Option<Ipv4Addr> {

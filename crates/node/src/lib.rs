@@ -23,6 +23,7 @@ pub mod reaper;
 mod registration;
 pub mod runner;
 pub mod sandbox;
+mod service_network;
 mod socket;
 
 use std::process::ExitCode;

@@ -30,8 +30,17 @@ fn inside(test: &str) -> bool {
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let unprivileged: &[&str] = &[
-        "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set=-all",
-        "--inh-caps=-all", "unshare", "-Urnpmf", "--mount-proc",
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "unshare",
+        "-Urnpmf",
+        "--mount-proc",
     ];
     let runs: &[&[&str]] = match nix::unistd::geteuid().is_root() {
         true => &[&["unshare", "-npmf", "--mount-proc"], unprivileged],
@@ -46,11 +55,8 @@ fn inside(test: &str) -> bool {
             .current_dir("/")
             .output()
             .unwrap();
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && text.contains("1 passed"), "{test} under {run:?}:\n{text}");
     }
     std::fs::remove_file(program).unwrap();
@@ -148,8 +154,9 @@ fn pods_reach_each_other_the_node_and_services() {
     assert!(one.run(|| TcpStream::connect("10.244.0.1:15012").is_ok()), "to the node");
 
     // Cluster IPs.
-    let mut forwarder = runtime
-        .block_on(async { Forwarder::start(network.configuration().netfilter(), None, Ipv4Addr::LOCALHOST.into()) });
+    let mut forwarder = runtime.block_on(async {
+        Forwarder::start(network.configuration().netfilter(), None, Ipv4Addr::LOCALHOST.into())
+    });
     forwarder.update(vec![
         service([10, 96, 0, 50], &[(ONE, 9080)]),
         service([10, 96, 0, 51], &[(Ipv4Addr::new(10, 244, 0, 1), 15012)]),
@@ -224,8 +231,9 @@ fn a_pods_inbound_and_outbound_go_through_its_sidecar() {
         network.attach(TWO, two.namespace()).await.unwrap();
         network
     });
-    let mut forwarder = runtime
-        .block_on(async { Forwarder::start(network.configuration().netfilter(), None, Ipv4Addr::LOCALHOST.into()) });
+    let mut forwarder = runtime.block_on(async {
+        Forwarder::start(network.configuration().netfilter(), None, Ipv4Addr::LOCALHOST.into())
+    });
     forwarder.update(vec![service([10, 96, 0, 50], &[(TWO, 9080)])]);
     runtime.block_on(forwarder.settled());
     two.serve("two", 9080);
@@ -246,7 +254,11 @@ fn a_pods_inbound_and_outbound_go_through_its_sidecar() {
         let _client = one.run(move || TcpStream::connect(address).unwrap());
         assert_eq!(original(&inbound), ("10.244.0.3:9080".parse().unwrap(), ONE.into()), "{address}");
     }
-    assert_eq!(one.ask("10.244.0.3:15021").unwrap(), "ready sees 10.244.0.2", "the proxy's own ports are spared");
+    assert_eq!(
+        one.ask("10.244.0.3:15021").unwrap(),
+        "ready sees 10.244.0.2",
+        "the proxy's own ports are spared"
+    );
     // Outbound: the proxy sees the cluster IP that the application meant.
     let _client = two.run(|| TcpStream::connect("10.96.0.50:80").unwrap());
     assert_eq!(original(&outbound).0, "10.96.0.50:80".parse().unwrap());

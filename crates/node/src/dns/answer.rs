@@ -150,7 +150,8 @@ fn negative(mut response: Message, code: ResponseCode) -> Outcome {
     response.metadata.response_code = code;
     let name = |text: &str| Name::from_ascii(text).unwrap_or_default();
     let zone = name(&format!("{CLUSTER_DOMAIN}."));
-    let (server, person) = (name(&format!("ns.dns.{CLUSTER_DOMAIN}.")), name(&format!("hostmaster.{CLUSTER_DOMAIN}.")));
+    let (server, person) =
+        (name(&format!("ns.dns.{CLUSTER_DOMAIN}.")), name(&format!("hostmaster.{CLUSTER_DOMAIN}.")));
     let start = RData::SOA(SOA::new(server, person, 1, 7200, 1800, 86400, TTL));
     response.add_authority(Record::from_rdata(zone, TTL, start));
     Outcome::Answer(response)
@@ -170,13 +171,22 @@ mod tests {
             ports: vec![ServicePort { name: port.into(), protocol: "TCP".into(), port: 9080 }],
         };
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let endpoint =
-            |text: &str, hostname: Option<&str>| Endpoint { address: address(text), hostname: hostname.map(str::to_owned) };
+        let endpoint = |text: &str, hostname: Option<&str>| Endpoint {
+            address: address(text),
+            hostname: hostname.map(str::to_owned),
+        };
         Records::new(&[
-            service("reviews", ServiceKind::ClusterIp(vec![address("10.96.3.4"), address("fd96::4")]), "http"),
+            service(
+                "reviews",
+                ServiceKind::ClusterIp(vec![address("10.96.3.4"), address("fd96::4")]),
+                "http",
+            ),
             service(
                 "ratings",
-                ServiceKind::Headless(vec![endpoint("10.244.0.5", Some("first")), endpoint("10.244.0.6", None)]),
+                ServiceKind::Headless(vec![
+                    endpoint("10.244.0.5", Some("first")),
+                    endpoint("10.244.0.6", None),
+                ]),
                 "http",
             ),
             service("alias", ServiceKind::ExternalName("reviews.books.svc.cluster.local".into()), ""),
@@ -205,7 +215,11 @@ mod tests {
         use RecordType::{A, AAAA, CNAME, MX, PTR, SRV};
         let check = |name: &str, kind: RecordType, code: &str, expected: &[&str]| {
             let (found, data, _) = ask(name, kind);
-            assert_eq!((found.as_str(), data), (code, expected.iter().map(|text| (*text).to_owned()).collect()), "{name}");
+            assert_eq!(
+                (found.as_str(), data),
+                (code, expected.iter().map(|text| (*text).to_owned()).collect()),
+                "{name}"
+            );
         };
         check("reviews.books.svc.cluster.local.", A, "NoError", &["10.96.3.4"]);
         check("Reviews.Books.SVC.cluster.local.", AAAA, "NoError", &["fd96::4"]);

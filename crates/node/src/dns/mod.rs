@@ -35,7 +35,8 @@ pub fn resolvers(resolv_conf: &str) -> Vec<SocketAddr> {
         .lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();
-            let address: IpAddr = words.next().filter(|word| *word == "nameserver").and(words.next())?.parse().ok()?;
+            let address: IpAddr =
+                words.next().filter(|word| *word == "nameserver").and(words.next())?.parse().ok()?;
             (!address.is_loopback() && !address.is_unspecified()).then_some(SocketAddr::new(address, 53))
         })
         .collect()
@@ -59,7 +60,10 @@ mod tests {
     #[test]
     fn a_pods_resolv_conf() {
         let text = resolv_conf("books", IpAddr::from([10, 96, 0, 10]));
-        assert!(text.starts_with("search books.svc.cluster.local svc.cluster.local cluster.local\n"), "{text}");
+        assert!(
+            text.starts_with("search books.svc.cluster.local svc.cluster.local cluster.local\n"),
+            "{text}"
+        );
         assert_eq!(resolvers(&text), ["10.96.0.10:53".parse().unwrap()]);
     }
 }

@@ -80,7 +80,8 @@ impl Records {
     }
 
     fn add_service(&mut self, service: &Service) {
-        let base = format!("{}.{}.svc.{CLUSTER_DOMAIN}", service.name, service.namespace).to_ascii_lowercase();
+        let base =
+            format!("{}.{}.svc.{CLUSTER_DOMAIN}", service.name, service.namespace).to_ascii_lowercase();
         self.add(&base, None);
         match &service.kind {
             ServiceKind::ClusterIp(addresses) => {

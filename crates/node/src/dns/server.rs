@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::op::Query;
+use hickory_proto::op::{Message, OpCode, ResponseCode};
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -27,7 +27,9 @@ const PLAIN_DATAGRAM: u16 = 512;
 
 /// The sockets could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cluster DNS cannot listen on {address} ({transport}): {source}; is the address on `lo`, and the port free?")]
+#[error(
+    "cluster DNS cannot listen on {address} ({transport}): {source}; is the address on `lo`, and the port free?"
+)]
 pub struct ServerError {
     address: SocketAddr,
     transport: &'static str,
@@ -184,7 +186,8 @@ async fn finish(state: &State, query: &Message, outcome: Outcome, over_tcp: bool
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!(%error, "a name outside the cluster cannot be resolved");
-                let mut message = Message::error_msg(query.metadata.id, OpCode::Query, ResponseCode::ServFail);
+                let mut message =
+                    Message::error_msg(query.metadata.id, OpCode::Query, ResponseCode::ServFail);
                 message.metadata.recursion_desired = query.metadata.recursion_desired;
                 message.metadata.recursion_available = true;
                 message.add_queries(query.queries.iter().cloned());
@@ -221,8 +224,9 @@ mod tests {
     }
 
     fn zone(name: &str, endpoints: u8) -> Records {
-        let endpoints =
-            (1..=endpoints).map(|last| Endpoint { address: [10, 0, 0, last].into(), hostname: None }).collect();
+        let endpoints = (1..=endpoints)
+            .map(|last| Endpoint { address: [10, 0, 0, last].into(), hostname: None })
+            .collect();
         Records::new(&[Service {
             namespace: "n".into(),
             name: name.into(),
@@ -267,7 +271,8 @@ mod tests {
         // The upstream server stands in for the host's: it knows a reverse name that the first one does not.
         let dns = start(vec![upstream.address()]).await;
         let mut reverse = query("x.");
-        reverse.queries = vec![Query::query(Name::from_ascii("1.0.0.10.in-addr.arpa.").unwrap(), RecordType::PTR)];
+        reverse.queries =
+            vec![Query::query(Name::from_ascii("1.0.0.10.in-addr.arpa.").unwrap(), RecordType::PTR)];
         let answer = forward::ask(&reverse, &[dns.address()], false).await.unwrap();
         assert_eq!(answer.metadata.id, 9);
         assert_eq!(answer.answers.len(), 1);

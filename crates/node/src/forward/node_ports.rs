@@ -135,7 +135,9 @@ async fn carry(mut client: TcpStream, endpoints: Endpoints) {
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
     // An end of one direction is passed on and the other goes on.
-    if let Err(error) = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await {
+    if let Err(error) =
+        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await
+    {
         tracing::trace!(%error, "a connection through a node port broke");
         // Broken on one side, broken on the other: never a seemingly orderly end.
         let _ = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
@@ -154,7 +156,9 @@ async fn connect(endpoints: &Endpoints) -> io::Result<TcpStream> {
             match timeout(CONNECT, TcpStream::connect(endpoint)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = io::Error::new(error.kind(), format!("{endpoint}: {error}")),
-                Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{endpoint} does not answer")),
+                Err(_) => {
+                    last = io::Error::new(io::ErrorKind::TimedOut, format!("{endpoint} does not answer"))
+                }
             }
         }
         if start.elapsed() > PATIENCE {
@@ -206,9 +210,11 @@ mod tests {
         }
 
         async fn address(self) -> (SocketAddr, Self) {
-            tokio::task::spawn_blocking(move || (self.bound.recv_timeout(Duration::from_secs(5)).unwrap(), self))
-                .await
-                .unwrap()
+            tokio::task::spawn_blocking(move || {
+                (self.bound.recv_timeout(Duration::from_secs(5)).unwrap(), self)
+            })
+            .await
+            .unwrap()
         }
     }
 

@@ -100,7 +100,12 @@ impl Network {
         self.loopback
     }
 
-    async fn add_pair(&self, name: &str, address: Ipv4Addr, namespace: BorrowedFd<'_>) -> Result<(), rtnetlink::Error> {
+    async fn add_pair(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), rtnetlink::Error> {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name(POD_INTERFACE)
             .address(pod_mac(address).to_vec())
@@ -128,8 +133,11 @@ async fn set_up_pod(address: Ipv4Addr, next_hop: Ipv4Addr) -> Result<(), Network
         .scope(RouteScope::Link)
         .build();
     add_route(&handle, direct, "route of the next hop").await?;
-    let default =
-        RouteMessageBuilder::<Ipv4Addr>::new().gateway(next_hop).output_interface(index).pref_source(address).build();
+    let default = RouteMessageBuilder::<Ipv4Addr>::new()
+        .gateway(next_hop)
+        .output_interface(index)
+        .pref_source(address)
+        .build();
     add_route(&handle, default, "default route").await
 }
 
@@ -183,7 +191,12 @@ async fn add_route(handle: &Handle, route: RouteMessage, step: &str) -> Result<(
     handle.route().add(route).replace().execute().await.map_err(failed(step))
 }
 
-async fn add_neighbour(handle: &Handle, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<(), NetworkError> {
+async fn add_neighbour(
+    handle: &Handle,
+    index: u32,
+    address: Ipv4Addr,
+    mac: [u8; 6],
+) -> Result<(), NetworkError> {
     let request = handle.neighbours().add(index, address.into()).link_layer_address(&mac).replace();
     request.execute().await.map_err(failed(format!("neighbour {address}")))
 }

@@ -65,12 +65,15 @@ fn attempt() -> Result<(), String> {
         handle.link().add(pair).execute().await.map_err(|error| error.to_string())
     });
     veth.map_err(|error| format!("a network namespace can be made, but no veth pair in it ({error})"))?;
-    let rules = Connection::open().and_then(|mut connection| Redirect::default().ruleset().apply(&mut connection));
+    let rules =
+        Connection::open().and_then(|mut connection| Redirect::default().ruleset().apply(&mut connection));
     rules.map_err(|error| format!("a network namespace can be made, but no packet rule in it ({error})"))
 }
 
 fn setting(name: &str) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok().map(|text| text.trim().to_owned())
+    std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")))
+        .ok()
+        .map(|text| text.trim().to_owned())
 }
 
 /// The settings that may be the cause, worst first.
@@ -107,7 +110,8 @@ mod tests {
     #[test]
     fn the_explanation_names_the_setting_and_offers_sudo() {
         let check = |set: &[(&str, &str)], expected: &str| {
-            let find = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            let find =
+                |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
             let text = explain("a namespace cannot be made", &find);
             assert!(text.contains(expected) && text.contains("with sudo"), "{text}");
         };

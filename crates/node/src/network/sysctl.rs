@@ -19,6 +19,7 @@ pub(super) fn set(name: &str, value: &str) -> io::Result<()> {
     if std::fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
         return Ok(());
     }
-    std::fs::write(&path, value)
-        .map_err(|error| io::Error::new(error.kind(), format!("sysctl {}={value}: {error}", name.replace('/', "."))))
+    std::fs::write(&path, value).map_err(|error| {
+        io::Error::new(error.kind(), format!("sysctl {}={value}: {error}", name.replace('/', ".")))
+    })
 }

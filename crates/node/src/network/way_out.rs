@@ -34,10 +34,15 @@ fn choose(pid: u32, find: impl Fn(&str) -> Option<PathBuf>) -> WayOut {
     if let Some(slirp) = find("slirp4netns") {
         let mut command = program(&slirp);
         command.arg(format!("--userns-path=/proc/{pid}/ns/user"));
-        command.args(["--configure", "--mtu=65520", "--disable-host-loopback"]).arg(pid.to_string()).arg(UPLINK);
+        command
+            .args(["--configure", "--mtu=65520", "--disable-host-loopback"])
+            .arg(pid.to_string())
+            .arg(UPLINK);
         return WayOut::Program(command);
     }
-    WayOut::None("Pods cannot reach addresses outside the mesh: install passt (pasta) or slirp4netns and start again")
+    WayOut::None(
+        "Pods cannot reach addresses outside the mesh: install passt (pasta) or slirp4netns and start again",
+    )
 }
 
 fn program(path: &Path) -> Command {

@@ -256,7 +256,8 @@ pub fn resource_field(container: &Container, name: &str, divisor: Option<&str>) 
         _ => None,
     });
     let divisor = divisor.and_then(quantity_value).filter(|divisor| *divisor > 0.0).unwrap_or(1.0);
-    format!("{}", (amount.unwrap_or(0.0) / divisor - 1e-9).ceil().max(0.0))
+    // A little less, so that a value that is whole but for rounding is not rounded up.
+    format!("{}", (amount.unwrap_or(0.0) / divisor - 1e-9).ceil().max(0.0) as u64)
 }
 
 fn machine_memory() -> Option<f64> {

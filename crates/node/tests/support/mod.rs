@@ -1,9 +1,10 @@
 //! The three faces of the test program, and the mesh that the cases use.
 
 mod cases;
+mod fake_api;
 
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,9 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use lateen_apiserver::{ApiServer, Config};
 use lateen_base::descriptors;
 use lateen_base::paths::{StateDir, write_atomically};
+use serde_json::{Value, json};
 
 #[derive(clap::Parser)]
 struct NodeCommand {
@@ -38,39 +39,22 @@ struct RunCommand {
 pub fn run() -> ExitCode {
     let arguments = RunCommand::parse_from(std::env::args_os().skip(1));
     lateen_base::logging::init("info");
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let state = StateDir::new(&arguments.state_dir);
         let outside = descriptors::inherited_listener(arguments.api_listener_fd).unwrap();
         let inside = TcpListener::bind("10.96.0.1:443").unwrap();
-        let root = lateen_citadel::RootAuthority::load_or_create(&state.pki()).unwrap();
-        let addresses: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "10.96.0.1".parse().unwrap()];
-        let server = root.issue_server(&["kubernetes.default.svc"], &addresses).unwrap();
-        let client = root.issue_client("admin", &["system:masters"]).unwrap();
-        let files = [
-            (state.kubeconfig(), format!("https://{}", outside.local_addr().unwrap())),
-            (state.internal_kubeconfig(), "https://10.96.0.1:443".to_owned()),
-        ];
-        let listeners = vec![outside, inside];
-        let mut config =
-            Config::new(listeners, state.api().join("store"), server.certificate.clone(), server.key.clone());
-        config.client_ca = Some(root.certificate().to_owned());
-        config.root_certificates = root.certificate().to_owned();
-        config.node_socket = Some(state.node_socket());
-        let (trigger, drain) = lateen_base::drain::channel();
-        let _server = ApiServer::start(config, drain).await.unwrap();
-        for (file, address) in files {
-            let text = lateen_apiserver::kubeconfig::render(
-                &address,
-                root.certificate(),
-                &client.certificate,
-                &client.key,
-            );
-            write_atomically(&file, text.as_bytes(), 0o600).unwrap();
-        }
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": "http://10.96.0.1:443"}}],
+            "users": [{"name": "c", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        });
+        let api = fake_api::FakeApi::open(state.api().join("objects.json"));
+        tokio::spawn(api.clone().serve(inside));
+        tokio::spawn(api.serve(outside));
+        write_atomically(&state.internal_kubeconfig(), config.to_string().as_bytes(), 0o600).unwrap();
         lateen_base::drain::termination_signal().await.unwrap();
-        trigger.drain(Duration::from_secs(1)).await;
     });
     ExitCode::SUCCESS
 }
@@ -126,7 +110,7 @@ impl Mesh {
         let api = TcpListener::bind("127.0.0.1:0").unwrap();
         let mesh = Self { folder, node: None.into(), api, user, program };
         mesh.start_node();
-        mesh.wait("the API answers", || mesh.state().kubeconfig().exists() && mesh.try_kubectl(&["get", "ns"]).is_some());
+        mesh.wait("the node is registered", || mesh.get("/api/v1/nodes/lateen")["status"]["conditions"].is_array());
         mesh
     }
 
@@ -146,7 +130,7 @@ impl Mesh {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         if let Some(user) = self.user {
-            command.uid(user).gid(user).groups(&[]);
+            command.uid(user).gid(user);
         }
         #[allow(unsafe_code)]
         // SAFETY: fcntl is async-signal-safe.
@@ -181,44 +165,86 @@ impl Mesh {
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
 
-    pub fn try_kubectl(&self, arguments: &[&str]) -> Option<String> {
-        let output = self.command(arguments).output().unwrap();
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    pub fn kubectl(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().unwrap();
-        assert!(
-            output.status.success(),
-            "kubectl {arguments:?}: {}\n{}",
-            String::from_utf8_lossy(&output.stderr),
-            self.logs()
+    /// One request to the API, from the host; `Null` where it fails.
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let text = body.to_string();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: api\r\nconnection: close\r\ncontent-type: \
+             application/merge-patch+json\r\ncontent-length: {}\r\n\r\n{text}",
+            text.len()
         );
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        exchange(TcpStream::connect(self.api.local_addr().unwrap()).unwrap(), &request)
+            .and_then(|answer| serde_json::from_str(&answer).ok())
+            .unwrap_or(Value::Null)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(self.state().kubeconfig()).args(["--request-timeout=10s"]).args(arguments);
-        command.env("HOME", self.folder.path()).stdin(Stdio::null());
-        command
+    pub fn get(&self, path: &str) -> Value {
+        self.call("GET", path, &Value::Null)
     }
 
-    pub fn apply(&self, manifest: &str) {
-        let mut command = self.command(&["apply", "-f", "-"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
-        assert!(child.wait().unwrap().success(), "kubectl apply\n{}", self.logs());
+    /// Creates an object of YAML in the collection.
+    pub fn create(&self, collection: &str, yaml: &str) {
+        let object: Value = serde_saphyr::from_str(yaml).unwrap();
+        let answer = self.call("POST", collection, &object);
+        assert!(answer["metadata"]["uid"].is_string(), "{answer}");
     }
 
-    /// One value of an object, by JSONPath.
-    pub fn value(&self, object: &str, path: &str) -> String {
-        self.try_kubectl(&["get", object, "-o", &format!("jsonpath={path}")]).unwrap_or_default()
+    /// What the node's socket answers.
+    pub fn ask_node(&self, path: &str) -> String {
+        let stream = std::os::unix::net::UnixStream::connect(self.state().node_socket()).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+        exchange(stream, &request).unwrap_or_default()
+    }
+
+    /// The same in the background: for what is written until the end.
+    pub fn follow(&self, path: &str) -> std::thread::JoinHandle<String> {
+        let stream = std::os::unix::net::UnixStream::connect(self.state().node_socket()).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+        std::thread::spawn(move || exchange(stream, &request).unwrap_or_default())
+    }
+
+    /// Kills the processes of this mesh whose command line has `words`.
+    fn kill_matching(&self, words: &str, of: impl Fn(i32) -> bool) {
+        let mut killed = 0;
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(words) && of(pid) {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+                killed += 1;
+            }
+        }
+        assert!(killed > 0, "nothing of the mesh runs {words}");
+    }
+
+    /// Kills a container's process. Only those in namespaces of this mesh count: its ancestors include the node.
+    pub fn kill_container(&self, words: &str) {
+        let node = self.node.borrow().as_ref().map(|node| node.id() as i32).unwrap();
+        self.kill_matching(words, |pid| is_descendant(pid, node));
+    }
+
+    /// Kills one of the mesh's own processes.
+    pub fn kill_child(&self, words: &str) {
+        let own = self.processes();
+        self.kill_matching(words, |pid| own.contains(&pid));
+    }
+
+    /// The Pods of a label `app`, in order of their names.
+    pub fn pods(&self, app: &str) -> Vec<Value> {
+        let list = self.get("/api/v1/pods");
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.into_iter().filter(|pod| pod["metadata"]["labels"]["app"] == app).collect()
+    }
+
+    pub fn is_ready(pod: &Value) -> bool {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
     }
 
     /// Waits until something is so.
     pub fn wait(&self, what: &str, mut so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(15);
         while !so() {
             assert!(Instant::now() < deadline, "waited in vain: {what}\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(20));
@@ -227,15 +253,40 @@ impl Mesh {
 
     pub fn logs(&self) -> String {
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        let pods = self.try_kubectl(&["get", "pods,events,rs,deploy", "-A", "-o", "wide"]).unwrap_or_default();
         let control = read(&self.state().logs().join("lateend.log"));
+        let pods = read(&self.state().api().join("objects.json"));
         format!("--- node\n{}\n--- lateend\n{control}\n--- objects\n{pods}", read(&self.log()))
     }
+}
 
-    #[allow(dead_code)]
-    pub fn address(&self) -> SocketAddr {
-        self.api.local_addr().unwrap()
+fn is_descendant(mut pid: i32, ancestor: i32) -> bool {
+    while pid > 1 {
+        if pid == ancestor {
+            return true;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        pid = parent.unwrap_or(0);
     }
+    false
+}
+
+/// Sends a request and reads the body of the answer.
+fn exchange(mut stream: impl Read + Write, request: &str) -> Option<String> {
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return Some(body.to_owned());
+    }
+    let (mut whole, mut rest) = (String::new(), body);
+    while let Some((size, tail)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).ok()?;
+        whole.push_str(tail.get(..size)?);
+        rest = tail.get(size + 2..)?;
+    }
+    Some(whole)
 }
 
 impl Drop for Mesh {

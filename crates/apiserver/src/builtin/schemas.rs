@@ -32,6 +32,11 @@ pub const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 /// Name of the merge patch's schema.
 pub const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 
+/// Types of which Kubernetes' own documents state no type either, because they take one of several: any JSON, a schema
+/// or a list, a schema or a boolean.
+const FREE: &[&str] =
+    &["JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"];
+
 /// The schemas, made at first use.
 pub fn schemas() -> &'static BuiltInSchemas {
     static SCHEMAS: LazyLock<BuiltInSchemas> = LazyLock::new(make);
@@ -51,6 +56,12 @@ fn make() -> BuiltInSchemas {
         "description": "Patch is provided to give a concrete name and type to the Kubernetes PATCH request body.",
         "type": "object",
     }));
+    for name in FREE {
+        let name = format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{name}");
+        if let Some(Value::Object(component)) = components.get_mut(&name) {
+            component.retain(|key, _| key == "description");
+        }
+    }
     for component in components.values_mut() {
         wrap_references(component);
     }

@@ -68,7 +68,8 @@ impl Documents {
                         .iter()
                         .any(|entry| matches!(*entry, "application/json" | "*/*" | "application/*"));
                 if !speaks {
-                    return Some(Err(Status::not_acceptable()));
+                    let asked = media.contains(&PROTOBUF_2);
+                    return Some(if asked { Ok(empty_version_2()) } else { Err(Status::not_acceptable()) });
                 }
                 let body = self.v2.get_or_init(|| self.version_2()).clone();
                 let etag = hash_of(&body);
@@ -112,6 +113,25 @@ impl Documents {
         });
         let text = serde_json::to_string(&document).unwrap_or_default();
         Bytes::from(text.replace(COMPONENTS, "#/definitions/"))
+    }
+}
+
+/// The media type in which `kubectl` asks for version 2.
+const PROTOBUF_2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// A document of version 2 that describes nothing, in protobuf (gnostic's `openapi.v2.Document`).
+///
+/// `kubectl` asks for it only about kinds that it has not found in version 3, which are in neither; given an empty one
+/// it goes on to say that the kind is unknown.
+fn empty_version_2() -> Document {
+    const BODY: &[u8] = b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.32.0\x42\x00";
+    Document {
+        // As a media type has no `@`, Kubernetes answers with a dot in its place.
+        content_type: PROTOBUF_2.replace('@', "."),
+        etag: Some("\"empty\"".to_owned()),
+        cache_control: None,
+        redirect: None,
+        body: Bytes::from_static(BODY),
     }
 }
 

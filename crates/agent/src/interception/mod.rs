@@ -4,6 +4,9 @@
 //! and reads them back. It needs the capability NET_ADMIN there and nothing else; no external program is run.
 
 mod arguments;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // Helpers of tests.
+mod kernel_tests;
 
 use std::io::Write;
 

@@ -3,6 +3,7 @@
 mod answer;
 mod delete;
 mod logs;
+mod protobuf;
 mod read;
 mod request;
 mod reviews;
@@ -48,13 +49,21 @@ pub async fn handle(
             let text = format!("the body cannot be read, or is larger than {BODY_LIMIT} bytes: {error}");
             Status::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", text)
         })?;
+        let mut body = body.to_bytes();
+        let mut headers = parts.headers;
+        let content_type =
+            headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if content_type.starts_with(protobuf::MEDIA_TYPE) && !body.is_empty() {
+            body = protobuf::to_json(&body)?;
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         let request = Request {
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: Query::parse(parts.uri.query().unwrap_or_default()),
-            headers: parts.headers,
+            headers,
             user,
-            body: body.to_bytes(),
+            body,
         };
         route(&api, request).await
     };
@@ -133,11 +142,6 @@ async fn route(api: &Arc<Api>, request: Request) -> Result<Response<Body>, Statu
 }
 
 async fn resource(api: &Arc<Api>, request: Request, target: Target) -> Result<Response<Body>, Status> {
-    let kinds = api.schema.kinds();
-    let kind = kinds
-        .find(&target.group, &target.version, &target.plural)
-        .cloned()
-        .ok_or_else(Status::no_such_path)?;
     let verb = verb_of(&request, &target)?;
     let action = Action::Resource {
         verb,
@@ -148,6 +152,17 @@ async fn resource(api: &Arc<Api>, request: Request, target: Target) -> Result<Re
         name: target.name.as_deref().unwrap_or_default(),
     };
     authorize(api, &request.user, &action)?;
+    if verb == "create"
+        && target.name.is_none()
+        && let Some(answer) = reviews::review(api, &request, &target)
+    {
+        return answer;
+    }
+    let kinds = api.schema.kinds();
+    let kind = kinds
+        .find(&target.group, &target.version, &target.plural)
+        .cloned()
+        .ok_or_else(Status::no_such_path)?;
     if (target.namespace.is_some() && !kind.namespaced)
         || (kind.namespaced && target.namespace.is_none() && target.name.is_some())
     {
@@ -197,10 +212,7 @@ async fn main(
         "list" => read::list(api, &request, target, &kind),
         "watch" => watch::watch(api, request, target, kind),
         "create" if target.name.is_some() => Err(Status::method_not_allowed()),
-        "create" => match reviews::review(api, &request, target) {
-            Some(answer) => answer,
-            None => write::create(api, &request, target, kind).await,
-        },
+        "create" => write::create(api, &request, target, kind).await,
         "update" => write::update(api, &request, target, kind).await,
         "patch" => write::patch(api, &request, target, kind).await,
         "delete" => delete::delete(api, &request, target, kind).await,

@@ -11,7 +11,7 @@ use crate::seam::{
     FieldValidation, KindInfo, Operation, Origin, Resource, UserInfo, WriteRequest, api_version,
 };
 use crate::status::{Cause, Status};
-use crate::store::{Expect, StoreError, Stored, Write, revision_of, table_name};
+use crate::store::{Expect, StoreError, Stored, Write, table_name};
 use http::{Response, StatusCode};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -644,9 +644,4 @@ fn count_generation(kind: &KindInfo, old: &Value, new: &mut Value) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         meta_mut(new).insert("generation".to_owned(), generation.into());
     }
-}
-
-/// The revision of an object as it was read, for a following write.
-pub(crate) fn revision(stored: &Stored) -> u64 {
-    revision_of(&stored.value).max(stored.revision)
 }

@@ -263,9 +263,15 @@ fn reply(code: u16, value: &Value) -> Response<Body> {
 }
 
 fn status(code: u16, message: &str) -> Response<Body> {
+    let reason = match code {
+        404 => "NotFound",
+        409 => "AlreadyExists",
+        410 => "Expired",
+        _ => "Invalid",
+    };
     reply(
         code,
         &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code,
-            "reason": message}),
+            "reason": reason}),
     )
 }

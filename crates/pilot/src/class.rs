@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lateen_model::{
-    ClusterId, ConfigKey, Hostname, Namespace, NetworkId, PortProtocol, Service, Snapshot, TargetPort, Workload,
+    ClusterId, ConfigKey, Hostname, Namespace, NetworkId, PortProtocol, Service, Snapshot, TargetPort,
+    Workload,
 };
 use serde::Serialize;
 
@@ -96,7 +97,8 @@ impl Class {
 
 /// The workload behind the proxy: by name, else by address.
 fn workload<'a>(snapshot: &'a Snapshot, node: &ProxyNode) -> Option<&'a Workload> {
-    let is_it = |workload: &&Workload| workload.key.namespace == node.namespace && workload.key.name == node.name;
+    let is_it =
+        |workload: &&Workload| workload.key.namespace == node.namespace && workload.key.name == node.name;
     node.addresses
         .iter()
         .flat_map(|address| snapshot.workloads_at(address))
@@ -143,5 +145,9 @@ fn asked_labels(snapshot: &Snapshot, labels: &BTreeMap<String, String>) -> BTree
         .flat_map(|route| &route.r#match)
         .flat_map(|matched| matched.source_labels.keys())
         .collect();
-    labels.iter().filter(|(key, _)| asked.contains(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    labels
+        .iter()
+        .filter(|(key, _)| asked.contains(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }

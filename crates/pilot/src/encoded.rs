@@ -7,26 +7,45 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// One resource, ready to send.
+/// One resource, ready to send; or a part of one (a virtual host).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
     /// The resource's name.
-    pub name: String,
+    pub name: Arc<str>,
     /// A hash of the bytes: equal resources have equal versions, on every replica and after every restart.
-    pub version: String,
-    /// The encoded message, without the `Any` around it.
+    pub version: Arc<str>,
+    /// An encoded `google.protobuf.Any` for a resource; the message alone for a part.
     pub bytes: Bytes,
 }
 
+/// Field numbers of `google.protobuf.Any`, as tags of length-delimited fields.
+const ANY_TYPE_URL: u8 = (1 << 3) | 2;
+const ANY_VALUE: u8 = (2 << 3) | 2;
+
 impl Encoded {
-    /// Encodes a message.
-    pub(crate) fn message(name: impl Into<String>, message: &impl prost::Message) -> Self {
-        Self::bytes(name, message.encode_to_vec())
+    /// Encodes a part.
+    pub(crate) fn part(name: impl Into<Arc<str>>, message: &impl prost::Message) -> Self {
+        Self::new(name.into(), message.encode_to_vec())
     }
 
-    /// Takes a message that is encoded already.
-    pub(crate) fn bytes(name: impl Into<String>, bytes: Vec<u8>) -> Self {
-        Self { name: name.into(), version: format!("{:032x}", xxh3_128(&bytes)), bytes: bytes.into() }
+    /// Encodes a resource.
+    pub(crate) fn resource(type_url: &str, name: impl Into<Arc<str>>, message: &impl prost::Message) -> Self {
+        Self::resource_bytes(type_url, name, &message.encode_to_vec())
+    }
+
+    /// Takes a resource whose message is encoded already.
+    pub(crate) fn resource_bytes(type_url: &str, name: impl Into<Arc<str>>, message: &[u8]) -> Self {
+        let mut any = Vec::with_capacity(type_url.len() + message.len() + 12);
+        for (tag, content) in [(ANY_TYPE_URL, type_url.as_bytes()), (ANY_VALUE, message)] {
+            any.push(tag);
+            prost::encoding::encode_varint(content.len() as u64, &mut any);
+            any.extend_from_slice(content);
+        }
+        Self::new(name.into(), any)
+    }
+
+    fn new(name: Arc<str>, bytes: Vec<u8>) -> Self {
+        Self { name, version: format!("{:032x}", xxh3_128(&bytes)).into(), bytes: bytes.into() }
     }
 }
 

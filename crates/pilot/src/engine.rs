@@ -1,8 +1,9 @@
 //! What every class holds now, and what a change makes different.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
 use lateen_model::{ChangeSet, ConfigKind, Service, ServiceKey, Snapshot};
 
@@ -42,7 +43,16 @@ pub struct Applied {
     pub reclassify: bool,
 }
 
-type Resources = BTreeMap<String, Arc<Encoded>>;
+type Resources = OrdMap<Arc<str>, Arc<Encoded>>;
+
+/// What a class holds at one moment. Clones share, and never change.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    clusters: Resources,
+    endpoints: Resources,
+    listeners: Resources,
+    routes: Resources,
+}
 
 /// Holds the resources of all classes. Pure: no clock, no I/O; whoever owns it is the only writer.
 #[derive(Debug)]
@@ -56,10 +66,7 @@ pub struct Engine {
 /// What one class holds.
 #[derive(Debug, Default)]
 struct Held {
-    clusters: Resources,
-    endpoints: Resources,
-    listeners: Resources,
-    routes: Resources,
+    view: View,
     /// Route configurations by what they were put together from: equal keys are not assembled again.
     route_keys: HashMap<String, RouteKey>,
     /// Which endpoint resources a service has.
@@ -143,26 +150,46 @@ impl Engine {
 
     /// The resources of a type that a class holds, as far as they are asked for, in the order of names. A class that
     /// [`Engine::proxy_class`] did not give has none.
-    pub fn resources(&self, class: &Class, type_url: &str, subscription: Subscription<'_>) -> Vec<Arc<Encoded>> {
-        let Some(resources) = self.of_type(class, type_url) else { return Vec::new() };
+    pub fn resources(
+        &self,
+        class: &Class,
+        type_url: &str,
+        subscription: Subscription<'_>,
+    ) -> Vec<Arc<Encoded>> {
+        let Some(resources) = self.classes.get(class).and_then(|held| held.view.of_type(type_url)) else {
+            return Vec::new();
+        };
         match subscription {
             Subscription::Wildcard => resources.values().cloned().collect(),
-            Subscription::Names(names) => names.iter().filter_map(|name| resources.get(name)).cloned().collect(),
+            Subscription::Names(names) => {
+                names.iter().filter_map(|name| resources.get(name.as_str())).cloned().collect()
+            }
         }
     }
 
-    /// One resource.
-    pub fn resource(&self, class: &Class, type_url: &str, name: &str) -> Option<&Arc<Encoded>> {
-        self.of_type(class, type_url)?.get(name)
+    /// What a class holds now; nothing for a class that [`Engine::proxy_class`] did not give.
+    pub fn view(&self, class: &Class) -> View {
+        self.classes.get(class).map(|held| held.view.clone()).unwrap_or_default()
+    }
+}
+
+impl View {
+    /// All resources of a type, in the order of names.
+    pub fn list(&self, type_url: &str) -> impl Iterator<Item = &Arc<Encoded>> {
+        self.of_type(type_url).into_iter().flat_map(|resources| resources.values())
     }
 
-    fn of_type(&self, class: &Class, type_url: &str) -> Option<&Resources> {
-        let held = self.classes.get(class)?;
+    /// One resource.
+    pub fn get(&self, type_url: &str, name: &str) -> Option<&Arc<Encoded>> {
+        self.of_type(type_url)?.get(name)
+    }
+
+    fn of_type(&self, type_url: &str) -> Option<&Resources> {
         match type_url {
-            CLUSTER => Some(&held.clusters),
-            ENDPOINT => Some(&held.endpoints),
-            LISTENER => Some(&held.listeners),
-            ROUTE => Some(&held.routes),
+            CLUSTER => Some(&self.clusters),
+            ENDPOINT => Some(&self.endpoints),
+            LISTENER => Some(&self.listeners),
+            ROUTE => Some(&self.routes),
             _ => None,
         }
     }
@@ -223,7 +250,7 @@ impl Held {
         };
         if touched.clusters {
             let keys = cluster::plan(world);
-            note(CLUSTER, replace(&mut self.clusters, keys.iter().map(|key| caches.clusters.get(key))));
+            note(CLUSTER, replace(&mut self.view.clusters, keys.iter().map(|key| caches.clusters.get(key))));
         }
         if touched.endpoints {
             note(ENDPOINT, self.all_endpoints(world, caches));
@@ -232,7 +259,10 @@ impl Held {
         }
         if touched.listeners {
             let keys = listener::plan(world);
-            note(LISTENER, replace(&mut self.listeners, keys.iter().map(|key| caches.listeners.get(key))));
+            note(
+                LISTENER,
+                replace(&mut self.view.listeners, keys.iter().map(|key| caches.listeners.get(key))),
+            );
         }
         if touched.routes {
             note(ROUTE, self.routes(world, caches));
@@ -248,11 +278,10 @@ impl Held {
             if keys.is_empty() {
                 continue;
             }
-            self.by_service
-                .insert(service.key.clone(), keys.iter().map(|key| key.cluster.clone()).collect());
+            self.by_service.insert(service.key.clone(), keys.iter().map(|key| key.cluster.clone()).collect());
             next.extend(keys.iter().map(|key| caches.endpoints.get(key)));
         }
-        replace(&mut self.endpoints, next)
+        replace(&mut self.view.endpoints, next)
     }
 
     fn some_endpoints(
@@ -267,7 +296,7 @@ impl Held {
             let Some(service): Option<&Arc<Service>> = world.snapshot.service(key) else { continue };
             for key in endpoint::plan_service(world, service) {
                 let next = caches.endpoints.get(&key);
-                put(&mut self.endpoints, next, &mut changed);
+                put(&mut self.view.endpoints, next, &mut changed);
             }
         }
         changed
@@ -278,7 +307,7 @@ impl Held {
         let mut keys = HashMap::new();
         for key in route::plan(world) {
             let same = self.route_keys.get(&key.name) == Some(&key);
-            let present = self.routes.get(&key.name).filter(|_| same);
+            let present = self.view.routes.get(key.name.as_str()).filter(|_| same);
             next.push(match present {
                 Some(present) => Arc::clone(present),
                 None => Arc::new(route::assemble(&key, &mut caches.hosts)),
@@ -286,32 +315,32 @@ impl Held {
             keys.insert(key.name.clone(), key);
         }
         self.route_keys = keys;
-        replace(&mut self.routes, next)
+        replace(&mut self.view.routes, next)
     }
 }
 
-/// Puts `next` in the place of all present resources, and names what differs.
+/// Puts `next` in the place of all present resources, and names what differs. Entries that are as before stay where
+/// they are, so that views share them.
 fn replace(present: &mut Resources, next: impl IntoIterator<Item = Arc<Encoded>>) -> BTreeSet<String> {
     let mut changed = BTreeSet::new();
-    let mut replaced = Resources::new();
-    for mut resource in next {
-        match present.remove(&resource.name) {
-            // The old allocation stays where the bytes are equal: streams compare pointers first.
-            Some(old) if old.version == resource.version => resource = old,
-            _ => {
-                changed.insert(resource.name.clone());
-            }
-        }
-        replaced.insert(resource.name.clone(), resource);
+    let mut kept = HashSet::new();
+    for resource in next {
+        kept.insert(Arc::clone(&resource.name));
+        put(present, resource, &mut changed);
     }
-    changed.extend(std::mem::replace(present, replaced).into_keys());
+    let gone: Vec<Arc<str>> = present.keys().filter(|name| !kept.contains(*name)).cloned().collect();
+    for name in gone {
+        present.remove(&name);
+        changed.insert(name.to_string());
+    }
     changed
 }
 
 fn put(present: &mut Resources, resource: Arc<Encoded>, changed: &mut BTreeSet<String>) {
+    // The old allocation stays where the bytes are equal: streams compare pointers first.
     let same = present.get(&resource.name).is_some_and(|old| old.version == resource.version);
     if !same {
-        changed.insert(resource.name.clone());
-        present.insert(resource.name.clone(), resource);
+        changed.insert(resource.name.to_string());
+        present.insert(Arc::clone(&resource.name), resource);
     }
 }

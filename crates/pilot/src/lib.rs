@@ -27,5 +27,5 @@ mod world;
 
 pub use class::{Class, InboundPort, Role};
 pub use encoded::Encoded;
-pub use engine::{Applied, ClassChange, Engine, Subscription};
+pub use engine::{Applied, ClassChange, Engine, Subscription, View};
 pub use node::{NodeError, ProxyNode};

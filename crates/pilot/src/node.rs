@@ -40,7 +40,9 @@ pub struct ProxyNode {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
     /// The id has another form.
-    #[error("node id {0:?} is not of the form TYPE~IP~POD.NAMESPACE~DOMAIN; is the proxy's bootstrap Istio's?")]
+    #[error(
+        "node id {0:?} is not of the form TYPE~IP~POD.NAMESPACE~DOMAIN; is the proxy's bootstrap Istio's?"
+    )]
     Id(String),
     /// The type of proxy is unknown.
     #[error("node id {0:?} is of a type that is served by nobody here; sidecar and router are")]
@@ -71,7 +73,9 @@ impl ProxyNode {
             "router" => Role::Gateway,
             _ => return Err(NodeError::Type(id.to_owned())),
         };
-        let Some((name, namespace)) = workload.rsplit_once('.') else { return Err(NodeError::Id(id.to_owned())) };
+        let Some((name, namespace)) = workload.rsplit_once('.') else {
+            return Err(NodeError::Id(id.to_owned()));
+        };
         let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let mut addresses: Vec<IpAddr> = ip.parse().into_iter().collect();
         for address in text("INSTANCE_IPS").split(',').filter_map(|address| address.trim().parse().ok()) {
@@ -110,11 +114,19 @@ mod tests {
     fn ids() {
         let metadata = serde_json::json!({"LABELS": {"app": "a"}, "CLUSTER_ID": "Kubernetes", "INSTANCE_IPS": "10.0.0.1,fd00::1"});
         let metadata = metadata.as_object().unwrap();
-        let node = ProxyNode::parse("sidecar~10.0.0.1~a-1.b.default~default.svc.cluster.local", metadata).unwrap();
-        assert_eq!((node.name.as_str(), node.namespace.as_str(), node.role), ("a-1.b", "default", Role::Sidecar));
+        let node =
+            ProxyNode::parse("sidecar~10.0.0.1~a-1.b.default~default.svc.cluster.local", metadata).unwrap();
+        assert_eq!(
+            (node.name.as_str(), node.namespace.as_str(), node.role),
+            ("a-1.b", "default", Role::Sidecar)
+        );
         assert_eq!(node.addresses.len(), 2);
         assert_eq!(node.labels["app"], "a");
-        for (name, id) in [("too short", "sidecar~1~2"), ("no namespace", "sidecar~1.1.1.1~pod~d"), ("other", "ztunnel~1.1.1.1~a.b~c")] {
+        for (name, id) in [
+            ("too short", "sidecar~1~2"),
+            ("no namespace", "sidecar~1.1.1.1~pod~d"),
+            ("other", "ztunnel~1.1.1.1~a.b~c"),
+        ] {
             assert!(ProxyNode::parse(id, metadata).is_err(), "{name}");
         }
     }

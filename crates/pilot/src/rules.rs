@@ -45,7 +45,8 @@ impl Rules {
     /// the root namespace's. Several for one host are merged: the oldest gives the policy, all give subsets.
     pub(crate) fn of(&self, service: &Service, client: &Namespace) -> Vec<Shared<Config<DestinationRule>>> {
         for namespace in [client, &service.key.namespace, &self.root] {
-            let visible = |rule: &&Arc<Config<DestinationRule>>| rule.visible_to(&rule.spec.export_to, client);
+            let visible =
+                |rule: &&Arc<Config<DestinationRule>>| rule.visible_to(&rule.spec.export_to, client);
             let key = (namespace.clone(), service.key.hostname.clone());
             let found: Vec<_> =
                 self.exact.get(&key).into_iter().flatten().filter(visible).map(Shared::of).collect();
@@ -99,7 +100,8 @@ pub(crate) fn policy(
 ) -> TrafficPolicy {
     let rule = rules.iter().find_map(|rule| rule.spec.traffic_policy.as_ref());
     let mut merged = TrafficPolicy::default();
-    for layer in [mesh, rule, subset.and_then(|subset| subset.traffic_policy.as_ref())].into_iter().flatten() {
+    for layer in [mesh, rule, subset.and_then(|subset| subset.traffic_policy.as_ref())].into_iter().flatten()
+    {
         merge(&mut merged, layer, port);
     }
     merged

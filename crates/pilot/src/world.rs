@@ -24,7 +24,8 @@ impl<'a> World<'a> {
         let mut services: Vec<&'a Arc<Service>> = Vec::new();
         for service in snapshot.services() {
             let known = services.last().is_some_and(|last| last.key.hostname == service.key.hostname);
-            if !known && let Some(service) = snapshot.visible_service(&service.key.hostname, &class.namespace) {
+            if !known && let Some(service) = snapshot.visible_service(&service.key.hostname, &class.namespace)
+            {
                 services.push(service);
             }
         }
@@ -50,7 +51,8 @@ impl<'a> World<'a> {
         visible
             .into_iter()
             .map(|config| {
-                let hosts = config.spec.hosts.iter().map(|host| full_host(host, &config.meta.namespace)).collect();
+                let hosts =
+                    config.spec.hosts.iter().map(|host| full_host(host, &config.meta.namespace)).collect();
                 (config, hosts)
             })
             .collect()

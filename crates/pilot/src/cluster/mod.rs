@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use lateen_model::{Hostname, Resolution};
 
+use lateen_envoy::type_urls;
+
 use crate::encoded::{Encoded, Key};
 use crate::proto::{self, cluster, core};
 use crate::shared::Shared;
@@ -53,7 +55,7 @@ impl Key for ClusterKey {
             Self::Passthrough(timeout) => outbound::passthrough(*timeout),
             Self::BlackHole(timeout) => outbound::black_hole(*timeout),
         };
-        Encoded::message(message.name.clone(), &message)
+        Encoded::resource(type_urls::CLUSTER, message.name.as_str(), &message)
     }
 }
 
@@ -70,7 +72,9 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<ClusterKey> {
         let found = world.rules.of(service, &world.class.namespace);
         // The proxy resolves these by itself, so their endpoints are part of the cluster.
         let endpoints = match service.resolution {
-            Resolution::Dns | Resolution::DnsRoundRobin => world.snapshot.endpoints(&service.key).map(Shared::of),
+            Resolution::Dns | Resolution::DnsRoundRobin => {
+                world.snapshot.endpoints(&service.key).map(Shared::of)
+            }
             _ => None,
         };
         for index in outbound::ports(service) {

@@ -35,7 +35,9 @@ pub(crate) fn ports(service: &Service) -> impl Iterator<Item = usize> {
 // The two DNS settings have successors that older proxies do not know.
 #[allow(deprecated)]
 pub(super) fn generate(key: &OutboundKey) -> cluster::Cluster {
-    use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy};
+    use cluster::cluster::{
+        ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy,
+    };
     let service = &key.service;
     let port = &service.ports[key.port];
     let subset = rules::subsets(&key.rules).into_iter().find(|subset| subset.name == key.subset);
@@ -72,7 +74,8 @@ pub(super) fn generate(key: &OutboundKey) -> cluster::Cluster {
             }
             // A logical cluster without its one endpoint would be refused; without any it resolves to nothing.
             if assignment.endpoints.is_empty() {
-                message.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
+                message.cluster_discovery_type =
+                    Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
             } else {
                 message.dns_lookup_family = DnsLookupFamily::V4Only as i32;
                 message.dns_refresh_rate = Some(proto::duration(key.mesh.dns_refresh_rate.get()));
@@ -92,7 +95,11 @@ pub(super) fn generate(key: &OutboundKey) -> cluster::Cluster {
 }
 
 fn connect_timeout(key: &OutboundKey, policy: &TrafficPolicy) -> Duration {
-    let asked = policy.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref()).and_then(|tcp| tcp.connect_timeout);
+    let asked = policy
+        .connection_pool
+        .as_ref()
+        .and_then(|pool| pool.tcp.as_ref())
+        .and_then(|tcp| tcp.connect_timeout);
     asked.unwrap_or(key.mesh.connect_timeout).get()
 }
 

@@ -1,9 +1,8 @@
 //! What a traffic policy says of a cluster.
 
-
 use lateen_api::networking::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings,
-    OutlierDetection, SimpleLoadBalancer,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings,
+    LoadBalancerSettings, OutlierDetection, SimpleLoadBalancer,
 };
 use lateen_envoy::TypeUrl;
 use lateen_model::PortProtocol;
@@ -36,7 +35,8 @@ pub(super) fn circuit_breakers(pool: Option<&ConnectionPoolSettings>) -> cluster
 
 pub(super) fn connection_pool(message: &mut cluster::Cluster, pool: Option<&ConnectionPoolSettings>) {
     message.circuit_breakers = Some(circuit_breakers(pool));
-    let Some(keepalive) = pool.and_then(|pool| pool.tcp.as_ref()).and_then(|tcp| tcp.tcp_keepalive.as_ref()) else {
+    let Some(keepalive) = pool.and_then(|pool| pool.tcp.as_ref()).and_then(|tcp| tcp.tcp_keepalive.as_ref())
+    else {
         return;
     };
     let seconds = |value: Option<lateen_api::Duration>| value.map(|value| value.get().as_secs() as u32);
@@ -63,18 +63,25 @@ pub(super) fn load_balancer(message: &mut cluster::Cluster, settings: Option<&Lo
         | SimpleLoadBalancer::Passthrough => LbPolicy::LeastRequest,
     };
     message.lb_policy = policy as i32;
-    let warmup = settings.and_then(|settings| settings.warmup_duration_secs).filter(|duration| !duration.is_zero());
+    let warmup =
+        settings.and_then(|settings| settings.warmup_duration_secs).filter(|duration| !duration.is_zero());
     if let Some(window) = warmup {
         let slow_start = Some(cluster::cluster::SlowStartConfig {
             slow_start_window: Some(proto::duration(window.get())),
             ..Default::default()
         });
         message.lb_config = match policy {
-            LbPolicy::RoundRobin => Some(cluster::cluster::LbConfig::RoundRobinLbConfig(
-                cluster::cluster::RoundRobinLbConfig { slow_start_config: slow_start, ..Default::default() },
-            )),
+            LbPolicy::RoundRobin => {
+                Some(cluster::cluster::LbConfig::RoundRobinLbConfig(cluster::cluster::RoundRobinLbConfig {
+                    slow_start_config: slow_start,
+                    ..Default::default()
+                }))
+            }
             LbPolicy::LeastRequest => Some(cluster::cluster::LbConfig::LeastRequestLbConfig(
-                cluster::cluster::LeastRequestLbConfig { slow_start_config: slow_start, ..Default::default() },
+                cluster::cluster::LeastRequestLbConfig {
+                    slow_start_config: slow_start,
+                    ..Default::default()
+                },
             )),
             _ => None,
         };
@@ -100,7 +107,9 @@ pub(super) fn outlier_detection(message: &mut cluster::Cluster, settings: Option
         outlier.consecutive_gateway_failure = Some(errors);
         outlier.enforcing_consecutive_gateway_failure = Some(if errors > 0 { 100 } else { 0 });
     }
-    if settings.split_external_local_origin_errors && let Some(errors) = settings.consecutive_local_origin_failures {
+    if settings.split_external_local_origin_errors
+        && let Some(errors) = settings.consecutive_local_origin_failures
+    {
         outlier.consecutive_local_origin_failure = Some(errors);
         outlier.enforcing_consecutive_local_origin_failure = Some(if errors > 0 { 100 } else { 0 });
     }
@@ -114,7 +123,11 @@ pub(super) fn outlier_detection(message: &mut cluster::Cluster, settings: Option
 }
 
 /// The HTTP version of connections to the cluster, and the limits that go with it.
-pub(super) fn protocol(message: &mut cluster::Cluster, protocol: PortProtocol, pool: Option<&ConnectionPoolSettings>) {
+pub(super) fn protocol(
+    message: &mut cluster::Cluster,
+    protocol: PortProtocol,
+    pool: Option<&ConnectionPoolSettings>,
+) {
     use ext::upstreams::http::v3::http_protocol_options::{
         ExplicitHttpConfig, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
     };
@@ -122,7 +135,9 @@ pub(super) fn protocol(message: &mut cluster::Cluster, protocol: PortProtocol, p
     let use_client_protocol = http.is_some_and(|http| http.use_client_protocol);
     let upgrade = http.is_some_and(|http| http.h2_upgrade_policy == H2UpgradePolicy::Upgrade);
     let http2 = core::Http2ProtocolOptions {
-        max_concurrent_streams: http.map(|http| http.max_concurrent_streams as u32).filter(|streams| *streams > 0),
+        max_concurrent_streams: http
+            .map(|http| http.max_concurrent_streams as u32)
+            .filter(|streams| *streams > 0),
         ..Default::default()
     };
     let upstream = if protocol.is_unknown() || (protocol.is_http() && use_client_protocol) {
@@ -132,7 +147,9 @@ pub(super) fn protocol(message: &mut cluster::Cluster, protocol: PortProtocol, p
             ..Default::default()
         })
     } else if protocol.is_http2() || (protocol.is_http() && upgrade) {
-        Upstream::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)) })
+        Upstream::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),
+        })
     } else if http.is_some_and(|http| http.idle_timeout.is_some() || http.max_requests_per_connection > 0) {
         Upstream::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default())),
@@ -140,11 +157,14 @@ pub(super) fn protocol(message: &mut cluster::Cluster, protocol: PortProtocol, p
     } else {
         return;
     };
-    set_options(message, Options {
-        common_http_protocol_options: http.and_then(common_options),
-        upstream_protocol_options: Some(upstream),
-        ..Default::default()
-    });
+    set_options(
+        message,
+        Options {
+            common_http_protocol_options: http.and_then(common_options),
+            upstream_protocol_options: Some(upstream),
+            ..Default::default()
+        },
+    );
 }
 
 /// The version that the client spoke.
@@ -170,7 +190,11 @@ fn set_options(message: &mut cluster::Cluster, options: Options) {
 
 /// TLS towards the service, started by the proxy, by the names and files of the rule. `ISTIO_MUTUAL` needs workload
 /// certificates, which nobody issues yet.
-pub(super) fn tls(message: &mut cluster::Cluster, settings: Option<&ClientTlsSettings>, protocol: PortProtocol) {
+pub(super) fn tls(
+    message: &mut cluster::Cluster,
+    settings: Option<&ClientTlsSettings>,
+    protocol: PortProtocol,
+) {
     use ext::transport_sockets::tls::v3 as tls;
     let Some(settings) = settings else { return };
     if !matches!(settings.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual) {
@@ -185,13 +209,18 @@ pub(super) fn tls(message: &mut cluster::Cluster, settings: Option<&ClientTlsSet
         common.alpn_protocols.push("h2".to_owned());
     }
     if !settings.ca_certificates.is_empty() {
-        common.validation_context_type = Some(tls::common_tls_context::ValidationContextType::ValidationContext(
-            tls::CertificateValidationContext {
-                trusted_ca: Some(file(&settings.ca_certificates)),
-                match_typed_subject_alt_names: settings.subject_alt_names.iter().map(|name| subject(name)).collect(),
-                ..Default::default()
-            },
-        ));
+        common.validation_context_type =
+            Some(tls::common_tls_context::ValidationContextType::ValidationContext(
+                tls::CertificateValidationContext {
+                    trusted_ca: Some(file(&settings.ca_certificates)),
+                    match_typed_subject_alt_names: settings
+                        .subject_alt_names
+                        .iter()
+                        .map(|name| subject(name))
+                        .collect(),
+                    ..Default::default()
+                },
+            ));
     }
     if settings.mode == ClientTlsMode::Mutual && !settings.client_certificate.is_empty() {
         common.tls_certificates.push(tls::TlsCertificate {
@@ -202,11 +231,13 @@ pub(super) fn tls(message: &mut cluster::Cluster, settings: Option<&ClientTlsSet
     }
     message.transport_socket = Some(core::TransportSocket {
         name: "envoy.transport_sockets.tls".to_owned(),
-        config_type: Some(core::transport_socket::ConfigType::TypedConfig(to_any(&tls::UpstreamTlsContext {
-            common_tls_context: Some(common),
-            sni: settings.sni.clone(),
-            ..Default::default()
-        }))),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(to_any(
+            &tls::UpstreamTlsContext {
+                common_tls_context: Some(common),
+                sni: settings.sni.clone(),
+                ..Default::default()
+            },
+        ))),
     });
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use lateen_api::networking::DestinationRule;
 use lateen_model::{Address, Config, Endpoint, EndpointSet, Health, Locality, Resolution, Service};
 
+use lateen_envoy::type_urls;
+
 use crate::cluster::outbound_name;
 use crate::encoded::{Encoded, Key};
 use crate::proto::{core, endpoint};
@@ -29,16 +31,11 @@ impl Key for EndpointKey {
             rules::subsets(rules).into_iter().find(|subset| subset.name == *name).map(|subset| &subset.labels)
         });
         let message = assignment(&self.cluster, &self.port, labels, self.set.as_deref());
-        Encoded::message(self.cluster.clone(), &message)
+        Encoded::resource(type_urls::ENDPOINT, self.cluster.as_str(), &message)
     }
 }
 
-/// The endpoints of all clusters of a class that ask for them.
-pub(crate) fn plan(world: &World<'_>) -> Vec<EndpointKey> {
-    world.services.iter().flat_map(|service| plan_service(world, service)).collect()
-}
-
-/// Those of one service.
+/// The endpoints of one service's clusters, as far as these ask for them.
 pub(crate) fn plan_service(world: &World<'_>, service: &Service) -> Vec<EndpointKey> {
     if !matches!(service.resolution, Resolution::ClientSide | Resolution::Static) {
         return Vec::new();
@@ -47,7 +44,8 @@ pub(crate) fn plan_service(world: &World<'_>, service: &Service) -> Vec<Endpoint
     let set = world.snapshot.endpoints(&service.key).map(Shared::of);
     let mut keys = Vec::new();
     for port in service.ports.iter().filter(|port| port.protocol != lateen_model::PortProtocol::Udp) {
-        let subsets = rules::subsets(&found).into_iter().map(|subset| Some((subset.name.clone(), found.clone())));
+        let subsets =
+            rules::subsets(&found).into_iter().map(|subset| Some((subset.name.clone(), found.clone())));
         for subset in std::iter::once(None).chain(subsets) {
             let name = subset.as_ref().map_or("", |(name, _)| name);
             keys.push(EndpointKey {
@@ -72,9 +70,8 @@ pub(crate) fn assignment(
 ) -> endpoint::ClusterLoadAssignment {
     let mut localities: BTreeMap<&Locality, Vec<endpoint::LbEndpoint>> = BTreeMap::new();
     for candidate in set.into_iter().flat_map(|set| &set.endpoints) {
-        let selected = labels.is_none_or(|labels| {
-            labels.iter().all(|(key, value)| candidate.labels.get(key) == Some(value))
-        });
+        let selected = labels
+            .is_none_or(|labels| labels.iter().all(|(key, value)| candidate.labels.get(key) == Some(value)));
         if !selected || candidate.health != Health::Healthy {
             continue;
         }
@@ -84,7 +81,10 @@ pub(crate) fn assignment(
     }
     endpoint::ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
-        endpoints: localities.into_iter().map(|(locality, endpoints)| of_locality(locality, endpoints)).collect(),
+        endpoints: localities
+            .into_iter()
+            .map(|(locality, endpoints)| of_locality(locality, endpoints))
+            .collect(),
         ..Default::default()
     }
 }
@@ -120,7 +120,9 @@ fn lb_endpoint(candidate: &Endpoint, port: &str) -> Option<endpoint::LbEndpoint>
             (core::Address { address: Some(core::address::Address::Pipe(pipe)) }, Vec::new())
         }
     };
-    let additional = additional.into_iter().map(|address| endpoint::endpoint::AdditionalAddress { address: Some(address) });
+    let additional = additional
+        .into_iter()
+        .map(|address| endpoint::endpoint::AdditionalAddress { address: Some(address) });
     Some(endpoint::LbEndpoint {
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
             address: Some(address),

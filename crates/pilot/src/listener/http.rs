@@ -20,7 +20,10 @@ pub(super) enum Side {
 
 /// Routes that come by name over the stream.
 pub(super) fn discovered(name: &str) -> RouteSpecifier {
-    RouteSpecifier::Rds(manager::Rds { config_source: Some(proto::ads()), route_config_name: name.to_owned() })
+    RouteSpecifier::Rds(manager::Rds {
+        config_source: Some(proto::ads()),
+        route_config_name: name.to_owned(),
+    })
 }
 
 /// Routes that are part of the listener.

@@ -80,7 +80,8 @@ fn http(common: &Common, address: &str, port: u16, cluster: &str, operation: &st
 /// the others need no looking.
 fn inspector(ports: &[InboundPort]) -> listener::ListenerFilter {
     use listener::listener_filter_chain_match_predicate::{MatchSet, Rule};
-    let mut known: Vec<u16> = ports.iter().filter(|port| !port.protocol.is_unknown()).map(|port| port.number).collect();
+    let mut known: Vec<u16> =
+        ports.iter().filter(|port| !port.protocol.is_unknown()).map(|port| port.number).collect();
     known.push(INBOUND_PORT);
     let mut rules: Vec<_> = known
         .into_iter()

@@ -13,13 +13,15 @@ use std::time::Duration;
 use lateen_api::mesh::{MeshConfig, MeshOutboundMode};
 use lateen_model::Hostname;
 
+use lateen_envoy::type_urls;
+
 use crate::cluster::{BLACK_HOLE, PASSTHROUGH};
 use crate::encoded::{Encoded, Key};
 use crate::proto::{self, core, ext, listener, to_any};
 use crate::world::World;
 use crate::{InboundPort, Role};
-pub use access_log::DEFAULT_FORMAT;
 use access_log::AccessLog;
+pub use access_log::DEFAULT_FORMAT;
 
 /// Port of intercepted outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -82,13 +84,15 @@ impl Key for ListenerKey {
             ListenerKind::Shared { port, http, tls, opaque } => {
                 outbound::shared(common, *port, *http, tls, opaque.as_deref())
             }
-            ListenerKind::Opaque { address, port, cluster } => outbound::opaque(common, *address, *port, cluster),
+            ListenerKind::Opaque { address, port, cluster } => {
+                outbound::opaque(common, *address, *port, cluster)
+            }
             ListenerKind::Sniffed { address, port, cluster, route } => {
                 outbound::sniffed(common, *address, *port, cluster, route)
             }
             ListenerKind::Gateway { port } => gateway::listener(common, *port),
         };
-        Encoded::message(message.name.clone(), &message)
+        Encoded::resource(type_urls::LISTENER, message.name.as_str(), &message)
     }
 }
 
@@ -97,8 +101,10 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<ListenerKey> {
     let common = Common::new(world.snapshot.mesh());
     let kinds = match world.class.role {
         Role::Sidecar => {
-            let mut kinds =
-                vec![ListenerKind::VirtualOutbound, ListenerKind::VirtualInbound(world.class.inbound.clone())];
+            let mut kinds = vec![
+                ListenerKind::VirtualOutbound,
+                ListenerKind::VirtualInbound(world.class.inbound.clone()),
+            ];
             kinds.extend(outbound::plan(world));
             kinds
         }
@@ -113,12 +119,15 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<ListenerKey> {
 
 fn tcp_proxy(common: &Common, stat_prefix: &str, cluster: &str) -> listener::Filter {
     use ext::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
-    network_filter("envoy.filters.network.tcp_proxy", &TcpProxy {
-        stat_prefix: stat_prefix.to_owned(),
-        access_log: common.log.messages(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-        ..Default::default()
-    })
+    network_filter(
+        "envoy.filters.network.tcp_proxy",
+        &TcpProxy {
+            stat_prefix: stat_prefix.to_owned(),
+            access_log: common.log.messages(),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            ..Default::default()
+        },
+    )
 }
 
 fn network_filter<M: prost::Message + lateen_envoy::TypeUrl>(name: &str, config: &M) -> listener::Filter {
@@ -128,7 +137,10 @@ fn network_filter<M: prost::Message + lateen_envoy::TypeUrl>(name: &str, config:
     }
 }
 
-fn listener_filter<M: prost::Message + lateen_envoy::TypeUrl>(name: &str, config: &M) -> listener::ListenerFilter {
+fn listener_filter<M: prost::Message + lateen_envoy::TypeUrl>(
+    name: &str,
+    config: &M,
+) -> listener::ListenerFilter {
     listener::ListenerFilter {
         name: name.to_owned(),
         config_type: Some(listener::listener_filter::ConfigType::TypedConfig(to_any(config))),

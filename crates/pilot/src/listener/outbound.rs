@@ -8,8 +8,8 @@ use lateen_model::{Hostname, PortProtocol};
 
 use super::http::{Side, connection_manager, direction, discovered};
 use super::{
-    Common, INBOUND_PORT, ListenerKind, OUTBOUND_PORT, any_address, detection, http_inspector, plain_http, tcp_proxy,
-    tls_inspector,
+    Common, INBOUND_PORT, ListenerKind, OUTBOUND_PORT, any_address, detection, http_inspector, plain_http,
+    tcp_proxy, tls_inspector,
 };
 use crate::cluster::{BLACK_HOLE, outbound_name};
 use crate::proto::{self, core, listener};
@@ -97,12 +97,8 @@ pub(super) fn catch_all(common: &Common) -> listener::Listener {
 
 /// A listener that takes no connections of its own.
 fn virtual_listener(name: String, address: core::Address) -> listener::Listener {
-    let mut message = listener::Listener {
-        name,
-        address: Some(address),
-        bind_to_port: Some(false),
-        ..Default::default()
-    };
+    let mut message =
+        listener::Listener { name, address: Some(address), bind_to_port: Some(false), ..Default::default() };
     direction(&mut message, core::TrafficDirection::Outbound);
     message
 }
@@ -173,7 +169,12 @@ pub(super) fn sniffed(
     message.listener_filters.push(http_inspector());
     message.filter_chains.push(listener::FilterChain {
         filter_chain_match: Some(plain_http()),
-        filters: vec![connection_manager(common, Side::Outbound, format!("outbound_{name};"), discovered(route))],
+        filters: vec![connection_manager(
+            common,
+            Side::Outbound,
+            format!("outbound_{name};"),
+            discovered(route),
+        )],
         ..Default::default()
     });
     message.default_filter_chain = Some(listener::FilterChain {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lateen_api::networking::{
-    CorsPolicy, Destination, FaultAbort, FaultDelay, HeaderOperations, HttpDirectResponse, HttpFaultInjection,
-    HttpRedirect, HttpRetry, HttpRoute, Percent, RedirectPortSelection, StringMatch,
+    CorsPolicy, Destination, FaultAbort, FaultDelay, HeaderOperations, HttpDirectResponse,
+    HttpFaultInjection, HttpRedirect, HttpRetry, HttpRoute, Percent, RedirectPortSelection, StringMatch,
 };
 
 use super::matching;
@@ -128,7 +128,8 @@ fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
 fn rewrite(http: &HttpRoute, path: Option<&StringMatch>, action: &mut route::RouteAction) {
     let Some(rewrite) = &http.rewrite else { return };
     if !rewrite.authority.is_empty() {
-        action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(rewrite.authority.clone()));
+        action.host_rewrite_specifier =
+            Some(HostRewriteSpecifier::HostRewriteLiteral(rewrite.authority.clone()));
     }
     let replace = |pattern: &str, substitution: &str| matcher::RegexMatchAndSubstitute {
         pattern: Some(matching::regex(pattern)),
@@ -160,7 +161,10 @@ fn mirrors(http: &HttpRoute, cluster: &impl Fn(&Destination) -> String, action: 
     };
     if let Some(mirror) = &http.mirror {
         let whole = http.mirror_percent.map(f64::from);
-        add(mirror, http.mirror_percentage.as_ref().map(|percent| percent.value.0).or(whole).unwrap_or(100.0));
+        add(
+            mirror,
+            http.mirror_percentage.as_ref().map(|percent| percent.value.0).or(whole).unwrap_or(100.0),
+        );
     }
     for mirror in &http.mirrors {
         add(&mirror.destination, mirror.percentage.as_ref().map_or(100.0, |percent| percent.value.0));
@@ -280,8 +284,11 @@ fn percentage(percent: Option<&Percent>, whole: i32) -> f64 {
 fn fault(fault: &HttpFaultInjection) -> Option<ext::filters::http::fault::v3::HttpFault> {
     let delay = fault.delay.as_ref().and_then(delay);
     let abort = fault.abort.as_ref().and_then(abort);
-    (delay.is_some() || abort.is_some())
-        .then(|| ext::filters::http::fault::v3::HttpFault { delay, abort, ..Default::default() })
+    (delay.is_some() || abort.is_some()).then(|| ext::filters::http::fault::v3::HttpFault {
+        delay,
+        abort,
+        ..Default::default()
+    })
 }
 
 fn delay(delay: &FaultDelay) -> Option<ext::filters::common::fault::v3::FaultDelay> {
@@ -359,16 +366,32 @@ mod tests {
 
     #[test]
     fn retry_policies() {
-        let of = |attempts, retry_on: &str| HttpRetry { attempts, retry_on: retry_on.into(), ..HttpRetry::default() };
+        let of = |attempts, retry_on: &str| HttpRetry {
+            attempts,
+            retry_on: retry_on.into(),
+            ..HttpRetry::default()
+        };
         for (name, asked, expected) in [
-            ("default", None, Some(("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes", 2, vec![503]))),
+            (
+                "default",
+                None,
+                Some((
+                    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
+                    2,
+                    vec![503],
+                )),
+            ),
             ("none", Some(of(0, "")), None),
             ("own", Some(of(3, "5xx, gateway-error")), Some(("5xx,gateway-error", 3, vec![]))),
             ("codes", Some(of(1, "404,reset")), Some(("reset,retriable-status-codes", 1, vec![404]))),
         ] {
             let made = retries(asked.as_ref(), None);
             let seen = made.as_ref().map(|policy| {
-                (policy.retry_on.as_str(), policy.num_retries.unwrap_or(0), policy.retriable_status_codes.clone())
+                (
+                    policy.retry_on.as_str(),
+                    policy.num_retries.unwrap_or(0),
+                    policy.retriable_status_codes.clone(),
+                )
             });
             assert_eq!(seen, expected, "{name}");
         }

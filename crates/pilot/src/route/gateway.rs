@@ -13,7 +13,9 @@ use crate::shared::Shared;
 use crate::world::World;
 
 /// The plain-HTTP servers of a class's gateways, by the port that is listened on.
-pub(crate) fn http_servers<'a>(world: &World<'a>) -> BTreeMap<u16, Vec<(&'a Arc<Config<Gateway>>, &'a Server)>> {
+pub(crate) fn http_servers<'a>(
+    world: &World<'a>,
+) -> BTreeMap<u16, Vec<(&'a Arc<Config<Gateway>>, &'a Server)>> {
     let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
     let gateways = &world.snapshot.configs().gateways;
     for gateway in world.class.gateways.iter().filter_map(|key| gateways.get(key)) {
@@ -58,7 +60,8 @@ pub(super) fn plan(world: &World<'_>) -> Vec<RouteKey> {
                     if !bound || config.spec.http.is_empty() {
                         continue;
                     }
-                    for host in intersections(server, &gateway.meta.namespace, &config.meta.namespace, names) {
+                    for host in intersections(server, &gateway.meta.namespace, &config.meta.namespace, names)
+                    {
                         let entry = hosts.entry(host).or_default();
                         entry.port = server.port.number as u16;
                         entry.require_tls |= server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
@@ -76,7 +79,11 @@ pub(super) fn plan(world: &World<'_>) -> Vec<RouteKey> {
         .collect()
 }
 
-fn virtual_hosts(world: &World<'_>, hosts: BTreeMap<Hostname, Host<'_>>, listened: u16) -> Vec<VirtualHostKey> {
+fn virtual_hosts(
+    world: &World<'_>,
+    hosts: BTreeMap<Hostname, Host<'_>>,
+    listened: u16,
+) -> Vec<VirtualHostKey> {
     let scope = |port: u16, gateways: Vec<String>| {
         Arc::new(Scope {
             namespace: world.class.namespace.clone(),
@@ -120,7 +127,12 @@ fn domains(host: &Hostname) -> Vec<String> {
 }
 
 /// The hosts of a rule that a server lets in; where one is a wildcard of the other, the narrower.
-fn intersections(server: &Server, gateway: &Namespace, rule: &Namespace, names: &[Hostname]) -> Vec<Hostname> {
+fn intersections(
+    server: &Server,
+    gateway: &Namespace,
+    rule: &Namespace,
+    names: &[Hostname],
+) -> Vec<Hostname> {
     let mut found = Vec::new();
     for pattern in &server.hosts {
         let (namespace, pattern) = pattern.split_once('/').unwrap_or(("*", pattern));
@@ -157,7 +169,8 @@ mod tests {
             ("own namespace", vec!["./*"], vec!["a.com"], vec![]),
             ("named namespace", vec!["rules/*"], vec!["a.com"], vec!["a.com"]),
         ] {
-            let server = Server { hosts: server.into_iter().map(str::to_owned).collect(), ..Server::default() };
+            let server =
+                Server { hosts: server.into_iter().map(str::to_owned).collect(), ..Server::default() };
             let hosts: Vec<Hostname> = hosts.into_iter().map(Hostname::from).collect();
             let made = intersections(&server, &"gateways".into(), &"rules".into(), &hosts);
             assert_eq!(made, expected.into_iter().map(Hostname::from).collect::<Vec<_>>(), "{name}");

@@ -34,11 +34,9 @@ pub(super) fn request(request: &HttpMatchRequest) -> route::RouteMatch {
             message.case_sensitive = Some(false);
         }
     }
-    for (name, value) in [
-        (":method", &request.method),
-        (":authority", &request.authority),
-        (":scheme", &request.scheme),
-    ] {
+    for (name, value) in
+        [(":method", &request.method), (":authority", &request.authority), (":scheme", &request.scheme)]
+    {
         if let Some(value) = value {
             message.headers.push(header(name, value, false));
         }
@@ -87,7 +85,11 @@ fn pattern(value: &StringMatch) -> Option<MatchPattern> {
         // Every value begins with nothing.
         (!prefix.is_empty()).then(|| MatchPattern::Prefix(prefix.clone()))
     } else {
-        value.regex.as_ref().filter(|regex| *regex != "*").map(|expression| MatchPattern::SafeRegex(regex(expression)))
+        value
+            .regex
+            .as_ref()
+            .filter(|regex| *regex != "*")
+            .map(|expression| MatchPattern::SafeRegex(regex(expression)))
     }
 }
 
@@ -138,12 +140,15 @@ mod tests {
             .iter()
             .map(|header| (header.name.as_str(), header.invert_match, header.treat_missing_header_as_empty))
             .collect();
-        assert_eq!(seen, [
-            (":method", false, false),
-            ("end-user", false, false),
-            ("x", false, false),
-            ("y", true, true),
-            ("z", true, false),
-        ]);
+        assert_eq!(
+            seen,
+            [
+                (":method", false, false),
+                ("end-user", false, false),
+                ("x", false, false),
+                ("y", true, true),
+                ("z", true, false),
+            ]
+        );
     }
 }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use lateen_envoy::type_urls;
+
 use crate::encoded::{Cache, Encoded};
 use crate::proto::route;
 use crate::world::World;
@@ -56,7 +58,7 @@ pub(crate) fn assemble(key: &RouteKey, cache: &mut Cache<VirtualHostKey>) -> Enc
         encode_varint(host.bytes.len() as u64, &mut bytes);
         bytes.extend_from_slice(&host.bytes);
     }
-    Encoded::bytes(key.name.clone(), bytes)
+    Encoded::resource_bytes(type_urls::ROUTE, key.name.as_str(), &bytes)
 }
 
 /// The table of an application's port: everything to the application.

@@ -38,7 +38,11 @@ impl<'a> MeshRules<'a> {
         let (mut exact, mut wildcards) = (BTreeMap::new(), Vec::new());
         for (config, hosts) in world.virtual_services() {
             let in_mesh = config.spec.gateways.is_empty()
-                || config.spec.gateways.iter().any(|name| gateway_name(name, &config.meta.namespace) == "mesh");
+                || config
+                    .spec
+                    .gateways
+                    .iter()
+                    .any(|name| gateway_name(name, &config.meta.namespace) == "mesh");
             if !in_mesh || config.spec.http.is_empty() {
                 continue;
             }
@@ -56,7 +60,8 @@ impl<'a> MeshRules<'a> {
     }
 
     fn of(&self, host: &Hostname) -> Option<Rule<'a>> {
-        let by_pattern = || self.wildcards.iter().find(|(pattern, _)| pattern.covers(host)).map(|(_, rule)| *rule);
+        let by_pattern =
+            || self.wildcards.iter().find(|(pattern, _)| pattern.covers(host)).map(|(_, rule)| *rule);
         self.exact.get(host).copied().or_else(by_pattern)
     }
 }

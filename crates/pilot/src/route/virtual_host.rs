@@ -68,10 +68,14 @@ impl Key for VirtualHostKey {
             domains: self.domains.clone(),
             routes,
             include_request_attempt_count: true,
-            require_tls: if self.require_tls { route::virtual_host::TlsRequirementType::All as i32 } else { 0 },
+            require_tls: if self.require_tls {
+                route::virtual_host::TlsRequirementType::All as i32
+            } else {
+                0
+            },
             ..Default::default()
         };
-        Encoded::message(self.name.clone(), &message)
+        Encoded::part(self.name.as_str(), &message)
     }
 }
 
@@ -97,7 +101,10 @@ impl VirtualHostKey {
     fn applies(&self, config: &Config<VirtualService>, request: &HttpMatchRequest) -> bool {
         let scope = &*self.scope;
         let gateway = request.gateways.is_empty()
-            || request.gateways.iter().any(|name| scope.gateways.contains(&gateway_name(name, &config.meta.namespace)));
+            || request
+                .gateways
+                .iter()
+                .any(|name| scope.gateways.contains(&gateway_name(name, &config.meta.namespace)));
         gateway
             && (request.port == 0 || request.port == u32::from(scope.port))
             && (request.source_namespace.is_empty() || scope.namespace == *request.source_namespace)
@@ -133,11 +140,19 @@ impl VirtualHostKey {
             // Only a delegate is left, and those are not resolved yet: no route rather than a wrong one.
             return None;
         } else {
-            route::route::Action::Route(action::forward(http, path, self.scope.retries.as_ref(), &cluster, &mut message))
+            route::route::Action::Route(action::forward(
+                http,
+                path,
+                self.scope.retries.as_ref(),
+                &cluster,
+                &mut message,
+            ))
         });
         action::filters(http, &mut message);
         let target = match &message.action {
-            Some(route::route::Action::Route(_)) => http.route.first().map(|route| cluster(&route.destination)),
+            Some(route::route::Action::Route(_)) => {
+                http.route.first().map(|route| cluster(&route.destination))
+            }
             _ => None,
         };
         if target.is_some() {
@@ -167,7 +182,10 @@ impl VirtualHostKey {
             Fallback::Passthrough => ("allow_any", route::route::Action::Route(passthrough_action())),
             Fallback::Refuse => (
                 "block_all",
-                route::route::Action::DirectResponse(route::DirectResponseAction { status: 502, ..Default::default() }),
+                route::route::Action::DirectResponse(route::DirectResponseAction {
+                    status: 502,
+                    ..Default::default()
+                }),
             ),
             Fallback::NotFound => return None,
         };

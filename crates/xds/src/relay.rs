@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec::RawCodec;
-use crate::transport::MetadataSource;
+use crate::transport::{MetadataSource, full_reason};
 use crate::{DELTA_PATH, SERVICE, SOTW_PATH};
 
 /// A service for tonic's router that forwards both kinds of ADS stream to a channel, messages unread. A stream ends
@@ -128,10 +128,19 @@ impl Relay {
         *outgoing.metadata_mut() = metadata;
 
         let mut grpc = tonic::client::Grpc::new(self.upstream).max_decoding_message_size(usize::MAX);
-        grpc.ready()
-            .await
-            .map_err(|error| Status::unavailable(format!("the control plane cannot be reached: {error}")))?;
-        let response = grpc.streaming(outgoing, PathAndQuery::from_static(path), RawCodec).await?;
+        grpc.ready().await.map_err(|error| unreachable_upstream(&error))?;
+        let response =
+            grpc.streaming(outgoing, PathAndQuery::from_static(path), RawCodec).await.map_err(|status| {
+                // A status with a cause is the transport's; one without came from the server.
+                match std::error::Error::source(&status) {
+                    Some(cause) => unreachable_upstream(cause),
+                    None => status,
+                }
+            })?;
         Ok(Response::new(response.into_inner().boxed()))
     }
+}
+
+fn unreachable_upstream(error: &(dyn std::error::Error + 'static)) -> Status {
+    Status::unavailable(format!("the control plane cannot be reached: {}", full_reason(error)))
 }

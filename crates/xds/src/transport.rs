@@ -60,3 +60,15 @@ pub fn keep_alive(endpoint: Endpoint) -> Endpoint {
         // Full state of a large mesh is megabytes: more room than a request needs.
         .http2_adaptive_window(true)
 }
+
+/// A transport error says little; its causes say what failed.
+pub(crate) fn full_reason(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        reason.push_str(": ");
+        reason.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    reason
+}

@@ -91,6 +91,7 @@ fn bootstrap(api_type: &str, socket: &Path) -> Value {
 struct Envoy {
     _process: Child,
     admin: String,
+    log: PathBuf,
 }
 
 async fn start(binary: &Path, folder: &Path, api_type: &str, socket: &Path) -> Envoy {
@@ -118,24 +119,30 @@ async fn start(binary: &Path, folder: &Path, api_type: &str, socket: &Path) -> E
         }
     })
     .await;
-    Envoy { _process: process, admin }
+    Envoy { _process: process, admin, log: folder.join("log") }
 }
 
 impl Envoy {
     async fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.admin).await.unwrap();
-        let request = format!("GET {path} HTTP/1.0\r\nhost: envoy\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).await.unwrap();
-        response.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
+        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            unchunked(body)
+        } else {
+            body.into()
+        }
     }
 
     /// Waits until the dump shows something.
     async fn shows(&self, what: &str, found: impl Fn(&Value) -> bool) {
-        soon(what, async {
+        let mut dump = String::new();
+        let shown = tokio::time::timeout(Duration::from_secs(20), async {
             loop {
-                let dump = self.get("/config_dump?include_eds").await;
+                dump = self.get("/config_dump?include_eds").await;
                 if serde_json::from_str(&dump).is_ok_and(|dump| found(&dump)) {
                     return;
                 }
@@ -143,7 +150,19 @@ impl Envoy {
             }
         })
         .await;
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        assert!(shown.is_ok(), "Envoy does not show {what}\n{log}\n{dump}");
     }
+}
+
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, data)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        body.push_str(&data[..size]);
+        rest = data[size..].trim_start_matches("\r\n");
+    }
+    body
 }
 
 /// The configurations of a section that carry a name, wherever they are in it.

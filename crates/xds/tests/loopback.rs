@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
@@ -84,7 +83,14 @@ fn start(channel: Channel, options: ClientOptions) -> (Handle, mpsc::UnboundedRe
 }
 
 async fn expect(received: &mut mpsc::UnboundedReceiver<String>, line: &str) {
-    assert_eq!(soon(line, received.recv()).await.as_deref(), Some(line));
+    loop {
+        let next = soon(line, received.recv()).await;
+        // Not every test gives its clusters endpoints.
+        if next.as_deref().is_none_or(|next| !next.starts_with("EDS -")) {
+            assert_eq!(next.as_deref(), Some(line));
+            return;
+        }
+    }
 }
 
 /// Waits for what another task does; the bound is the test's.
@@ -160,14 +166,14 @@ async fn a_client_that_comes_back_is_sent_only_what_changed() {
             status.types.len() == 2 && status.types.values().all(|status| status.state() == SyncState::Synced)
         })
         .await;
-        server.stop().await;
+        server.stop();
         until("the loss", || !handle.status().connected).await;
         let server = control.serve_at(address).await;
         until("the resubscription", || {
             server.streams.snapshot().first().is_some_and(|status| status.types.len() == 2)
         })
         .await;
-        assert_eq!(handle.status().connects, 2);
+        until("the second stream", || handle.status().connects == 2).await;
         control.set([(CLUSTER, "z", Some(cluster("z", "new")))]);
         expect(&mut received, if protocol == Protocol::Delta { "CDS z=new" } else { "CDS a=one z=new" })
             .await;
@@ -225,7 +231,7 @@ where
     Q: Message + Send + Sync + 'static,
     A: Message + Default + Send + Sync + 'static,
 {
-    let mut grpc = tonic::client::Grpc::new(channel);
+    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
     soon("connection", grpc.ready()).await.unwrap();
     let (sender, requests) = mpsc::unbounded_channel();
     let codec = tonic_prost::ProstCodec::<Q, A>::default();
@@ -283,16 +289,15 @@ async fn a_client_that_reads_nothing_holds_up_nobody_and_gets_the_last_state_onl
         control.set([(CLUSTER, "a", Some(cluster("a", stat)))]);
         expect(&mut received, &format!("CDS a={stat}")).await;
     }
-    // tonic's default limit is 4 MiB: this client cannot read the first response at all unless it is told to; what
-    // matters is that it was not sent eight more.
-    let _ = soon("the big response", slow.message()).await;
+    // The first response is still in the slow client's way; nothing was queued behind it.
     let status = server.streams.snapshot();
-    let slow_status = status.iter().find(|status| status.node.id == "slow");
-    if let Some(status) = slow_status {
-        assert_eq!(
-            &*status.types[CLUSTER].sent_nonce, "1",
-            "no second response before the answer to the first"
-        );
-    }
-    let _ = Arc::new(());
+    let types = &status.iter().find(|status| status.node.id == "slow").unwrap().types;
+    assert_eq!(&*types[CLUSTER].sent_nonce, "1", "no second response before the answer to the first");
+    let first = soon("the first response", slow.message()).await.unwrap().unwrap();
+    let answer =
+        DeltaDiscoveryRequest { type_url: CLUSTER.into(), response_nonce: first.nonce, ..Default::default() };
+    requests.send(answer).unwrap();
+    let second = soon("the second response", slow.message()).await.unwrap().unwrap();
+    assert_eq!((second.nonce.as_str(), second.resources.len()), ("2", 1));
+    assert_eq!(second.resources[0].version, &**cluster("a", "8").version(), "all changes in one");
 }

@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 use super::state::{Received, Request, State};
 use super::{ClientOptions, Command, Connection, Handle, Handler, Resource, Update};
 use crate::codec::MessageCodec;
+use crate::transport::full_reason;
 use crate::{DELTA_PATH, Protocol, SOTW_PATH, resource_name};
 
 pub(super) struct Task<H> {
@@ -41,7 +42,10 @@ impl<H: Handler> Task<H> {
             };
             let reason = match result {
                 Ok(()) => "the server ended the stream".to_owned(),
-                Err(status) => format!("{:?}: {}", status.code(), status.message()),
+                Err(status) => match std::error::Error::source(&status) {
+                    Some(cause) => format!("{:?}: {}", status.code(), full_reason(cause)),
+                    None => format!("{:?}: {}", status.code(), status.message()),
+                },
             };
             tracing::debug!(%reason, "discovery stream lost");
             self.down(&reason);
@@ -156,18 +160,6 @@ impl<H: Handler> Task<H> {
         self.connected.send_replace(false);
         self.handler.connection(Connection::Down { reason });
     }
-}
-
-/// A transport error says little; its causes say what failed.
-fn full_reason(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        reason.push_str(": ");
-        reason.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    reason
 }
 
 /// The requests of one stream, the first of which carries the node.

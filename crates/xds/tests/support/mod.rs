@@ -65,7 +65,10 @@ impl Control {
     }
 
     pub async fn serve_at(&self, address: SocketAddr) -> Server {
-        let listener = TcpListener::bind(address).await.unwrap();
+        // A runtime of its own, so that connections end with it, as with a process.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.spawn(TcpListener::bind(address)).await.unwrap().unwrap();
         let address = listener.local_addr().unwrap();
         let service = AdsServer::new(
             self.clone(),
@@ -75,7 +78,8 @@ impl Control {
         let serving = tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener));
-        Server { address, streams, task: tokio::spawn(async move { serving.await.unwrap() }) }
+        let task = runtime.spawn(async move { serving.await.unwrap() });
+        Server { address, streams, _task: task, runtime: Some(runtime) }
     }
 
     pub fn serve_unix(&self, path: &Path) -> JoinHandle<()> {
@@ -91,7 +95,8 @@ impl Control {
 pub struct Server {
     pub address: SocketAddr,
     pub streams: Streams,
-    task: JoinHandle<()>,
+    _task: JoinHandle<()>,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Server {
@@ -99,10 +104,15 @@ impl Server {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
     }
 
-    /// Ends the server and its connections.
-    pub async fn stop(self) {
-        self.task.abort();
-        let _ = self.task.await;
+    /// Ends the server and its connections, like a kill.
+    pub fn stop(self) {}
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

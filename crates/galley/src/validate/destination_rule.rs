@@ -295,6 +295,9 @@ pub(super) fn connection_pool(path: &str, pool: &ConnectionPoolSettings, verdict
             );
         }
         if let Some(keep_alive) = &http.http2_keep_alive {
+            if keep_alive.interval.is_none() {
+                verdict.error(format!("{path}.http.http2KeepAlive.interval"), "is missing", "such as 30s");
+            }
             names::positive(&format!("{path}.http.http2KeepAlive.interval"), keep_alive.interval, verdict);
             names::positive(&format!("{path}.http.http2KeepAlive.timeout"), keep_alive.timeout, verdict);
         }

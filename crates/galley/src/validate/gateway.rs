@@ -81,19 +81,19 @@ pub(super) fn server(path: &str, server: &Server, verdict: &mut Verdict) {
         );
     }
     if let Some(tls) = &server.tls {
+        if tls.https_redirect && is_tls(&server.port.protocol) {
+            verdict.warn(
+                format!("{path}.tls.httpsRedirect"),
+                "redirects to the port it is on",
+                "put it on the HTTP server",
+            );
+        }
         server_tls(&format!("{path}.tls"), tls, verdict);
         if is_http(&server.port.protocol) && *tls != redirect_only(tls) {
             verdict.error(
                 format!("{path}.tls"),
                 format!("protocol {} has no TLS", server.port.protocol),
                 "use HTTPS; only httpsRedirect goes with HTTP",
-            );
-        }
-        if is_tls(&server.port.protocol) && tls.https_redirect {
-            verdict.error(
-                format!("{path}.tls.httpsRedirect"),
-                "redirects to the port it is on",
-                "put it on the HTTP server",
             );
         }
     } else if is_tls(&server.port.protocol) {
@@ -112,7 +112,7 @@ fn redirect_only(tls: &ServerTlsSettings) -> ServerTlsSettings {
 fn gateway_host(path: &str, host: &str, verdict: &mut Verdict) {
     let name = match host.split_once('/') {
         Some((namespace, name)) => {
-            if !matches!(namespace, "*" | ".") && !is_dns_label(namespace) {
+            if !matches!(namespace, "*" | "." | "~") && !is_dns_label(namespace) {
                 verdict.error(
                     path,
                     format!("{namespace:?} is not a namespace"),
@@ -125,6 +125,13 @@ fn gateway_host(path: &str, host: &str, verdict: &mut Verdict) {
     };
     if name.parse::<std::net::IpAddr>().is_err() {
         names::wildcard_host(path, name, verdict);
+        if name != "*" && !name.contains('.') {
+            verdict.error(
+                path,
+                format!("{name:?} is a short name"),
+                "a gateway's hosts are whole names, such as reviews.example.com",
+            );
+        }
     }
 }
 
@@ -240,6 +247,14 @@ fn certificates(path: &str, tls: &ServerTlsSettings, verdict: &mut Verdict) {
     let given: Vec<&str> = sources.iter().filter(|(given, _)| *given).map(|(_, name)| *name).collect();
     if given.len() > 1 {
         verdict.error(path, format!("{} are set together", given.join(" and ")), "leave one of them");
+    }
+    let files = !tls.server_certificate.is_empty() || !tls.private_key.is_empty();
+    if terminates && files && given.iter().any(|name| *name != "tlsCertificates") {
+        verdict.error(
+            path,
+            format!("{} and certificate files are set together", given.join(" and ")),
+            "leave one of them",
+        );
     }
     let checks_clients = matches!(tls.mode, ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
     if !terminates || !tls.credential_name.is_empty() || !tls.credential_names.is_empty() {

@@ -1,12 +1,21 @@
 //! Istio's verdicts: what an object means must make sense, beyond what its schema says.
 
+mod cel;
 mod destination_rule;
 mod gateway;
 mod names;
+mod policy;
 mod service_entry;
+mod sidecar;
 mod virtual_service;
 
-use lateen_api::networking::{DestinationRule, Gateway, ServiceEntry, VirtualService};
+use lateen_api::extensions::{TrafficExtension, WasmPlugin};
+use lateen_api::networking::{
+    DestinationRule, EnvoyFilter, Gateway, ProxyConfig, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    WorkloadGroup,
+};
+use lateen_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use lateen_api::telemetry::Telemetry;
 use lateen_api::{Resource, for_each_kind};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -45,11 +54,12 @@ pub fn validate_kind(kind: &str, object: &Value) -> Verdict {
             ($($type:ty),* $(,)?) => { $(if kind == <$type as Resource>::KIND { typed::<$type>(object, spec, &mut verdict); })* };
         }
         for_each_kind!(dispatch);
+        cel::judge(schema.kind, object, &mut verdict);
     }
     verdict
 }
 
-/// The name and namespace that some rules look at.
+/// What some rules look at beside the spec.
 struct Context<'a> {
     annotations: &'a Value,
 }
@@ -81,22 +91,17 @@ judged_by! {
     DestinationRule => destination_rule::judge,
     Gateway => gateway::judge,
     ServiceEntry => service_entry::judge,
+    Sidecar => sidecar::judge,
+    WorkloadEntry => policy::workload_entry,
+    WorkloadGroup => policy::workload_group,
+    EnvoyFilter => policy::envoy_filter,
+    AuthorizationPolicy => policy::authorization,
+    PeerAuthentication => policy::peer_authentication,
+    RequestAuthentication => policy::request_authentication,
+    Telemetry => policy::telemetry,
+    WasmPlugin => policy::wasm_plugin,
+    TrafficExtension => policy::traffic_extension,
 }
 
-macro_rules! schema_only {
-    ($($type:ty),* $(,)?) => { $(impl Judge for $type {})* };
-}
-
-schema_only! {
-    lateen_api::networking::Sidecar,
-    lateen_api::networking::WorkloadEntry,
-    lateen_api::networking::WorkloadGroup,
-    lateen_api::networking::EnvoyFilter,
-    lateen_api::networking::ProxyConfig,
-    lateen_api::security::AuthorizationPolicy,
-    lateen_api::security::PeerAuthentication,
-    lateen_api::security::RequestAuthentication,
-    lateen_api::telemetry::Telemetry,
-    lateen_api::extensions::WasmPlugin,
-    lateen_api::extensions::TrafficExtension,
-}
+// Its schema says all.
+impl Judge for ProxyConfig {}

@@ -141,6 +141,21 @@ fn resolution(entry: &ServiceEntry, verdict: &mut Verdict) {
                     "use DNS for whole names",
                 );
             }
+            if !entry.addresses.is_empty() {
+                verdict.error("spec.addresses", "resolution DYNAMIC_DNS has no addresses", "leave them out");
+            }
+            for (index, port) in entry.ports.iter().enumerate() {
+                if !matches!(
+                    port.protocol.to_ascii_uppercase().as_str(),
+                    "HTTP" | "HTTP2" | "GRPC" | "HTTPS" | "TLS"
+                ) {
+                    verdict.error(
+                        format!("spec.ports[{index}].protocol"),
+                        "resolution DYNAMIC_DNS needs a name in the traffic",
+                        "use HTTP or TLS",
+                    );
+                }
+            }
             if entry.location == ServiceEntryLocation::MeshInternal {
                 verdict.error(
                     "spec.location",

@@ -60,6 +60,10 @@ pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Ver
             for (index, host) in one.sni_hosts.iter().enumerate() {
                 let place = format!("{path}.sniHosts[{index}]");
                 names::wildcard_host(&place, host, verdict);
+                if host.parse::<std::net::IpAddr>().is_ok() {
+                    verdict.warn(place, "an address is no server name", "clients send none for it");
+                    continue;
+                }
                 let fits = service.hosts.iter().any(|outer| {
                     lateen_model::Hostname::from(outer.as_str())
                         .covers(&lateen_model::Hostname::from(host.as_str()))
@@ -149,6 +153,22 @@ pub(super) fn http_route(
         headers(&format!("{path}.headers"), one.headers.as_ref(), verdict);
     }
     headers(&format!("{path}.headers"), route.headers.as_ref(), verdict);
+    let sets_authority = |headers: &Headers| {
+        headers.request.as_ref().is_some_and(|request| request.set.contains_key(":authority"))
+    };
+    if route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty())
+        && route
+            .headers
+            .iter()
+            .chain(route.route.iter().filter_map(|one| one.headers.as_ref()))
+            .any(sets_authority)
+    {
+        verdict.error(
+            format!("{path}.rewrite.authority"),
+            "a header operation sets :authority too",
+            "leave one of them out",
+        );
+    }
     if let Some(rewrite) = &route.rewrite {
         http_rewrite(&format!("{path}.rewrite"), rewrite, verdict);
     }
@@ -191,6 +211,14 @@ fn actions(path: &str, route: &HttpRoute, is_delegate: bool, verdict: &mut Verdi
             );
         }
         http_redirect(&format!("{path}.redirect"), redirect, verdict);
+        let has_prefix = |one: &HttpMatchRequest| one.uri.as_ref().is_none_or(|uri| uri.prefix.is_some());
+        if !redirect.prefix_rewrite.is_empty() && !route.r#match.iter().all(has_prefix) {
+            verdict.error(
+                format!("{path}.redirect.prefixRewrite"),
+                "needs a match by prefix",
+                "use uri, or match a prefix",
+            );
+        }
     }
     if let Some(response) = &route.direct_response {
         if routed {
@@ -302,10 +330,12 @@ fn http_match(
             "",
         );
     }
-    let _ = (is_delegate, for_mesh);
     if route.delegate.is_some() || is_delegate {
         // Conditions of root and delegate are put together, which regular expressions do not allow.
         for (name, text) in texts {
+            if text.as_ref().is_some_and(|text| text.prefix.as_deref() == Some("")) && name != "uri" {
+                verdict.error(format!("{path}.{name}.prefix"), "is empty", "leave the condition out");
+            }
             if text.as_ref().is_some_and(|text| text.regex.is_some()) {
                 verdict.error(
                     format!("{path}.{name}.regex"),
@@ -446,6 +476,13 @@ fn headers(path: &str, headers: Option<&Headers>, verdict: &mut Verdict) {
                 if header == ":authority" && field == "add" {
                     verdict.error(&place, ":authority cannot be added", "use set");
                 }
+                if let Some(rest) = stray_percent(value) {
+                    verdict.error(
+                        &place,
+                        format!("the % before {rest:?} begins no command"),
+                        "write %% for a percent sign",
+                    );
+                }
                 if value.chars().any(|c| matches!(c, '\r' | '\n' | '\0')) {
                     verdict.error(place, "the value has a line break", "write it on one line");
                 }
@@ -455,6 +492,32 @@ fn headers(path: &str, headers: Option<&Headers>, verdict: &mut Verdict) {
             names::writable_header(&format!("{path}.{name}.remove[{index}]"), header, verdict);
         }
     }
+}
+
+/// What follows a `%` that neither begins a command such as `%REQ(x)%` nor is doubled (Envoy's custom headers).
+fn stray_percent(value: &str) -> Option<&str> {
+    let mut rest = value;
+    while let Some(position) = rest.find('%') {
+        let after = &rest[position + 1..];
+        if let Some(doubled) = after.strip_prefix('%') {
+            rest = doubled;
+            continue;
+        }
+        let name = after
+            .bytes()
+            .take_while(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_')
+            .count();
+        let end = match after.as_bytes().get(name) {
+            Some(b'(') => after.find(")%").map(|end| end + 2).or_else(|| after.find('%').map(|end| end + 1)),
+            Some(b'%') => Some(name + 1),
+            _ => None,
+        };
+        match end {
+            Some(end) if name > 0 => rest = &after[end..],
+            _ => return Some(after),
+        }
+    }
+    None
 }
 
 fn http_redirect(path: &str, redirect: &HttpRedirect, verdict: &mut Verdict) {

@@ -1,0 +1,421 @@
+//! Policies and the other kinds that are attached to workloads.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use lateen_api::networking::{
+    EnvoyFilter, EnvoyFilterApplyTo as ApplyTo, PatchOperation, WorkloadEntry, WorkloadGroup,
+};
+use lateen_api::security::{
+    AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Condition, PeerAuthentication,
+    RequestAuthentication,
+};
+use lateen_api::selection::{LabelSelector, PolicyTargetReference};
+use lateen_api::telemetry::Telemetry;
+
+use super::{Context, names, service_entry};
+use crate::Verdict;
+
+fn attached(
+    selector: Option<&LabelSelector>,
+    one: Option<&PolicyTargetReference>,
+    several: &[PolicyTargetReference],
+    verdict: &mut Verdict,
+) {
+    if let Some(selector) = selector {
+        names::labels("spec.selector.matchLabels", &selector.match_labels, verdict);
+    }
+    let several =
+        several.iter().enumerate().map(|(index, target)| (format!("spec.targetRefs[{index}]"), target));
+    for (path, target) in one.map(|target| ("spec.targetRef".to_owned(), target)).into_iter().chain(several) {
+        let known = matches!(
+            (target.group.as_str(), target.kind.as_str()),
+            ("gateway.networking.k8s.io", "Gateway" | "GatewayClass")
+                | ("" | "core", "Service")
+                | ("networking.istio.io", "ServiceEntry")
+                | ("inference.networking.k8s.io", "InferencePool")
+        );
+        if !known {
+            verdict.error(
+                path,
+                format!("{}/{} cannot be a target", target.group, target.kind),
+                "use a Gateway (gateway.networking.k8s.io), Service or ServiceEntry",
+            );
+        }
+    }
+}
+
+pub(super) fn authorization(policy: &AuthorizationPolicy, context: &Context<'_>, verdict: &mut Verdict) {
+    attached(policy.selector.as_ref(), policy.target_ref.as_ref(), &policy.target_refs, verdict);
+    match (policy.action, &policy.provider) {
+        (AuthorizationAction::Custom, None) => {
+            verdict.error("spec.provider", "is missing for action CUSTOM", "name an extension provider")
+        }
+        (AuthorizationAction::Custom, Some(provider)) if provider.name.is_empty() => {
+            verdict.error("spec.provider.name", "is empty", "name an extension provider");
+        }
+        (AuthorizationAction::Custom, Some(_)) | (_, None) => {}
+        (_, Some(_)) => verdict.error("spec.provider", "is only for action CUSTOM", "leave it out"),
+    }
+    let dry_run = context.annotations["istio.io/dry-run"].as_str();
+    match dry_run {
+        Some("true") if policy.action == AuthorizationAction::Custom => {
+            verdict.error(
+                "metadata.annotations",
+                "a CUSTOM policy cannot be tried with istio.io/dry-run",
+                "",
+            );
+        }
+        None | Some("true" | "false") => {}
+        Some(other) => verdict.error(
+            "metadata.annotations",
+            format!("istio.io/dry-run: {other:?} is neither true nor false"),
+            "",
+        ),
+    }
+    if policy.action == AuthorizationAction::Deny && policy.rules.is_empty() {
+        verdict.error(
+            "spec.rules",
+            "a DENY policy without rules denies nothing",
+            "add rules; an empty one matches everything",
+        );
+    }
+    for (index, rule) in policy.rules.iter().enumerate() {
+        authorization_rule(&format!("spec.rules[{index}]"), rule, policy.action, verdict);
+    }
+}
+
+fn authorization_rule(
+    path: &str,
+    rule: &AuthorizationRule,
+    action: AuthorizationAction,
+    verdict: &mut Verdict,
+) {
+    let custom = action == AuthorizationAction::Custom;
+    for (index, from) in rule.from.iter().enumerate() {
+        let path = format!("{path}.from[{index}].source");
+        let Some(source) = &from.source else {
+            verdict.error(path, "is missing", "say where requests come from");
+            continue;
+        };
+        if *source == Default::default() {
+            verdict.error(&path, "is empty", "say where requests come from");
+        }
+        for (name, values, identity) in [
+            ("principals", &source.principals, true),
+            ("notPrincipals", &source.not_principals, true),
+            ("requestPrincipals", &source.request_principals, true),
+            ("notRequestPrincipals", &source.not_request_principals, true),
+            ("namespaces", &source.namespaces, true),
+            ("notNamespaces", &source.not_namespaces, true),
+            ("serviceAccounts", &source.service_accounts, true),
+            ("notServiceAccounts", &source.not_service_accounts, true),
+            ("trustDomains", &source.trust_domains, true),
+            ("notTrustDomains", &source.not_trust_domains, true),
+            ("ipBlocks", &source.ip_blocks, false),
+            ("notIpBlocks", &source.not_ip_blocks, false),
+            ("remoteIpBlocks", &source.remote_ip_blocks, false),
+            ("notRemoteIpBlocks", &source.not_remote_ip_blocks, false),
+        ] {
+            values_given(&format!("{path}.{name}"), values, verdict);
+            if !identity {
+                values
+                    .iter()
+                    .enumerate()
+                    .for_each(|(index, value)| address(&format!("{path}.{name}[{index}]"), value, verdict));
+            }
+            if custom && identity && name.to_lowercase().contains("requestprincipals") && !values.is_empty() {
+                verdict.error(
+                    format!("{path}.{name}"),
+                    "cannot be used with action CUSTOM",
+                    "tokens are checked after it",
+                );
+            }
+        }
+    }
+    for (index, to) in rule.to.iter().enumerate() {
+        let path = format!("{path}.to[{index}].operation");
+        let Some(operation) = &to.operation else {
+            verdict.error(path, "is missing", "say what requests ask for");
+            continue;
+        };
+        if *operation == Default::default() {
+            verdict.error(&path, "is empty", "say what requests ask for");
+        }
+        for (name, values) in [
+            ("hosts", &operation.hosts),
+            ("notHosts", &operation.not_hosts),
+            ("ports", &operation.ports),
+            ("notPorts", &operation.not_ports),
+            ("methods", &operation.methods),
+            ("notMethods", &operation.not_methods),
+            ("paths", &operation.paths),
+            ("notPaths", &operation.not_paths),
+        ] {
+            values_given(&format!("{path}.{name}"), values, verdict);
+            if name.to_lowercase().ends_with("ports") {
+                for (index, value) in values.iter().enumerate() {
+                    port(&format!("{path}.{name}[{index}]"), value, verdict);
+                }
+            }
+        }
+    }
+    for (index, condition) in rule.when.iter().enumerate() {
+        self::condition(&format!("{path}.when[{index}]"), condition, custom, verdict);
+    }
+}
+
+fn values_given(path: &str, values: &[String], verdict: &mut Verdict) {
+    for (index, value) in values.iter().enumerate() {
+        if value.is_empty() {
+            verdict.error(format!("{path}[{index}]"), "is empty", "write a value; * matches any");
+        }
+    }
+}
+
+fn address(path: &str, text: &str, verdict: &mut Verdict) {
+    if text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err() {
+        verdict.error(path, format!("{text:?} is not an address or range"), "write it like 10.0.0.0/8");
+    }
+}
+
+fn port(path: &str, text: &str, verdict: &mut Verdict) {
+    match text.parse::<u32>() {
+        Ok(number) => names::port(path, number, verdict),
+        Err(_) => verdict.error(path, format!("{text:?} is not a port"), "write a number from 1 to 65535"),
+    }
+}
+
+/// Attributes that conditions may use (Istio's "Authorization Policy Conditions").
+fn condition(path: &str, condition: &Condition, custom: bool, verdict: &mut Verdict) {
+    let key = condition.key.as_str();
+    let plain = [
+        "source.ip",
+        "remote.ip",
+        "source.namespace",
+        "source.principal",
+        "source.serviceAccount",
+        "request.auth.principal",
+        "request.auth.audiences",
+        "request.auth.presenter",
+        "destination.ip",
+        "destination.port",
+        "connection.sni",
+        "source.trustDomain",
+    ];
+    let indexed = ["request.headers[", "request.auth.claims[", "experimental.envoy.filters."];
+    if key.is_empty() {
+        verdict.error(format!("{path}.key"), "is empty", "such as request.headers[version]");
+    } else if !plain.contains(&key)
+        && !indexed
+            .iter()
+            .any(|prefix| key.starts_with(prefix) && (key.ends_with(']') || !prefix.ends_with('[')))
+    {
+        verdict.error(
+            format!("{path}.key"),
+            format!("{key:?} is not an attribute"),
+            "such as request.headers[version] or source.ip",
+        );
+    }
+    if custom && key.starts_with("request.auth.") {
+        verdict.error(
+            format!("{path}.key"),
+            "cannot be used with action CUSTOM",
+            "tokens are checked after it",
+        );
+    }
+    if condition.values.is_empty() && condition.not_values.is_empty() {
+        verdict.error(path, "has no values", "add values or notValues");
+    }
+    for (name, values) in [("values", &condition.values), ("notValues", &condition.not_values)] {
+        for (index, value) in values.iter().enumerate() {
+            let path = format!("{path}.{name}[{index}]");
+            match key {
+                "source.ip" | "remote.ip" | "destination.ip" => address(&path, value, verdict),
+                "destination.port" => port(&path, value, verdict),
+                _ => {}
+            }
+        }
+    }
+}
+
+pub(super) fn peer_authentication(policy: &PeerAuthentication, _: &Context<'_>, verdict: &mut Verdict) {
+    attached(policy.selector.as_ref(), None, &[], verdict);
+    for key in policy.port_level_mtls.keys() {
+        port(&crate::check::join("spec.portLevelMtls", key), key, verdict);
+    }
+}
+
+pub(super) fn request_authentication(policy: &RequestAuthentication, _: &Context<'_>, verdict: &mut Verdict) {
+    attached(policy.selector.as_ref(), policy.target_ref.as_ref(), &policy.target_refs, verdict);
+    for (index, rule) in policy.jwt_rules.iter().enumerate() {
+        let path = format!("spec.jwtRules[{index}]");
+        if !rule.jwks_uri.is_empty() {
+            let host =
+                rule.jwks_uri.strip_prefix("https://").or_else(|| rule.jwks_uri.strip_prefix("http://"));
+            if host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
+                verdict.error(
+                    format!("{path}.jwksUri"),
+                    format!("{:?} is not an address", rule.jwks_uri),
+                    "write https:// and the host",
+                );
+            }
+        }
+        if !rule.jwks.is_empty() {
+            let keys = serde_json::from_str::<serde_json::Value>(&rule.jwks).ok();
+            if keys.is_none_or(|keys| !keys["keys"].is_array()) {
+                verdict.error(
+                    format!("{path}.jwks"),
+                    "is not a set of keys",
+                    "a JSON object with a list keys",
+                );
+            }
+        }
+        let places =
+            rule.from_headers.len().min(1) + rule.from_params.len().min(1) + rule.from_cookies.len().min(1);
+        if places > 1 || rule.from_headers.len() + rule.from_params.len() + rule.from_cookies.len() > 1 {
+            verdict.warn(
+                &path,
+                "several places may carry the token",
+                "a request with more than one is refused",
+            );
+        }
+        for (index, claim) in rule.output_claim_to_headers.iter().enumerate() {
+            names::header_name(
+                &format!("{path}.outputClaimToHeaders[{index}].header"),
+                &claim.header,
+                verdict,
+            );
+        }
+    }
+}
+
+pub(super) fn telemetry(telemetry: &Telemetry, _: &Context<'_>, verdict: &mut Verdict) {
+    attached(telemetry.selector.as_ref(), telemetry.target_ref.as_ref(), &telemetry.target_refs, verdict);
+    for (index, logging) in telemetry.access_logging.iter().enumerate() {
+        if let Some(filter) = &logging.filter
+            && let Err(error) = kube_cel::cel::Program::compile(&filter.expression)
+        {
+            verdict.error(
+                format!("spec.accessLogging[{index}].filter.expression"),
+                format!("is not CEL: {error}"),
+                "",
+            );
+        }
+    }
+}
+
+pub(super) fn wasm_plugin(
+    plugin: &lateen_api::extensions::WasmPlugin,
+    _: &Context<'_>,
+    verdict: &mut Verdict,
+) {
+    attached(plugin.selector.as_ref(), plugin.target_ref.as_ref(), &plugin.target_refs, verdict);
+    module_url("spec.url", &plugin.url, verdict);
+}
+
+pub(super) fn traffic_extension(
+    extension: &lateen_api::extensions::TrafficExtension,
+    _: &Context<'_>,
+    verdict: &mut Verdict,
+) {
+    attached(extension.selector.as_ref(), None, &extension.target_refs, verdict);
+    if let Some(wasm) = &extension.wasm {
+        module_url("spec.wasm.url", &wasm.url, verdict);
+    }
+}
+
+fn module_url(path: &str, url: &str, verdict: &mut Verdict) {
+    if let Some((scheme, _)) = url.split_once("://")
+        && !matches!(scheme, "oci" | "http" | "https" | "file")
+    {
+        verdict.error(
+            path,
+            format!("{scheme:?} is not a scheme for modules"),
+            "use oci, http, https or file",
+        );
+    }
+}
+
+pub(super) fn workload_entry(entry: &WorkloadEntry, _: &Context<'_>, verdict: &mut Verdict) {
+    service_entry::workload_entry("spec", entry, false, verdict);
+}
+
+pub(super) fn workload_group(group: &WorkloadGroup, _: &Context<'_>, verdict: &mut Verdict) {
+    names::labels("spec.template.labels", &group.template.labels, verdict);
+    if let Some(probe) = &group.probe
+        && probe.http_get.is_none()
+        && probe.tcp_socket.is_none()
+        && probe.exec.is_none()
+        && probe.grpc.is_none()
+    {
+        verdict.error("spec.probe", "does not say how", "add httpGet, tcpSocket, exec or grpc");
+    }
+}
+
+pub(super) fn envoy_filter(filter: &EnvoyFilter, _: &Context<'_>, verdict: &mut Verdict) {
+    for (index, one) in filter.config_patches.iter().enumerate() {
+        let path = format!("spec.configPatches[{index}]");
+        if one.apply_to == ApplyTo::Invalid {
+            verdict.error(format!("{path}.applyTo"), "is missing", "such as HTTP_FILTER");
+        }
+        let Some(patch) = &one.patch else {
+            verdict.error(format!("{path}.patch"), "is missing", "say what is changed");
+            continue;
+        };
+        match (patch.operation, &patch.value) {
+            (PatchOperation::Invalid, _) => {
+                verdict.error(format!("{path}.patch.operation"), "is missing", "such as MERGE")
+            }
+            (PatchOperation::Remove, _) | (_, Some(_)) => {}
+            (_, None) => verdict.error(format!("{path}.patch.value"), "is missing", "only REMOVE needs none"),
+        }
+        let Some(wanted) = &one.r#match else { continue };
+        let path = format!("{path}.match");
+        if let Some(proxy) = &wanted.proxy
+            && !proxy.proxy_version.is_empty()
+        {
+            names::regular_expression(&format!("{path}.proxy.proxyVersion"), &proxy.proxy_version, verdict);
+        }
+        let fits = match one.apply_to {
+            ApplyTo::Listener
+            | ApplyTo::FilterChain
+            | ApplyTo::NetworkFilter
+            | ApplyTo::HttpFilter
+            | ApplyTo::ListenerFilter => wanted.cluster.is_none() && wanted.route_configuration.is_none(),
+            ApplyTo::RouteConfiguration | ApplyTo::VirtualHost | ApplyTo::HttpRoute => {
+                wanted.cluster.is_none() && wanted.listener.is_none()
+            }
+            ApplyTo::Cluster => wanted.listener.is_none() && wanted.route_configuration.is_none(),
+            _ => true,
+        };
+        if !fits {
+            verdict.error(
+                &path,
+                format!("does not fit applyTo {:?}", one.apply_to),
+                "match objects of the kind that is patched",
+            );
+        }
+        if let Some(filter) =
+            wanted.listener.as_ref().and_then(|listener| listener.filter_chain.as_ref()?.filter.as_ref())
+        {
+            let path = format!("{path}.listener.filterChain.filter");
+            if filter.name.is_empty() {
+                verdict.error(format!("{path}.name"), "is missing", "name the filter");
+            }
+            match &filter.sub_filter {
+                Some(_) if one.apply_to != ApplyTo::HttpFilter => {
+                    verdict.error(
+                        format!("{path}.subFilter"),
+                        "is only for applyTo HTTP_FILTER",
+                        "leave it out",
+                    );
+                }
+                Some(sub) if sub.name.is_empty() => {
+                    verdict.error(format!("{path}.subFilter.name"), "is missing", "name the filter")
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Stock Envoy under this server, by both protocols. Needs the binary named by `ENVOY_BIN`; says so where there is none.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -194,7 +196,7 @@ async fn settled(server: &Server, types: usize) {
 
 async fn obeys(api_type: &str) {
     let Some(binary) = std::env::var_os("ENVOY_BIN").map(PathBuf::from) else {
-        println!("skipped: ENVOY_BIN names no Envoy");
+        eprintln!("skipped: ENVOY_BIN names no Envoy");
         return;
     };
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! Client, server and relay together, over loopback and Unix sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::Duration;

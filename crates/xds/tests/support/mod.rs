@@ -1,5 +1,6 @@
 //! A control plane that serves a table of resources, over loopback or a Unix socket.
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

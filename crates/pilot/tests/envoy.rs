@@ -1,0 +1,210 @@
+//! Stock Envoy reads everything that is generated: resources become a static bootstrap, and `envoy --mode validate`
+//! must take it. Needs the binary named by `ENVOY_BIN` and Istio's samples under `LATEEN_CORPORA`; says so without.
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use lateen_envoy::envoy::config::bootstrap::v3::{Bootstrap, bootstrap::StaticResources};
+use lateen_envoy::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use lateen_envoy::envoy::config::listener::v3::{FilterChain, filter};
+use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
+use lateen_envoy::{TypeUrl, from_any, to_any};
+use lateen_pilot::Class;
+use manager::http_connection_manager::RouteSpecifier;
+use prost::Message;
+use support::World;
+
+const EVERYTHING: &str = r#"
+kind: VirtualService
+metadata: {name: everything}
+spec:
+  hosts: [ratings, "*.wild.example.com"]
+  http:
+  - match:
+    - {uri: {regex: "/a.*"}, ignoreUriCase: false, headers: {x: {regex: "1+"}, y: {}, z: {prefix: q}}}
+    - {uri: {exact: /B}, ignoreUriCase: true, withoutHeaders: {x: {exact: "1"}, w: {}}, queryParams: {q: {exact: "1"}, r: {regex: "2+"}}}
+    - {method: {exact: GET}, authority: {prefix: a}, scheme: {exact: http}, name: named}
+    name: conditions
+    rewrite: {uri: /new, authority: other.example.com}
+    route: [{destination: {host: ratings, port: {number: 9080}}, headers: {request: {set: {a: b, host: h}, add: {c: d}, remove: [e]}, response: {set: {f: g}}}}]
+    timeout: 1.5s
+    retries: {attempts: 3, perTryTimeout: 500ms, retryOn: "5xx,gateway-error,409", backoff: 10ms}
+    fault: {abort: {httpStatus: 555, percentage: {value: 0.1}}, delay: {fixedDelay: 1s, percentage: {value: 50}}}
+    mirrors: [{destination: {host: details}, percentage: {value: 12.5}}]
+    corsPolicy: {allowOrigins: [{exact: "https://a"}, {regex: ".*b"}], allowMethods: [GET], maxAge: 24h, allowCredentials: true}
+  - match: [{uri: {prefix: /r1}}]
+    redirect: {uri: /x, authority: y, scheme: https, port: 8443, redirectCode: 308}
+  - match: [{uri: {prefix: /r2}}]
+    directResponse: {status: 418, body: {string: teapot}}
+  - match: [{uri: {prefix: /r3}}]
+    rewrite: {uriRegexRewrite: {match: "/r3/(.*)", rewrite: '/\1'}}
+    retries: {attempts: 0}
+    route:
+    - {destination: {host: ratings}, weight: 30, headers: {request: {set: {host: q}}}}
+    - {destination: {host: details}, weight: 70}
+---
+kind: DestinationRule
+metadata: {name: everything}
+spec:
+  host: details
+  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN, warmupDurationSecs: 30s}
+    connectionPool:
+      tcp: {maxConnections: 10, connectTimeout: 3s, tcpKeepalive: {time: 60s, interval: 10s, probes: 3}}
+      http: {http1MaxPendingRequests: 5, maxRequestsPerConnection: 7, idleTimeout: 9s, maxRetries: 2, h2UpgradePolicy: UPGRADE}
+    outlierDetection: {consecutive5xxErrors: 3, consecutiveGatewayErrors: 2, interval: 5s, baseEjectionTime: 30s, maxEjectionPercent: 50, minHealthPercent: 20}
+    portLevelSettings: [{port: {number: 9080}, loadBalancer: {simple: PASSTHROUGH}}]
+    tls: {mode: SIMPLE, sni: details.example.com}
+  subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {outlierDetection: {}}}]
+---
+kind: ServiceEntry
+metadata: {name: static}
+spec: {hosts: [static.example.com], addresses: [240.0.0.1], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 3306, name: tcp, protocol: TCP}, {number: 9080, name: http, protocol: HTTP}], endpoints: [{address: 10.9.9.9}]}
+---
+kind: ServiceEntry
+metadata: {name: names}
+spec: {hosts: [a.example.com, b.example.com], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}, {number: 8443, name: h2, protocol: HTTP2}]}
+---
+kind: ServiceEntry
+metadata: {name: logical}
+spec: {hosts: [logical.example.com], resolution: DNS_ROUND_ROBIN, ports: [{number: 81, name: http, protocol: HTTP}]}
+---
+kind: ServiceEntry
+metadata: {name: wild}
+spec: {hosts: ["*.wild.example.org"], resolution: NONE, ports: [{number: 443, name: tls, protocol: TLS}, {number: 80, name: http, protocol: HTTP}]}
+---
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: ratings}, ports: [{name: http, port: 9080}, {name: tcp, port: 5000}]}
+---
+kind: Service
+metadata: {name: undeclared}
+spec: {clusterIP: 10.96.77.7, selector: {app: ratings}, ports: [{port: 9080}]}
+---
+kind: Deployment
+metadata: {name: gateway}
+spec: {template: {metadata: {labels: {istio: ingressgateway}}}}
+"#;
+
+/// Where the binary and the samples are.
+fn peers() -> Option<(PathBuf, PathBuf)> {
+    let (Some(envoy), Some(corpora)) = (std::env::var_os("ENVOY_BIN"), std::env::var_os("LATEEN_CORPORA")) else {
+        println!("skipped: ENVOY_BIN and LATEEN_CORPORA must both be set");
+        return None;
+    };
+    Some((envoy.into(), PathBuf::from(corpora).join("samples/bookinfo")))
+}
+
+fn read(samples: &std::path::Path, name: &str) -> String {
+    std::fs::read_to_string(samples.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// One bootstrap that holds all a class is told, with nothing left to discover.
+fn bootstrap(world: &World, class: &Class) -> Bootstrap {
+    let assignments: Vec<ClusterLoadAssignment> = world.all(class);
+    let mut clusters = world.clusters(class);
+    for cluster in &mut clusters {
+        let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds as i32);
+        if cluster.cluster_discovery_type == Some(eds) {
+            let found = assignments.iter().find(|assignment| assignment.cluster_name == cluster.name);
+            cluster.load_assignment = Some(found.unwrap_or_else(|| panic!("endpoints of {}", cluster.name)).clone());
+            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
+            cluster.eds_cluster_config = None;
+        }
+    }
+    let routes = world.routes(class);
+    let mut listeners = world.listeners(class);
+    let chains = listeners.iter_mut().flat_map(|listener| {
+        listener.filter_chains.iter_mut().chain(listener.default_filter_chain.iter_mut())
+    });
+    for chain in chains {
+        inline_routes(chain, &routes);
+    }
+    Bootstrap {
+        node: Some(Default::default()),
+        static_resources: Some(StaticResources { listeners, clusters, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn inline_routes(
+    chain: &mut FilterChain,
+    routes: &[lateen_envoy::envoy::config::route::v3::RouteConfiguration],
+) {
+    for filter in &mut chain.filters {
+        let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type else { continue };
+        if config.type_url != manager::HttpConnectionManager::TYPE_URL {
+            continue;
+        }
+        let mut message: manager::HttpConnectionManager = from_any(config).unwrap();
+        if let Some(RouteSpecifier::Rds(rds)) = &message.route_specifier {
+            let found = routes.iter().find(|route| route.name == rds.route_config_name);
+            let found = found.unwrap_or_else(|| panic!("route configuration {}", rds.route_config_name));
+            message.route_specifier = Some(RouteSpecifier::RouteConfig(found.clone()));
+        }
+        *config = to_any(&message);
+    }
+}
+
+fn validate(envoy: &std::path::Path, name: &str, bootstrap: &Bootstrap) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bootstrap.pb");
+    std::fs::write(&file, bootstrap.encode_to_vec()).unwrap();
+    let output = Command::new(envoy)
+        .args(["--mode", "validate", "--log-level", "warning", "--service-node", "n", "--service-cluster", "c"])
+        .arg("--config-path")
+        .arg(&file)
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {log}");
+}
+
+#[test]
+fn envoy_takes_bookinfo_with_every_rule() {
+    let Some((envoy, samples)) = peers() else { return };
+    let gateway_pod = "kind: Deployment\nmetadata: {name: gateway}\nspec: {template: {metadata: {labels: {istio: ingressgateway}}}}";
+    let base = [
+        read(&samples, "platform/kube/bookinfo.yaml"),
+        read(&samples, "networking/bookinfo-gateway.yaml"),
+        read(&samples, "networking/destination-rule-all.yaml"),
+        gateway_pod.to_owned(),
+    ];
+    let mut rules: Vec<PathBuf> = std::fs::read_dir(samples.join("networking"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.starts_with("virtual-service") || name.starts_with("fault") || name.starts_with("egress")
+        })
+        .collect();
+    rules.sort();
+    assert!(rules.len() >= 10, "the samples are incomplete: {rules:?}");
+    for rule in rules {
+        let name = rule.file_name().unwrap().to_string_lossy().into_owned();
+        let mut world = World::new(&base.iter().map(String::as_str).collect::<Vec<_>>());
+        world.apply(&std::fs::read_to_string(&rule).unwrap());
+        let class = world.sidecar("productpage-v1");
+        validate(&envoy, &name, &bootstrap(&world, &class));
+    }
+    let mut world = World::new(&base.iter().map(String::as_str).collect::<Vec<_>>());
+    let class = world.gateway("gateway");
+    validate(&envoy, "gateway", &bootstrap(&world, &class));
+}
+
+#[test]
+fn envoy_takes_every_field() {
+    let Some((envoy, samples)) = peers() else { return };
+    let shop = read(&samples, "platform/kube/bookinfo.yaml");
+    let gateway = read(&samples, "networking/bookinfo-gateway.yaml");
+    let mut world = World::new(&[&shop, &gateway, EVERYTHING]);
+    for deployment in ["productpage-v1", "ratings-v1"] {
+        let class = world.sidecar(deployment);
+        validate(&envoy, deployment, &bootstrap(&world, &class));
+    }
+    let class = world.gateway("gateway");
+    validate(&envoy, "gateway", &bootstrap(&world, &class));
+}

@@ -22,6 +22,9 @@ use crate::cluster::ObjectKey;
 use crate::runner::logs::{Query, Reader, file_of};
 use crate::runner::{Runner, Shown};
 
+/// How long after a container's end its last output may take to reach the file.
+const LAST_LINES: std::time::Duration = std::time::Duration::from_millis(100);
+
 type Body = BoxBody<Bytes, Infallible>;
 
 /// Serves until the process ends.
@@ -134,17 +137,21 @@ fn container_logs(shown: &Arc<Shown>, pod: &str, container: &str, parameters: Pa
             if !chunk.is_empty() && sender.send(Bytes::from(chunk)).await.is_err() {
                 return;
             }
-            tokio::select! {
-                changed = grown.changed() => if changed.is_err() { return },
-                () = sender.closed() => return,
-                // The Pod's end closes the channel of lines only when its last reader goes.
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
-            }
-            let Ok(more) = reader.more() else { return };
-            let over = match alive.upgrade() {
-                Some(shown) => shown.runs.lock().get(&container) != Some(&wanted),
+            let is_over = || match alive.upgrade() {
+                Some(shown) => shown.running.lock().get(&container) != Some(&wanted),
                 None => true,
             };
+            let over = is_over();
+            if over {
+                // What the container wrote last may still be on its way through the pipe.
+                tokio::time::sleep(LAST_LINES).await;
+            } else {
+                tokio::select! {
+                    changed = grown.changed() => if changed.is_err() { return },
+                    () = sender.closed() => return,
+                }
+            }
+            let Ok(more) = reader.more() else { return };
             if over && more.is_empty() {
                 return;
             }

@@ -88,7 +88,8 @@ where
     tokio::spawn(async move {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut listing = HashMap::new();
-        let mut events = std::pin::pin!(watcher::watcher(api, watcher::Config::default()));
+        let watch = || watcher::watcher(api.clone(), watcher::Config::default()).boxed();
+        let mut events = watch();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
@@ -99,6 +100,12 @@ where
                     let delay = backoff.next_delay();
                     tracing::debug!(kind = %K::kind(&()), %error, ?delay, "watch interrupted");
                     tokio::time::sleep(delay).await;
+                    // The version to resume from is no longer known: only a new list helps.
+                    if let watcher::Error::WatchStartFailed(error) = &error
+                        && super::status_code(error) == Some(410)
+                    {
+                        events = watch();
+                    }
                 }
             }
         }

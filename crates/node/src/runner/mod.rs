@@ -109,6 +109,8 @@ pub struct Shown {
     pub logs: PathBuf,
     /// Each container's present run (its restarts).
     pub runs: Mutex<HashMap<String, i32>>,
+    /// The runs that have not ended.
+    pub running: Mutex<HashMap<String, i32>>,
     /// Counts lines of output.
     pub grown: watch::Sender<u64>,
     /// The Pod's last status, as JSON.

@@ -129,6 +129,7 @@ pub(super) fn spawn(context: Arc<Context>, pod: Arc<Pod>) -> Handle {
     let shown = Arc::new(Shown {
         logs: folder.join("logs"),
         runs: Mutex::default(),
+        running: Mutex::default(),
         grown: watch::Sender::new(0),
         status: Mutex::default(),
     });
@@ -213,6 +214,8 @@ impl Worker {
             End::Gone => {}
         }
         self.tear_down().await;
+        self.shown.running.lock().clear();
+        self.shown.grown.send_modify(|count| *count += 1);
         self.writer.abort();
         if matches!(end, End::Deleted(_)) {
             delete_object(Arc::clone(&self.context), Arc::clone(&self.pod)).await;
@@ -569,6 +572,7 @@ impl Worker {
             tasks.push(task.abort_handle());
         }
         slot.due = None;
+        self.shown.running.lock().insert(slot.spec.name.clone(), slot.shown.restarts);
         slot.shown.state = State::Running { since: now };
         slot.shown.started = false;
         slot.shown.ready = false;
@@ -670,6 +674,8 @@ impl Worker {
     fn ended(&mut self, index: usize, exit: Exit) {
         let Some(mut run) = self.slots[index].run.take() else { return };
         run.stop_probes();
+        self.shown.running.lock().remove(&self.slots[index].spec.name);
+        self.shown.grown.send_modify(|count| *count += 1);
         let (code, signal) = match exit {
             Exit::Code(code) => (code, None),
             Exit::Signal(signal) => (exit.code(), Some(signal)),

@@ -95,6 +95,8 @@ async fn definitions_accept_and_refuse_what_they_should() {
     for case in &cases {
         let text =
             std::fs::read_to_string(folder.join(case["file"].as_str().expect("a file"))).expect("an object");
+        // Go's parser reads a colon before a bracket as text, YAML 1.2 as the end of a key; clients send JSON anyway.
+        let text = text.replace(" 001:db8::]", " '001:db8::']");
         let mut object: Value = serde_saphyr::from_str(&text).expect("it is YAML");
         if object["metadata"].is_null() {
             object["metadata"] = json!({"name": "case"});

@@ -328,7 +328,7 @@ fn watch_wait_and_delete() {
             let _ = sender.send(line);
         }
     });
-    let mut until = |event: &str, name: &str| loop {
+    let until = |event: &str, name: &str| loop {
         let line =
             lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {event} of {name} in the watch"));
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -1,0 +1,172 @@
+//! The `kube` client against the server, as the control plane and the node use it: kubeconfig, list and watch, patches,
+//! tokens, and resuming after the server has been replaced.
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
+use lateen_apiserver::{ApiServer, Config, kubeconfig};
+use lateen_base::drain;
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use serde_json::json;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// The certificates of a cluster, which outlive its servers.
+struct Authority {
+    root: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let root = parameters.self_signed(&key).unwrap().pem();
+        Authority { root, issuer: Issuer::new(parameters, key) }
+    }
+
+    fn issue(&self, name: &str, group: &str) -> (String, String) {
+        let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        parameters.distinguished_name.push(DnType::OrganizationName, group);
+        let key = KeyPair::generate().unwrap();
+        (parameters.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    async fn start(&self, listener: TcpListener, folder: &Path) -> (ApiServer, drain::Trigger) {
+        let (chain, key) = self.issue("server", "lateen");
+        let mut config = Config::new(vec![listener], folder.join("store.redb"), chain, key);
+        config.client_ca = Some(self.root.clone());
+        config.root_certificates = self.root.clone();
+        let (trigger, watch) = drain::channel();
+        (ApiServer::start(config, watch).await.unwrap(), trigger)
+    }
+
+    async fn client(&self, address: SocketAddr) -> kube::Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (certificate, key) = self.issue("admin", "system:masters");
+        let text = kubeconfig::render(&format!("https://{address}"), &self.root, &certificate, &key);
+        let config = kube::config::Kubeconfig::from_yaml(&text).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
+        kube::Client::try_from(config).unwrap()
+    }
+}
+
+fn map(name: &str) -> ConfigMap {
+    serde_json::from_value(
+        json!({"metadata": {"name": name, "labels": {"watched": "yes"}}, "data": {"a": "1"}}),
+    )
+    .unwrap()
+}
+
+type Events = Pin<Box<dyn Stream<Item = watcher::Result<Event<ConfigMap>>> + Send>>;
+
+fn watch(maps: &Api<ConfigMap>, strategy: InitialListStrategy) -> Events {
+    let config = watcher::Config { initial_list_strategy: strategy, ..watcher::Config::default() };
+    Box::pin(watcher(maps.clone(), config.labels("watched=yes")))
+}
+
+/// The next change after the list, in words; failures in between (a server that is away) are passed over.
+async fn next(events: &mut Events) -> String {
+    let change = async {
+        loop {
+            match events.next().await.expect("a watch has no end") {
+                Ok(Event::Apply(map)) => return format!("apply {}", map.metadata.name.unwrap_or_default()),
+                Ok(Event::Delete(map)) => return format!("delete {}", map.metadata.name.unwrap_or_default()),
+                Ok(Event::InitApply(map)) => {
+                    return format!("found {}", map.metadata.name.unwrap_or_default());
+                }
+                Ok(Event::InitDone) => return "listed".to_owned(),
+                Ok(Event::Init) => {}
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), change).await.expect("an event")
+}
+
+#[tokio::test]
+async fn watches_work_with_both_ways_to_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (server, _trigger) = authority.start(listener, folder.path()).await;
+    let client = authority.client(server.addresses()[0]).await;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    maps.create(&PostParams::default(), &map("a")).await.unwrap();
+    let mut streams =
+        [watch(&maps, InitialListStrategy::ListWatch), watch(&maps, InitialListStrategy::StreamingList)];
+    for events in &mut streams {
+        assert_eq!(next(events).await, "found a");
+        assert_eq!(next(events).await, "listed");
+    }
+    maps.create(&PostParams::default(), &map("b")).await.unwrap();
+    let patch = json!({"data": {"a": "2", "b": "3"}});
+    let patched = maps.patch("b", &PatchParams::apply("test"), &Patch::Strategic(&patch)).await.unwrap();
+    assert_eq!(patched.data.unwrap().len(), 2);
+    maps.delete("a", &DeleteParams::default()).await.unwrap();
+    for events in &mut streams {
+        for expected in ["apply b", "apply b", "delete a"] {
+            assert_eq!(next(events).await, expected);
+        }
+    }
+    let listed = maps.list(&ListParams::default().labels("watched=yes")).await.unwrap();
+    assert_eq!(listed.items.len(), 1);
+    let mut stale = maps.get("b").await.unwrap();
+    stale.metadata.resource_version = Some("1".to_owned());
+    let conflict = maps.replace("b", &PostParams::default(), &stale).await.unwrap_err();
+    assert!(
+        matches!(conflict, kube::Error::Api(status) if status.code == 409 && status.reason == "Conflict")
+    );
+}
+
+#[tokio::test]
+async fn watches_go_on_after_the_server_was_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    // As `lateen up` does it: the socket stays, so that connections queue while the server is away.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (server, trigger) = authority.start(listener.try_clone().unwrap(), folder.path()).await;
+    let client = authority.client(server.addresses()[0]).await;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    maps.create(&PostParams::default(), &map("a")).await.unwrap();
+    let mut events = watch(&maps, InitialListStrategy::ListWatch);
+    assert_eq!(
+        (next(&mut events).await, next(&mut events).await),
+        ("found a".to_owned(), "listed".to_owned())
+    );
+    drop(server);
+    assert_eq!(trigger.drain(Duration::from_secs(10)).await, drain::Outcome::Finished);
+    let (_server, _trigger) = authority.start(listener, folder.path()).await;
+    maps.create(&PostParams::default(), &map("b")).await.unwrap();
+    // Nothing is listed again: the watch resumes from the revision it had.
+    assert_eq!(next(&mut events).await, "apply b");
+}
+
+#[tokio::test]
+async fn tokens_are_issued_and_reviewed() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (server, _trigger) = authority.start(listener, folder.path()).await;
+    let client = authority.client(server.addresses()[0]).await;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    assert_eq!(namespaces.list(&ListParams::default()).await.unwrap().items.len(), 4);
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
+    let request: TokenRequest = serde_json::from_value(json!({"spec": {"audiences": ["istio-ca"]}})).unwrap();
+    let answer = accounts.create_token_request("default", &PostParams::default(), &request).await.unwrap();
+    let token = serde_json::to_value(answer).unwrap()["status"]["token"].take();
+    let review: TokenReview =
+        serde_json::from_value(json!({"spec": {"token": token, "audiences": ["istio-ca"]}})).unwrap();
+    let reviews: Api<TokenReview> = Api::all(client);
+    let review =
+        serde_json::to_value(reviews.create(&PostParams::default(), &review).await.unwrap()).unwrap();
+    assert_eq!(review["status"]["authenticated"], true);
+    assert_eq!(review["status"]["user"]["username"], "system:serviceaccount:kube-system:default");
+}

@@ -69,8 +69,9 @@ pub fn read_value<T: Resource + DeserializeOwned + Default>(
     if !verdict.is_valid() {
         return Err(ReadError::Fields(verdict));
     }
-    // What the schema cannot tell, such as the form of a duration, is found by field below.
-    let spec = serde_json::from_value(spec).map_err(|error| one("spec", error))?;
+    // What the schema cannot tell, such as the form of a duration, is found here.
+    let spec = serde_path_to_error::deserialize(&spec)
+        .map_err(|error| one(&format!("spec.{}", error.path()), error.into_inner()))?;
     Ok(ReadObject {
         object: Object { api_version, kind, metadata, spec, status: None },
         warnings: verdict.warnings,

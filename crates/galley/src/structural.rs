@@ -27,12 +27,9 @@ fn structural(node: Value) -> Value {
     if let Some(Value::String(description)) = node.get_mut("description") {
         *description = description.split_whitespace().collect::<Vec<_>>().join(" ");
     }
-    match node.shift_remove("additionalProperties") {
-        Some(values @ Value::Object(_)) => {
-            node.insert("additionalProperties".into(), structural(values));
-        }
-        // `true` and `false` are no structural schemas; unknown fields are pruned anyway.
-        Some(_) | None => {}
+    // `true` and `false` are no structural schemas; unknown fields are pruned anyway.
+    if let Some(values @ Value::Object(_)) = node.shift_remove("additionalProperties") {
+        node.insert("additionalProperties".into(), structural(values));
     }
     if let Some(items) = node.get_mut("items") {
         *items = structural(items.take());

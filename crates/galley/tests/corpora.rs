@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 /// What passed when this was last looked at; only ever to be raised.
-const VALIDATION_FLOOR: usize = 370;
+const VALIDATION_FLOOR: usize = 381;
 const CRD_FLOOR: usize = 66;
 
 fn corpus(name: &str) -> Option<(String, Vec<Value>)> {

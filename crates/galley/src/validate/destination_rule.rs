@@ -169,7 +169,9 @@ pub(super) fn load_balancer(
 
 fn is_prime(number: u64) -> bool {
     number >= 2
-        && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+        && (2..)
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
 }
 
 fn locality_setting(path: &str, setting: &LocalityLoadBalancerSetting, ejects: bool, verdict: &mut Verdict) {

@@ -35,7 +35,7 @@ pub(super) fn judge(gateway: &Gateway, _: &Context<'_>, verdict: &mut Verdict) {
             earlier.port.number == one.port.number
                 && earlier.bind == one.bind
                 && is_http(&earlier.port.protocol) != is_http(&one.port.protocol)
-                && !is_tls(&earlier.port.protocol) != is_tls(&one.port.protocol)
+                && is_tls(&earlier.port.protocol) == is_tls(&one.port.protocol)
         };
         if gateway.servers[..index].iter().any(tls_conflict) {
             verdict.warn(
@@ -112,7 +112,7 @@ fn redirect_only(tls: &ServerTlsSettings) -> ServerTlsSettings {
 fn gateway_host(path: &str, host: &str, verdict: &mut Verdict) {
     let name = match host.split_once('/') {
         Some((namespace, name)) => {
-            if !matches!(namespace, "*" | "." | "~") && !is_dns_label(namespace) {
+            if !matches!(namespace, "*" | ".") && !is_dns_label(namespace) {
                 verdict.error(
                     path,
                     format!("{namespace:?} is not a namespace"),
@@ -248,7 +248,7 @@ fn certificates(path: &str, tls: &ServerTlsSettings, verdict: &mut Verdict) {
     if given.len() > 1 {
         verdict.error(path, format!("{} are set together", given.join(" and ")), "leave one of them");
     }
-    let files = !tls.server_certificate.is_empty() || !tls.private_key.is_empty();
+    let files = !tls.server_certificate.is_empty();
     if terminates && files && given.iter().any(|name| *name != "tlsCertificates") {
         verdict.error(
             path,

@@ -70,9 +70,9 @@ trait Judge: Sized {
 }
 
 fn typed<T: Judge + DeserializeOwned>(object: &Value, spec: &Value, verdict: &mut Verdict) {
-    match T::deserialize(spec) {
+    match serde_path_to_error::deserialize::<_, T>(spec) {
         Ok(spec) => spec.judge(&Context { annotations: &object["metadata"]["annotations"] }, verdict),
-        Err(error) => verdict.error("spec", error.to_string(), ""),
+        Err(error) => verdict.error(format!("spec.{}", error.path()), error.inner().to_string(), ""),
     }
 }
 

@@ -79,12 +79,43 @@ pub(super) fn port(path: &str, number: u32, verdict: &mut Verdict) {
     }
 }
 
+/// Whether an expression has something like `a++`, which Rust's engine takes and RE2 refuses.
+fn repeats_a_repetition(text: &str) -> bool {
+    let (mut escaped, mut in_class, mut repeated) = (false, false, false);
+    for c in text.chars() {
+        if escaped {
+            (escaped, repeated) = (false, false);
+            continue;
+        }
+        match c {
+            '\\' => escaped = true,
+            '[' if !in_class => in_class = true,
+            ']' if in_class => in_class = false,
+            '*' | '+' if !in_class && repeated => return true,
+            '*' | '+' if !in_class => {
+                repeated = true;
+                continue;
+            }
+            // One `?` after a repetition makes it lazy.
+            _ => {}
+        }
+        repeated = false;
+    }
+    false
+}
+
 /// Checks an RE2 expression. Rust's syntax differs in nothing that RE2 users write, but refuses what RE2 refuses:
 /// look-around and back-references.
 pub(super) fn regular_expression(path: &str, text: &str, verdict: &mut Verdict) {
     // Envoy's own bound on the length of a pattern in the API server's messages.
     if text.len() > 1024 {
         verdict.error(path, "the regular expression is longer than 1024 bytes", "");
+    } else if repeats_a_repetition(text) {
+        verdict.error(
+            path,
+            format!("{text:?} repeats a repetition"),
+            "RE2 wants a group around the inner one",
+        );
     } else if let Err(error) = Regex::new(text) {
         let reason = error.to_string();
         let last = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();

@@ -83,7 +83,9 @@ pub(super) fn judge(sidecar: &Sidecar, _: &Context<'_>, verdict: &mut Verdict) {
 
 fn ingress(path: &str, listener: &IstioIngressListener, verdict: &mut Verdict) {
     names::port(&format!("{path}.port.number"), listener.port.number, verdict);
-    names::protocol(&format!("{path}.port.protocol"), &listener.port.protocol, verdict);
+    if !listener.port.protocol.is_empty() {
+        names::protocol(&format!("{path}.port.protocol"), &listener.port.protocol, verdict);
+    }
     if listener.port.target_port != 0 {
         verdict.error(format!("{path}.port.targetPort"), "is not for a Sidecar", "use defaultEndpoint");
     }
@@ -152,7 +154,9 @@ fn egress(path: &str, listener: &IstioEgressListener, verdict: &mut Verdict) {
         verdict.error(format!("{path}.bind"), "needs a port", "add port, or leave bind out");
     }
     if let Some(port) = &listener.port {
-        names::protocol(&format!("{path}.port.protocol"), &port.protocol, verdict);
+        if !port.protocol.is_empty() {
+            names::protocol(&format!("{path}.port.protocol"), &port.protocol, verdict);
+        }
         match socket {
             Some(socket) => {
                 if port.number != 0 {

@@ -43,7 +43,7 @@ pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Ver
                 "put it first",
             );
         }
-        http_route(&path, route, is_delegate, for_mesh, verdict);
+        http_route(&path, route, is_delegate, verdict);
         catches_all |=
             route.r#match.is_empty() || route.r#match.iter().any(|one| *one == HttpMatchRequest::default());
     }
@@ -106,9 +106,9 @@ fn hosts(service: &VirtualService, for_mesh: bool, verdict: &mut Verdict) {
             );
         }
         let host = lateen_model::Hostname::from(host.as_str());
-        if service.hosts[..index].iter().any(|earlier| lateen_model::Hostname::from(earlier.as_str()) == host)
-        {
-            verdict.error(&path, format!("{host:?} is listed twice"), "leave one");
+        let twice = |earlier: &String| lateen_model::Hostname::from(earlier.as_str()).overlaps(&host);
+        if service.hosts[..index].iter().any(twice) {
+            verdict.error(&path, format!("{host:?} overlaps an earlier host"), "leave the wider one");
         }
     }
 }
@@ -134,16 +134,10 @@ fn gateways(path: &str, gateways: &[String], verdict: &mut Verdict) -> bool {
     verdict.errors.len() == before
 }
 
-pub(super) fn http_route(
-    path: &str,
-    route: &HttpRoute,
-    is_delegate: bool,
-    for_mesh: bool,
-    verdict: &mut Verdict,
-) {
+pub(super) fn http_route(path: &str, route: &HttpRoute, is_delegate: bool, verdict: &mut Verdict) {
     actions(path, route, is_delegate, verdict);
     for (index, one) in route.r#match.iter().enumerate() {
-        http_match(&format!("{path}.match[{index}]"), one, route, is_delegate, for_mesh, verdict);
+        http_match(&format!("{path}.match[{index}]"), one, route, is_delegate, verdict);
     }
     let weights: Vec<i32> = route.route.iter().map(|one| one.weight).collect();
     weigh(&format!("{path}.route"), &weights, verdict);
@@ -289,7 +283,6 @@ fn http_match(
     one: &HttpMatchRequest,
     route: &HttpRoute,
     is_delegate: bool,
-    for_mesh: bool,
     verdict: &mut Verdict,
 ) {
     let texts =
@@ -297,15 +290,19 @@ fn http_match(
     for (name, text) in texts {
         let Some(text) = text else { continue };
         string_match(&format!("{path}.{name}"), text, verdict);
-        if name == "uri" && text.prefix.as_deref() == Some("") {
-            verdict.error(format!("{path}.uri.prefix"), "is empty", "write / for every path");
+        if name != "uri" {
+            not_empty_prefix(&format!("{path}.{name}"), text, verdict);
         }
     }
     for (field, conditions) in [("headers", &one.headers), ("withoutHeaders", &one.without_headers)] {
         for (name, text) in conditions {
             let place = join(&format!("{path}.{field}"), name);
             names::header_name(&place, name.strip_prefix(':').unwrap_or(name), verdict);
-            string_match(&place, text, verdict);
+            not_empty_prefix(&place, text, verdict);
+            // Istio takes this for "any value", though it is no expression.
+            if text.regex.as_deref() != Some("*") {
+                string_match(&place, text, verdict);
+            }
         }
     }
     for (name, text) in &one.query_params {
@@ -333,9 +330,6 @@ fn http_match(
     if route.delegate.is_some() || is_delegate {
         // Conditions of root and delegate are put together, which regular expressions do not allow.
         for (name, text) in texts {
-            if text.as_ref().is_some_and(|text| text.prefix.as_deref() == Some("")) && name != "uri" {
-                verdict.error(format!("{path}.{name}.prefix"), "is empty", "leave the condition out");
-            }
             if text.as_ref().is_some_and(|text| text.regex.is_some()) {
                 verdict.error(
                     format!("{path}.{name}.regex"),
@@ -366,6 +360,12 @@ fn http_match(
             "rewrite.uri replaces the whole path here",
             "uriRegexRewrite keeps parts of it",
         );
+    }
+}
+
+fn not_empty_prefix(path: &str, text: &StringMatch, verdict: &mut Verdict) {
+    if text.prefix.as_deref() == Some("") {
+        verdict.error(format!("{path}.prefix"), "is empty", "leave the condition out");
     }
 }
 

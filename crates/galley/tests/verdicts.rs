@@ -1,0 +1,110 @@
+//! What users get to read when an object is refused.
+
+use lateen_galley::validate;
+use serde_json::{Value, json};
+
+fn rule(http: Value) -> Value {
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "reviews", "namespace": "default"}, "spec": {"hosts": ["reviews"], "http": [http]}})
+}
+
+fn to(weights: &[i64]) -> Value {
+    let route: Vec<Value> =
+        weights.iter().map(|weight| json!({"destination": {"host": "reviews"}, "weight": weight})).collect();
+    json!(route)
+}
+
+#[test]
+fn messages_name_the_field() {
+    for (name, object, expect) in [
+        ("fine", rule(json!({"route": to(&[50, 50])})), ""),
+        ("any sum is a share", rule(json!({"route": to(&[1, 3])})), ""),
+        (
+            "negative weight",
+            rule(json!({"route": to(&[110, -10])})),
+            "spec.http[0].route[1].weight: -10 is negative; write 0 or more",
+        ),
+        (
+            "no weight at all",
+            rule(json!({"route": to(&[0, 0])})),
+            "spec.http[0].route[0].weight: no destination has a weight, so none gets a request; \
+             give the destinations weights, such as 50 and 50",
+        ),
+        (
+            "bad regex",
+            rule(json!({"match": [{"headers": {"cookie": {"regex": "("}}}], "route": to(&[100])})),
+            "spec.http[0].match[0].headers.cookie.regex: \"(\" is not a regular expression: unclosed group; \
+             RE2 syntax is expected",
+        ),
+        (
+            "nested repetition",
+            rule(json!({"match": [{"uri": {"regex": "a++"}}], "route": to(&[100])})),
+            "spec.http[0].match[0].uri.regex: \"a++\" repeats a repetition; RE2 wants a group around the inner one",
+        ),
+        (
+            "redirect and route",
+            rule(json!({"redirect": {"uri": "/"}, "route": to(&[100])})),
+            "spec.http[0]: route and redirect are set together; leave one of them out",
+        ),
+        ("bad timeout", rule(json!({"timeout": "5 seconds", "route": to(&[100])})), "spec.http[0].timeout"),
+    ] {
+        let message = validate(&object).message();
+        assert!(
+            if expect.is_empty() { message.is_empty() } else { message.starts_with(expect) },
+            "{name}: {message}"
+        );
+    }
+}
+
+#[test]
+fn misspelt_fields_are_named() {
+    let verdict = validate(&rule(json!({"route": to(&[100]), "retires": {"attempts": 3}})));
+    assert!(verdict.is_valid(), "Kubernetes decides by fieldValidation what becomes of unknown fields");
+    assert_eq!(
+        verdict.warnings[0].to_string(),
+        "spec.http[0].retires: there is no such field; did you mean retries?"
+    );
+}
+
+#[test]
+fn other_kinds_are_none_of_ours() {
+    assert_eq!(validate(&json!({"apiVersion": "v1", "kind": "Service"})), Default::default());
+    let other =
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "spec": {"listeners": []}});
+    assert_eq!(validate(&other), Default::default());
+}
+
+#[test]
+fn the_samples_are_valid() {
+    let Ok(corpora) = std::env::var("LATEEN_CORPORA") else {
+        println!("skipped: LATEEN_CORPORA is not set");
+        return;
+    };
+    let (mut judged, mut refused) = (0, Vec::new());
+    let mut folders = vec![std::path::PathBuf::from(format!("{corpora}/samples/bookinfo"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            for document in std::fs::read_to_string(&path).unwrap().split("\n---") {
+                let Ok(object) = serde_saphyr::from_str::<Value>(document) else { continue };
+                if !object["apiVersion"].as_str().unwrap_or_default().contains(".istio.io/") {
+                    continue;
+                }
+                judged += 1;
+                let verdict = validate(&object);
+                if !verdict.is_valid() {
+                    refused.push(format!("{}: {}", path.display(), verdict.message()));
+                }
+            }
+        }
+    }
+    println!("samples {}/{judged}", judged - refused.len());
+    assert!(judged > 20 && refused.is_empty(), "{judged} judged\n{}", refused.join("\n"));
+}

@@ -154,7 +154,7 @@ impl ApiServer {
             .await
             .map_err(|error| StartError::Listener(std::io::Error::other(error)))?
             .map_err(|error| StartError::Store { path: config.store_path.clone(), error })?;
-        let schema = schema(Arc::new(store.clone()));
+        let schema = schema(store.objects());
         follow_schemas(&store, &schema);
         let tokens = Tokens::open(&store).await?;
         let allocator = Allocator::new(store.clone(), config.service_range, config.node_ports.clone());

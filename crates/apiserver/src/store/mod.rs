@@ -21,7 +21,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::oneshot;
 
 /// The log of all resources together.
@@ -245,6 +245,11 @@ impl Store {
         }
     }
 
+    /// Reading access that does not keep the store open.
+    pub fn objects(&self) -> Arc<dyn Objects> {
+        Arc::new(Glance(Arc::downgrade(&self.shared)))
+    }
+
     /// Sets who is told of every change before its acknowledgement. May be called once.
     pub fn observe(&self, observer: Observer) {
         let _ = self.shared.observer.set(observer);
@@ -262,6 +267,25 @@ impl Store {
         let (answer, result) = oneshot::channel();
         self.writer.send(writer::Job::SetSetting(key.to_owned(), value, answer))?;
         result.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// Reading access that does not keep the store open, for what the store itself holds (its observer).
+struct Glance(Weak<Shared>);
+
+impl Objects for Glance {
+    fn get(&self, resource: Resource<'_>, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let snapshot = self.0.upgrade()?.snapshot.load_full();
+        snapshot.get(&table_name(resource), namespace, name).map(|stored| stored.value.clone())
+    }
+
+    fn list(&self, resource: Resource<'_>, namespace: Option<&str>) -> Vec<Arc<Value>> {
+        let Some(shared) = self.0.upgrade() else { return Vec::new() };
+        let snapshot = shared.snapshot.load_full();
+        snapshot
+            .list(&table_name(resource), namespace, None)
+            .map(|(_, stored)| stored.value.clone())
+            .collect()
     }
 }
 

@@ -1,0 +1,166 @@
+//! `lateend run`, from start to end.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use lateen_base::readiness::Readiness;
+use lateen_base::{admin, drain};
+use lateen_registry::{Kubernetes, KubernetesOptions, Registry, StoreOptions};
+use lateen_xds::{AdsServer, ServerOptions};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+use crate::arguments::RunArguments;
+use crate::callers::Callers;
+use crate::debug::{self, Debug};
+use crate::discovery::Discovery;
+use crate::metrics::Metrics;
+use crate::{install, judges, manifests, ports, root_certificate, standalone, webhooks};
+
+/// How long requests under way may take at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The name of the one cluster that a standalone mesh consists of.
+const CLUSTER: &str = "Kubernetes";
+
+/// Runs until SIGTERM.
+pub(crate) fn main(arguments: RunArguments) -> ExitCode {
+    lateen_base::logging::init("info,kube_runtime=warn");
+    lateen_identity::tls::install_provider();
+    let finished = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(run(arguments)));
+    match finished {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    let termination = drain::termination_signal();
+    let (trigger, drain) = drain::channel();
+    let started = start(&arguments, drain);
+    tokio::pin!(termination, started);
+    // A signal during the start ends it at once: nothing depends on us yet.
+    let running = tokio::select! {
+        running = &mut started => running?,
+        signal = &mut termination => {
+            tracing::info!("{}: ended before the start was complete", signal?);
+            return Ok(());
+        }
+    };
+    tracing::info!("{}: finishing what is under way", termination.await?);
+    drop(running);
+    trigger.drain(DRAIN).await;
+    Ok(())
+}
+
+/// What must live as long as the process.
+struct Running {
+    _standalone: standalone::Standalone,
+    _registry: Registry,
+}
+
+async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<Running> {
+    let readiness = Readiness::default();
+    let starting = readiness.register("the installation");
+    let standalone = standalone::start(arguments, drain.clone()).await?;
+    let client = &standalone.client;
+    let root = standalone.root.certificate();
+    let namespace = &arguments.root_namespace;
+
+    let names = manifests::server_names(namespace);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let serving = standalone.root.issue_server(&names, &[arguments.advertised_address])?;
+
+    // The webhooks listen before the API server is told of them.
+    let judges = Arc::new(judges::webhooks(arguments, client.clone()));
+    let tls = lateen_identity::tls::server_config(&serving.certificate, &serving.key, &[b"http/1.1"])?;
+    let listener = listen(arguments, ports::WEBHOOKS).await?;
+    tokio::spawn(webhooks::serve(listener, tls, judges, drain.clone()));
+
+    install::kinds(client).await?;
+    install::control_plane(client, namespace, arguments.advertised_address, root).await?;
+    tokio::spawn(root_certificate::distribute(client.clone(), root.to_owned(), drain.clone()));
+
+    let metrics = Metrics::new();
+    let platform = Kubernetes::new(
+        client.clone(),
+        KubernetesOptions {
+            cluster: CLUSTER.into(),
+            root_namespace: namespace.clone(),
+            ..KubernetesOptions::default()
+        },
+    );
+    let registry = Registry::start(
+        StoreOptions { cluster: CLUSTER.into() },
+        vec![Box::new(platform)],
+        Some(readiness.register("the first snapshot")),
+    );
+    let discovery = Discovery::new(Callers::new(client.clone()), metrics.clone());
+    tokio::spawn(discovery.clone().follow(registry.subscribe(), drain.clone()));
+
+    let ads = AdsServer::new(discovery.clone(), ServerOptions::envoy());
+    let debug = Debug {
+        discovery,
+        streams: ads.streams(),
+        readiness: readiness.clone(),
+        identifier: "istiod".to_owned(),
+    };
+    let identity = Identity::from_pem(&serving.certificate, &serving.key);
+    serve_xds(listen(arguments, ports::XDS).await?, ads.clone(), Some(identity), drain.clone())?;
+    if arguments.plaintext_xds {
+        serve_xds(listen(arguments, ports::PLAINTEXT_XDS).await?, ads, None, drain.clone())?;
+    }
+    let pages = debug::debug_pages(Arc::new(debug));
+    tokio::spawn(admin::serve(listen(arguments, ports::DEBUG).await?, pages, drain.clone()));
+    let pages = debug::monitoring_pages(metrics);
+    tokio::spawn(admin::serve(listen(arguments, ports::MONITORING).await?, pages, drain));
+
+    install::defaults(client, namespace).await?;
+    starting.done();
+    readiness.ready().await;
+    tracing::info!("the control plane is ready");
+    Ok(Running { _standalone: standalone, _registry: registry })
+}
+
+async fn listen(arguments: &RunArguments, port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((arguments.address, port))
+        .await
+        .with_context(|| format!("cannot listen on {} port {port}", arguments.address))
+}
+
+/// Serves discovery until the drain begins. Streams are cut then: proxies come again by themselves, and resume.
+fn serve_xds(
+    listener: TcpListener,
+    ads: AdsServer<Discovery>,
+    identity: Option<Identity>,
+    drain: drain::Watch,
+) -> anyhow::Result<()> {
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_adaptive_window(Some(true))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)));
+    if let Some(identity) = identity {
+        server = server.tls_config(ServerTlsConfig::new().identity(identity))?;
+    }
+    let serving = server.add_service(ads).serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(async move {
+        tokio::select! {
+            result = serving => {
+                if let Err(error) = result {
+                    tracing::error!("xDS is no longer served: {error}");
+                }
+            }
+            () = drain.signaled() => {}
+        }
+    });
+    Ok(())
+}

@@ -91,7 +91,7 @@ fn versions<'a>(table: &'a KindTable, group: &str) -> Vec<&'a str> {
             versions.push(&kind.version);
         }
     }
-    versions.sort_by(|a, b| version_order(b).cmp(&version_order(a)));
+    versions.sort_by_key(|version| std::cmp::Reverse(version_order(version)));
     versions
 }
 

@@ -16,10 +16,13 @@ use std::sync::Arc;
 /// The largest answer that is read.
 const ANSWER_LIMIT: usize = 3 << 20;
 
+/// Trusted certificates, host, addresses.
+type ClientKey = (String, String, Vec<SocketAddr>);
+
 /// HTTP clients by what they trust and where they connect to; each keeps its connections.
 pub struct Clients {
     objects: Arc<dyn Objects>,
-    known: Mutex<HashMap<(String, String, Vec<SocketAddr>), Client>>,
+    known: Mutex<HashMap<ClientKey, Client>>,
 }
 
 /// Where to call, and which addresses stand behind the name.

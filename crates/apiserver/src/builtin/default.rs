@@ -77,10 +77,8 @@ fn pod(object: &mut Value) {
 }
 
 fn template(spec: &mut Map<String, Value>) {
-    if let Some(template) = spec.get_mut("template") {
-        if let Some(pod) = child(template, "spec") {
-            pod_spec(pod);
-        }
+    if let Some(pod) = spec.get_mut("template").and_then(|template| child(template, "spec")) {
+        pod_spec(pod);
     }
 }
 

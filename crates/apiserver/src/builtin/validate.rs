@@ -487,6 +487,10 @@ impl Findings {
                 let text = "the timeout value must be between 1 and 30 seconds";
                 self.invalid(&place.field("timeoutSeconds"), &webhook["timeoutSeconds"], text);
             }
+            if !list(&webhook["matchConditions"]).is_empty() {
+                let text = "this server does not evaluate match conditions; use rules and selectors";
+                self.0.push(Cause::forbidden(place.field("matchConditions").to_string(), text));
+            }
             let client = &webhook["clientConfig"];
             if client["url"].is_null() == client["service"].is_null() {
                 self.required(&place.field("clientConfig"), "exactly one of url or service is required");

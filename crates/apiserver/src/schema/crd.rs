@@ -38,7 +38,7 @@ pub fn custom_kinds(definition: &Value) -> Vec<CustomKind> {
     let served = versions.iter().filter(|version| version["served"] == true);
     let mut kinds: Vec<CustomKind> =
         served.filter_map(|version| custom_kind(spec, version, storage_version)).collect();
-    kinds.sort_by(|a, b| version_order(&b.info.version).cmp(&version_order(&a.info.version)));
+    kinds.sort_by_key(|kind| std::cmp::Reverse(version_order(&kind.info.version)));
     kinds
 }
 
@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn versions_are_ordered_by_maturity() {
         let mut versions = ["v1alpha1", "v2beta1", "v10", "foo", "v1", "v2beta2", "v2"];
-        versions.sort_by(|a, b| version_order(b).cmp(&version_order(a)));
+        versions.sort_by_key(|version| std::cmp::Reverse(version_order(version)));
         assert_eq!(versions, ["v10", "v2", "v1", "v2beta2", "v2beta1", "v1alpha1", "foo"]);
     }
 }

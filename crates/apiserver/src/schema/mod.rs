@@ -45,12 +45,15 @@ struct Definition {
     kinds: Vec<Arc<CustomKind>>,
 }
 
+/// Group, version, plural.
+type KindKey = (String, String, String);
+
 /// What is served at one moment.
 pub(crate) struct State {
     table: Arc<KindTable>,
-    custom: HashMap<(String, String, String), Arc<CustomKind>>,
+    custom: HashMap<KindKey, Arc<CustomKind>>,
     documents: OnceLock<openapi::Documents>,
-    columns: Mutex<HashMap<(String, String, String), Arc<Vec<Value>>>>,
+    columns: Mutex<HashMap<KindKey, Arc<Vec<Value>>>>,
 }
 
 impl State {
@@ -83,7 +86,7 @@ impl State {
     }
 }
 
-fn key(info: &KindInfo) -> (String, String, String) {
+fn key(info: &KindInfo) -> KindKey {
     (info.group.clone(), info.version.clone(), info.plural.clone())
 }
 

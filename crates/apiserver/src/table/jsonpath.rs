@@ -78,7 +78,7 @@ fn bracket<'a>(values: &[&'a Value], text: &str) -> Vec<&'a Value> {
             None => !found.is_empty(),
             Some(wanted) => found.iter().any(|value| match unquoted(wanted) {
                 Some(text) => value.as_str() == Some(text),
-                None => value.to_string() == wanted,
+                None => !value.is_string() && format!("{value}") == wanted,
             }),
         }
     };

@@ -182,7 +182,7 @@ impl Log {
     }
 }
 
-/// A reader of a [`Log`].
+/// A reader of a resource's recent changes.
 #[derive(Debug)]
 pub struct Reader {
     log: Arc<Log>,

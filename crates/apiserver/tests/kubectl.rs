@@ -3,6 +3,8 @@
 //! Which requests the verbs make is written down in `docs/kubectl.md`. The binary is found on the PATH; its home, its
 //! cache and its kubeconfig live in a folder of the test's own.
 
+#![allow(clippy::print_stdout)] // The version of kubectl, and what was skipped.
+
 use lateen_apiserver::{ApiServer, Config, kubeconfig};
 use lateen_base::drain;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};

@@ -22,7 +22,7 @@ use crate::{NodeArgs, registration, socket};
 
 /// Runs the node to its end.
 pub(crate) fn main(arguments: NodeArgs) -> ExitCode {
-    lateen_base::logging::init("info");
+    lateen_base::logging::init("info,kube_client=off,kube_runtime=off");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = runtime.context("runtime").and_then(|runtime| runtime.block_on(run(arguments)));
     match result {
@@ -40,7 +40,9 @@ pub async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let state = match &arguments.state_dir {
         Some(folder) => StateDir::new(std::path::absolute(folder)?),
-        None => StateDir::of_user().context("there is no home folder; name a state folder with --state-dir")?,
+        None => {
+            StateDir::of_user().context("there is no home folder; name a state folder with --state-dir")?
+        }
     };
     state.create().with_context(|| format!("state folder {}", state.root().display()))?;
     let reaper = Reaper::start()?;
@@ -56,7 +58,8 @@ pub async fn run(arguments: NodeArgs) -> anyhow::Result<()> {
     let node = async {
         let client = connect(&kubeconfig).await?;
         let (world, changes) = World::watch(client.clone());
-        let service_network = ServiceNetwork::start(world.clone(), &configuration, host_listeners(&arguments)?).await?;
+        let service_network =
+            ServiceNetwork::start(world.clone(), &configuration, host_listeners(&arguments)?).await?;
         let (node_ip, dns) = (configuration.node_address.to_string(), configuration.dns_address.to_string());
         tokio::spawn(registration::keep(client.clone(), arguments.node_name.clone(), node_ip, dns));
         let controllers = Controllers::start(world.clone(), &arguments.node_name);
@@ -129,7 +132,8 @@ fn context(
     }
     let mut allowed_host_paths = Vec::new();
     for folder in &arguments.allowed_host_paths {
-        let canonical = folder.canonicalize().with_context(|| format!("--allow-host-path {}", folder.display()))?;
+        let canonical =
+            folder.canonicalize().with_context(|| format!("--allow-host-path {}", folder.display()))?;
         allowed_host_paths.push(canonical);
     }
     Ok(Context {

@@ -54,7 +54,8 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
 pub fn launch() -> Result<ExitCode, LaunchError> {
     let system = |step| move |source: Errno| LaunchError::System { step, source: source.into() };
     let (release_read, release_write) = nix::unistd::pipe().map_err(system("pipe"))?;
-    let (error_read, error_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(system("pipe"))?;
+    let (error_read, error_write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(system("pipe"))?;
     // Signals are waited for, not handled: none may be lost between here and the wait.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD] {
@@ -93,9 +94,35 @@ pub fn launch() -> Result<ExitCode, LaunchError> {
     if !message.is_empty() {
         let _ = waitpid(child, None);
         let source = io::Error::other(message);
-        return Err(LaunchError::Namespaces { step: "inside the namespaces", remedy: remedy(&source), source });
+        return Err(LaunchError::Namespaces {
+            step: "inside the namespaces",
+            remedy: remedy(&source),
+            source,
+        });
     }
+    lead_out(child);
     Ok(attend(child, &signals))
+}
+
+/// Starts what leads out of the namespaces, where the host has such a program; it ends with the launcher.
+fn lead_out(child: Pid) {
+    use std::os::unix::process::CommandExt;
+    let started = match crate::network::way_out(child.as_raw().unsigned_abs()) {
+        crate::network::WayOut::None(reason) => Err(reason.to_owned()),
+        crate::network::WayOut::Program(mut command) => {
+            // SAFETY: prctl is async-signal-safe.
+            unsafe {
+                command.pre_exec(|| {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+                    Ok(())
+                });
+            }
+            command.spawn().map(drop).map_err(|error| format!("{command:?}: {error}"))
+        }
+    };
+    if let Err(reason) = started {
+        crate::report(&format!("note: {reason}"));
+    }
 }
 
 /// Forwards signals to `child` until it ends.
@@ -124,14 +151,17 @@ fn become_init(release: OwnedFd, mask: &SigSet) -> io::Error {
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
         let mut byte = [0u8; 1];
         // An end of file means that the launcher gave up (or died before the death signal was set).
-        std::fs::File::from(release).read_exact(&mut byte).map_err(|_| io::Error::other("the launcher ended"))?;
+        std::fs::File::from(release)
+            .read_exact(&mut byte)
+            .map_err(|_| io::Error::other("the launcher ended"))?;
         let named = |what: &'static str| move |error: Errno| io::Error::other(format!("{what}: {error}"));
         nix::unistd::setgid(0.into()).map_err(named("setgid"))?;
         nix::unistd::setuid(0.into()).map_err(named("setuid"))?;
         // SAFETY: as above; changing ids has cleared the death signal.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
         let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(named("private mounts"))?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .map_err(named("private mounts"))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, none).map_err(named("mount of /proc"))?;
         // The host's sysfs stays where a fresh one (that of the new network namespace) is refused.
@@ -207,7 +237,8 @@ fn remedy(error: &io::Error) -> String {
     if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
         lines.push("  sudo sysctl -w kernel.unprivileged_userns_clone=1".to_owned());
     }
-    let limits = [("max_user_namespaces", "64"), ("max_net_namespaces", "256"), ("max_mnt_namespaces", "256")];
+    let limits =
+        [("max_user_namespaces", "64"), ("max_net_namespaces", "256"), ("max_mnt_namespaces", "256")];
     for (name, least) in limits {
         let value = setting(&format!("/proc/sys/user/{name}")).and_then(|value| value.parse::<u64>().ok());
         if value.is_some_and(|value| value < 64) {

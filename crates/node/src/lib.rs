@@ -19,6 +19,7 @@ pub mod launcher;
 pub mod network;
 mod options;
 mod pod_network;
+mod port_forward;
 pub mod reaper;
 mod registration;
 pub mod runner;

@@ -97,7 +97,8 @@ fn status(name: &str, address: &str, now: Timestamp) -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = read("/proc/meminfo");
     let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
-    let resources = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory.unwrap_or("0")), "pods": "500"});
+    let resources =
+        json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory.unwrap_or("0")), "pods": "500"});
     let condition = |kind: &str, status: &str, reason: &str| {
         json!({"type": kind, "status": status, "reason": reason, "message": reason,
             "lastHeartbeatTime": now.to_string(), "lastTransitionTime": now.to_string()})

@@ -1,7 +1,7 @@
 //! `run/node.sock`: what the API server asks the node, over HTTP.
 //!
 //! `/containerLogs/NAMESPACE/POD/CONTAINER?follow&tailLines&previous&timestamps&sinceSeconds&sinceTime&limitBytes` (the
-//! kubelet's path and parameters), `/pods`, `/healthz`.
+//! kubelet's path and parameters), `/portForward/NAMESPACE/POD?port=N` ([`crate::port_forward`]), `/pods`, `/healthz`.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,13 +19,14 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::cluster::ObjectKey;
+use crate::port_forward;
 use crate::runner::logs::{Query, Reader, file_of};
 use crate::runner::{Runner, Shown};
 
 /// How long after a container's end its last output may take to reach the file.
 const LAST_LINES: std::time::Duration = std::time::Duration::from_millis(100);
 
-type Body = BoxBody<Bytes, Infallible>;
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
 /// Serves until the process ends.
 pub(crate) async fn serve(path: &Path, runner: Runner) -> io::Result<()> {
@@ -42,7 +43,8 @@ pub(crate) async fn serve(path: &Path, runner: Runner) -> io::Result<()> {
                 let answer = answer(&runner, &request);
                 async move { Ok::<_, Infallible>(answer) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "node socket");
             }
@@ -168,7 +170,7 @@ fn tokio_stream(receiver: mpsc::Receiver<Bytes>) -> impl futures::Stream<Item = 
     })
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(BodyExt::boxed(Full::new(body.into())));
     *response.status_mut() = status;
     response
@@ -180,7 +182,8 @@ mod tests {
 
     #[test]
     fn parameters_of_a_request() {
-        let check = |query: &str, expected: Parameters| assert_eq!(parameters(query).unwrap(), expected, "{query}");
+        let check =
+            |query: &str, expected: Parameters| assert_eq!(parameters(query).unwrap(), expected, "{query}");
         check("", Parameters::default());
         check("follow=true", Parameters { follow: true, ..Default::default() });
         check("follow&previous=1", Parameters { follow: true, previous: true, ..Default::default() });

@@ -68,7 +68,11 @@ impl<K> Cache<K> {
     /// The objects of a namespace, in no order.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let objects = self.objects.read();
-        objects.iter().filter(|(key, _)| key.namespace == namespace).map(|(_, object)| Arc::clone(object)).collect()
+        objects
+            .iter()
+            .filter(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| Arc::clone(object))
+            .collect()
     }
 
     /// Resolves once the kind has been listed.

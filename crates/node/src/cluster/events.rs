@@ -59,7 +59,9 @@ impl Recorder {
             EventKind::Normal => tracing::info!(object = what, reason, "{message}"),
             EventKind::Warning => tracing::warn!(object = what, reason, "{message}"),
         }
-        if !self.is_news(&format!("{what}\0{}\0{reason}\0{message}", object.uid.as_deref().unwrap_or_default())) {
+        if !self
+            .is_news(&format!("{what}\0{}\0{reason}\0{message}", object.uid.as_deref().unwrap_or_default()))
+        {
             return;
         }
         let Some(namespace) = object.namespace.clone() else { return };

@@ -88,7 +88,9 @@ impl World {
         macro_rules! follow_data {
             () => {{
                 let bump = Arc::clone(&bump);
-                cache::follow(Api::all(client.clone()), move |_| bump.send_modify(|generation| *generation += 1))
+                cache::follow(Api::all(client.clone()), move |_| {
+                    bump.send_modify(|generation| *generation += 1)
+                })
             }};
         }
         let world = Self {
@@ -129,7 +131,8 @@ impl World {
         self.services.in_namespace(namespace).iter().any(|service| {
             let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
             selector.is_some_and(|selector| {
-                !selector.is_empty() && crate::controllers::labels_contain(pod.metadata.labels.as_ref(), selector)
+                !selector.is_empty()
+                    && crate::controllers::labels_contain(pod.metadata.labels.as_ref(), selector)
             })
         })
     }

@@ -78,8 +78,11 @@ pub fn plan(deployment: &Deployment, replica_sets: &[Arc<ReplicaSet>], now: Time
         .copied()
         .find(|set| same_template(set, &spec.template))
         .or_else(|| owned.iter().copied().find(|set| hash_label(set) == Some(&hash)));
-    let old: Vec<&ReplicaSet> =
-        owned.iter().copied().filter(|set| new.is_none_or(|new| new.metadata.uid != set.metadata.uid)).collect();
+    let old: Vec<&ReplicaSet> = owned
+        .iter()
+        .copied()
+        .filter(|set| new.is_none_or(|new| new.metadata.uid != set.metadata.uid))
+        .collect();
 
     let mut plan = Plan::default();
     let sizes = Sizes::of(deployment, &owned, new, &old);
@@ -92,7 +95,8 @@ pub fn plan(deployment: &Deployment, replica_sets: &[Arc<ReplicaSet>], now: Time
     if deployment.metadata.deletion_timestamp.is_none() {
         match new {
             None if !paused => {
-                plan.actions.push(Action::Create(Box::new(new_replica_set(deployment, &hash, wanted, &sizes))));
+                plan.actions
+                    .push(Action::Create(Box::new(new_replica_set(deployment, &hash, wanted, &sizes))));
             }
             Some(new) if revision(&new.metadata) != wanted => {
                 plan.actions.push(Action::Annotate { name: name(new), revision: wanted });
@@ -102,7 +106,8 @@ pub fn plan(deployment: &Deployment, replica_sets: &[Arc<ReplicaSet>], now: Time
         if new.is_some() && revision(&deployment.metadata) != wanted {
             plan.actions.push(Action::Revision(wanted));
         }
-        let recreate = spec.strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate");
+        let recreate =
+            spec.strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate");
         match (new, paused) {
             (_, true) => scale_while_paused(&mut plan, new, &old, &sizes),
             (Some(new), false) if recreate => recreate_step(&mut plan, new, &old, &sizes),
@@ -135,7 +140,12 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(deployment: &Deployment, owned: &[&ReplicaSet], new: Option<&ReplicaSet>, old: &[&ReplicaSet]) -> Self {
+    fn of(
+        deployment: &Deployment,
+        owned: &[&ReplicaSet],
+        new: Option<&ReplicaSet>,
+        old: &[&ReplicaSet],
+    ) -> Self {
         let desired = deployment.spec.replicas.unwrap_or(1);
         let strategy = deployment.spec.strategy.as_ref();
         let recreate = strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate");
@@ -155,7 +165,9 @@ impl Sizes {
             max_unavailable: if recreate { desired } else { max_unavailable },
             asked: sum(owned, asked),
             actual: sum(owned, actual),
-            ready: sum(owned, |set| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0)),
+            ready: sum(owned, |set| {
+                set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0)
+            }),
             available: sum(owned, available),
             updated: new.map_or(0, actual),
             updated_available: new.map_or(0, available),
@@ -232,7 +244,8 @@ fn scale_while_paused(plan: &mut Plan, new: Option<&ReplicaSet>, old: &[&Replica
 }
 
 fn prune_history(plan: &mut Plan, old: &[&ReplicaSet], limit: i32) {
-    let mut unused: Vec<&&ReplicaSet> = old.iter().filter(|set| asked(set) == 0 && actual(set) == 0).collect();
+    let mut unused: Vec<&&ReplicaSet> =
+        old.iter().filter(|set| asked(set) == 0 && actual(set) == 0).collect();
     unused.sort_by_key(|set| revision(&set.metadata));
     let surplus = unused.len().saturating_sub(limit.max(0) as usize);
     plan.actions.extend(unused.into_iter().take(surplus).map(|set| Action::Delete { name: name(set) }));
@@ -296,7 +309,12 @@ fn status(
     let enough = sizes.available >= sizes.desired - sizes.max_unavailable;
     let mut conditions = Vec::new();
     conditions.push(match enough {
-        true => ("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".to_owned()),
+        true => (
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.".to_owned(),
+        ),
         false => (
             "Available",
             "False",
@@ -312,7 +330,8 @@ fn status(
     let previous = before.conditions.unwrap_or_default();
     let built = conditions.into_iter().map(|(kind, value, reason, message)| {
         let old = previous.iter().find(|condition| condition.type_.as_deref() == Some(kind));
-        let unchanged = old.is_some_and(|old| old.status.as_deref() == Some(value) && old.reason.as_deref() == Some(reason));
+        let unchanged = old
+            .is_some_and(|old| old.status.as_deref() == Some(value) && old.reason.as_deref() == Some(reason));
         let still = kind == "Progressing" && moved && !sizes.is_complete();
         DeploymentCondition {
             type_: Some(kind.to_owned()),
@@ -344,9 +363,15 @@ fn progress(
     moved: bool,
     again: &mut Option<Duration>,
 ) -> Condition {
-    let set = new.map_or_else(|| "a new ReplicaSet".to_owned(), |new| format!("ReplicaSet \"{}\"", name(new)));
+    let set =
+        new.map_or_else(|| "a new ReplicaSet".to_owned(), |new| format!("ReplicaSet \"{}\"", name(new)));
     if new.is_some() && sizes.is_complete() {
-        return ("Progressing", "True", "NewReplicaSetAvailable", format!("{set} has successfully progressed."));
+        return (
+            "Progressing",
+            "True",
+            "NewReplicaSetAvailable",
+            format!("{set} has successfully progressed."),
+        );
     }
     let spec = &deployment.spec;
     let paused = spec.paused.unwrap_or(false);
@@ -355,13 +380,20 @@ fn progress(
     }
     let deadline = Duration::from_secs(spec.progress_deadline_seconds.unwrap_or(600) as u64);
     let before = deployment.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let last = before.and_then(|conditions| conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing")));
+    let last = before.and_then(|conditions| {
+        conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing"))
+    });
     let since = last
         .filter(|last| !moved && last.reason.as_deref() != Some("NewReplicaSetAvailable"))
         .and_then(|last| last.last_update_time.as_ref())
         .map_or(Duration::ZERO, |time| Duration::try_from(now.duration_since(time.0)).unwrap_or_default());
     if since >= deadline {
-        return ("Progressing", "False", "ProgressDeadlineExceeded", format!("{set} has timed out progressing."));
+        return (
+            "Progressing",
+            "False",
+            "ProgressDeadlineExceeded",
+            format!("{set} has timed out progressing."),
+        );
     }
     *again = Some(deadline - since);
     match new {

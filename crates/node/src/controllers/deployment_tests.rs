@@ -44,9 +44,7 @@ fn now() -> Timestamp {
 fn actions(deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> Vec<String> {
     let plan = plan(deployment, sets, now());
     let text = |action: &Action| match action {
-        Action::Create(set) => {
-            Some(format!("create {}", set.spec.replicas.unwrap()))
-        }
+        Action::Create(set) => Some(format!("create {}", set.spec.replicas.unwrap())),
         Action::Scale { name, replicas } => Some(format!("{name}={replicas}")),
         Action::Delete { name } => Some(format!("delete {name}")),
         Action::Annotate { name, revision } => Some(format!("{name} is {revision}")),
@@ -74,12 +72,7 @@ fn rolling_update_steps() {
         &[],
     );
     check("then they go", 1, &[replica_set("old", 1, 1, 1, 1), replica_set("new", 1, 1, 1, 2)], &["old=0"]);
-    check(
-        "the next surge",
-        4,
-        &[replica_set("old", 3, 3, 3, 1), replica_set("new", 1, 1, 1, 2)],
-        &["new=2"],
-    );
+    check("the next surge", 4, &[replica_set("old", 3, 3, 3, 1), replica_set("new", 1, 1, 1, 2)], &["new=2"]);
     check(
         "one of four may be missing",
         4,
@@ -139,8 +132,7 @@ fn a_rollback_takes_the_old_set_with_a_new_revision() {
 fn history_beyond_the_limit_is_deleted() {
     let mut deployment = deployment(1, "new", json!({}));
     deployment.spec.revision_history_limit = Some(1);
-    let sets =
-        [replica_set("b", 0, 0, 0, 2), replica_set("a", 0, 0, 0, 1), replica_set("new", 1, 1, 1, 3)];
+    let sets = [replica_set("b", 0, 0, 0, 2), replica_set("a", 0, 0, 0, 1), replica_set("new", 1, 1, 1, 3)];
     assert_eq!(actions(&deployment, &sets), ["delete a"]);
 }
 
@@ -158,7 +150,9 @@ fn status_for_kubectl() {
         assert_eq!(got, counts, "{name}");
         assert_eq!(status.observed_generation, Some(3), "{name}");
         let conditions = status.conditions.unwrap();
-        let condition = |kind: &str| conditions.iter().find(|condition| condition.type_.as_deref() == Some(kind)).unwrap();
+        let condition = |kind: &str| {
+            conditions.iter().find(|condition| condition.type_.as_deref() == Some(kind)).unwrap()
+        };
         assert_eq!(condition("Available").status.as_deref(), Some(available), "{name}");
         assert_eq!(condition("Progressing").reason.as_deref(), Some(reason), "{name}");
     };
@@ -176,7 +170,8 @@ fn the_progress_deadline() {
     deployment.status = Some(first.status);
     let late = now() + jiff::SignedDuration::from_secs(601);
     let conditions = plan(&deployment, &sets, late).status.conditions.unwrap();
-    let progressing = conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing")).unwrap();
+    let progressing =
+        conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing")).unwrap();
     assert_eq!(progressing.reason.as_deref(), Some("ProgressDeadlineExceeded"));
 }
 

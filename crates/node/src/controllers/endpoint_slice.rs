@@ -32,7 +32,12 @@ pub enum Action {
 }
 
 /// Plans the slices of `service`, given the Pods of its namespace and the slices that exist for it.
-pub fn plan(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>], zone: &str) -> Vec<Action> {
+pub fn plan(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    existing: &[Arc<EndpointSlice>],
+    zone: &str,
+) -> Vec<Action> {
     let existing: Vec<&EndpointSlice> = existing
         .iter()
         .map(Arc::as_ref)
@@ -60,6 +65,9 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>
     actions
 }
 
+/// What the endpoints of a slice share: whether they are IPv4, and the number of each named port.
+type Group = (bool, Vec<(String, i32)>);
+
 /// What the slices should be: one for every address family and set of port numbers.
 fn slices(service: &Service, pods: &[Arc<Pod>], zone: &str) -> Vec<EndpointSlice> {
     let Some(spec) = &service.spec else { return Vec::new() };
@@ -71,9 +79,10 @@ fn slices(service: &Service, pods: &[Arc<Pod>], zone: &str) -> Vec<EndpointSlice
     }
     let publish_unready = spec.publish_not_ready_addresses.unwrap_or(false);
     let ports = spec.ports.as_deref().unwrap_or_default();
-    let mut groups: BTreeMap<(bool, Vec<(String, i32)>), Vec<Endpoint>> = BTreeMap::new();
+    let mut groups: BTreeMap<Group, Vec<Endpoint>> = BTreeMap::new();
     // A Service without endpoints still has its (empty) slice.
-    let numbers = ports.iter().map(|port| (port.name.clone().unwrap_or_default(), target_number(port))).collect();
+    let numbers =
+        ports.iter().map(|port| (port.name.clone().unwrap_or_default(), target_number(port))).collect();
     groups.insert((true, numbers), Vec::new());
     let mut pods: Vec<&Pod> = pods.iter().map(Arc::as_ref).collect();
     pods.sort_by_key(|pod| pod.metadata.name.clone());
@@ -82,11 +91,17 @@ fn slices(service: &Service, pods: &[Arc<Pod>], zone: &str) -> Vec<EndpointSlice
             continue;
         }
         for address in addresses(pod) {
-            let resolved = ports.iter().filter_map(|port| {
-                Some((port.name.clone().unwrap_or_default(), port_of_pod(port, pod)?))
-            });
+            let resolved = ports
+                .iter()
+                .filter_map(|port| Some((port.name.clone().unwrap_or_default(), port_of_pod(port, pod)?)));
             let group = groups.entry((address.is_ipv4(), resolved.collect())).or_default();
-            group.push(endpoint(pod, address, publish_unready, zone, spec.cluster_ip.as_deref() == Some("None")));
+            group.push(endpoint(
+                pod,
+                address,
+                publish_unready,
+                zone,
+                spec.cluster_ip.as_deref() == Some("None"),
+            ));
         }
     }
     if groups.len() > 1 {
@@ -199,7 +214,8 @@ fn port_of_pod(port: &ServicePort, pod: &Pod) -> Option<i32> {
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
     let spec = pod.spec.as_ref()?;
     let sidecars = spec.init_containers.iter().flatten();
-    let containers = spec.containers.iter().chain(sidecars.filter(|one| one.restart_policy.as_deref() == Some("Always")));
+    let containers =
+        spec.containers.iter().chain(sidecars.filter(|one| one.restart_policy.as_deref() == Some("Always")));
     containers
         .flat_map(|container| container.ports.iter().flatten())
         .find(|port| {
@@ -225,9 +241,13 @@ mod tests {
     use serde_json::json;
 
     fn service(spec: serde_json::Value) -> Service {
-        let mut all = json!({"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 9080}]});
+        let mut all =
+            json!({"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 9080}]});
         json_patch::merge(&mut all, &spec);
-        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s"}, "spec": all})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s"}, "spec": all}),
+        )
+        .unwrap()
     }
 
     fn pod(name: &str, ip: &str, ready: bool, more: serde_json::Value) -> Arc<Pod> {
@@ -276,7 +296,12 @@ mod tests {
         check("terminating", &plain, &[pod("a", "10.0.0.1", true, leaving)], &["9080: 10.0.0.1 -st"]);
         let other = json!({"metadata": {"labels": {"app": "x"}}});
         check("other labels", &plain, &[pod("a", "10.0.0.1", true, other)], &["9080:"]);
-        check("failed", &plain, &[pod("a", "10.0.0.1", true, json!({"status": {"phase": "Failed"}}))], &["9080:"]);
+        check(
+            "failed",
+            &plain,
+            &[pod("a", "10.0.0.1", true, json!({"status": {"phase": "Failed"}}))],
+            &["9080:"],
+        );
         check("no address yet", &plain, &[pod("a", "", false, json!({}))], &["9080:"]);
         check(
             "publishNotReadyAddresses",
@@ -284,8 +309,12 @@ mod tests {
             &[pod("a", "10.0.0.1", false, json!({}))],
             &["9080: 10.0.0.1 rs-"],
         );
-        check("ordered by name", &plain, &[pod("b", "10.0.0.2", true, json!({})), pod("a", "10.0.0.1", true, json!({}))],
-            &["9080: 10.0.0.1 rs- 10.0.0.2 rs-"]);
+        check(
+            "ordered by name",
+            &plain,
+            &[pod("b", "10.0.0.2", true, json!({})), pod("a", "10.0.0.1", true, json!({}))],
+            &["9080: 10.0.0.1 rs- 10.0.0.2 rs-"],
+        );
     }
 
     #[test]
@@ -308,7 +337,8 @@ mod tests {
         let [Action::Create(slice)] = actions.as_slice() else { panic!("{actions:?}") };
         let existing = [Arc::new((**slice).clone())];
         assert_eq!(plan(&service, &pods, &existing, "zone"), []);
-        let leaving = [pod("a", "10.0.0.1", true, json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}))];
+        let leaving =
+            [pod("a", "10.0.0.1", true, json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}))];
         assert!(matches!(plan(&service, &leaving, &existing, "zone").as_slice(), [Action::Update(_)]));
         let mut gone = service.clone();
         gone.spec.as_mut().unwrap().selector = None;

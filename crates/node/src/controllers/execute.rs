@@ -51,12 +51,8 @@ const ZONE: &str = "local";
 impl Controllers {
     /// Starts the workers. [`Self::observe`] must be told every change.
     pub fn start(world: World, node: &str) -> Self {
-        let controllers = Self {
-            world,
-            queue: Queue::default(),
-            node: Arc::from(node),
-            expected: Arc::default(),
-        };
+        let controllers =
+            Self { world, queue: Queue::default(), node: Arc::from(node), expected: Arc::default() };
         let worker = controllers.clone();
         tokio::spawn(async move {
             // What is decided before everything is listed would be decided on half the facts.
@@ -89,7 +85,8 @@ impl Controllers {
             Change::EndpointSlice(difference) => {
                 for slice in [&difference.old, &difference.new].into_iter().flatten() {
                     let labels = slice.metadata.labels.as_ref();
-                    if let Some(service) = labels.and_then(|labels| labels.get(endpoint_slice::SERVICE_NAME)) {
+                    if let Some(service) = labels.and_then(|labels| labels.get(endpoint_slice::SERVICE_NAME))
+                    {
                         let key = ObjectKey::new(difference.key.namespace.clone(), service.clone());
                         self.queue.add(Key::Endpoints(key));
                     }

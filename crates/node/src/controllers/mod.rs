@@ -20,7 +20,10 @@ pub use execute::Controllers;
 pub(crate) use execute::status_patch;
 
 /// Whether `labels` has every entry of `selector`.
-pub fn labels_contain(labels: Option<&BTreeMap<String, String>>, selector: &BTreeMap<String, String>) -> bool {
+pub fn labels_contain(
+    labels: Option<&BTreeMap<String, String>>,
+    selector: &BTreeMap<String, String>,
+) -> bool {
     selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
@@ -49,7 +52,8 @@ pub fn selector_matches(selector: &LabelSelector, labels: Option<&BTreeMap<Strin
 /// Since when the Pod's condition `Ready` holds.
 pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    let ready =
+        conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
     Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
 }
 

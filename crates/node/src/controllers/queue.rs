@@ -73,11 +73,8 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
 
     /// Works on keys, `concurrency` at a time, forever. The handler's answer is a time after which it wants to be asked
     /// again.
-    pub async fn run<F, E>(
-        self,
-        concurrency: usize,
-        handler: impl Fn(K) -> F + Clone + Send + Sync + 'static,
-    ) where
+    pub async fn run<F, E>(self, concurrency: usize, handler: impl Fn(K) -> F + Clone + Send + Sync + 'static)
+    where
         F: Future<Output = Result<Option<Duration>, E>> + Send,
         E: std::fmt::Display + Send,
     {

@@ -1,6 +1,5 @@
 //! ReplicaSets: which Pods to create, adopt, release and delete, as a pure function.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +83,8 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], expected: &Expected, now: Times
         return plan;
     }
     active.retain(|pod| !expected.deleted.contains(pod.metadata.uid.as_ref().unwrap_or(&String::new())));
-    let unseen = expected.created.iter().filter(|uid| !pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
+    let unseen =
+        expected.created.iter().filter(|uid| !pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
     let present = active.len() + unseen.count();
     let wanted = spec.replicas.unwrap_or(1).max(0) as usize;
     if present < wanted {
@@ -128,7 +128,7 @@ fn status(
     again: &mut Option<Duration>,
 ) -> ReplicaSetStatus {
     let template = set.spec.template.as_ref().and_then(|template| template.metadata.as_ref());
-    let labels = template.and_then(|metadata| metadata.labels.clone()).unwrap_or_else(BTreeMap::new);
+    let labels = template.and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
     let patience = Duration::from_secs(set.spec.min_ready_seconds.unwrap_or(0).max(0) as u64);
     let (mut ready, mut available, mut labeled) = (0, 0, 0);
     for pod in active {
@@ -172,7 +172,11 @@ fn worth(pod: &Pod) -> (bool, u8, bool, i64, i64, i64, i64) {
         Some("Unknown") => 1,
         _ => 2,
     };
-    let cost = pod.metadata.annotations.as_ref().and_then(|all| all.get("controller.kubernetes.io/pod-deletion-cost"));
+    let cost = pod
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get("controller.kubernetes.io/pod-deletion-cost"));
     let cost: i64 = cost.and_then(|text| text.parse().ok()).unwrap_or(0);
     let ready = ready_since(pod);
     let restarts = status.and_then(|status| status.container_statuses.as_ref());
@@ -245,7 +249,12 @@ mod tests {
         let plain = || pod("a", json!({}));
         check("none yet", 2, &[], &["create 2"]);
         check("enough", 1, &[plain()], &[]);
-        check("failed ones do not count", 1, &[pod("a", json!({"status": {"phase": "Failed"}}))], &["create 1"]);
+        check(
+            "failed ones do not count",
+            1,
+            &[pod("a", json!({"status": {"phase": "Failed"}}))],
+            &["create 1"],
+        );
         check(
             "terminating ones do not count",
             1,
@@ -253,12 +262,20 @@ mod tests {
             &["create 1"],
         );
         check("adoption", 1, &[pod("a", json!({"metadata": {"ownerReferences": null}}))], &["adopt a"]);
-        check("release", 1, &[pod("a", json!({"metadata": {"labels": {"app": "no"}}}))], &["release a", "create 1"]);
+        check(
+            "release",
+            1,
+            &[pod("a", json!({"metadata": {"labels": {"app": "no"}}}))],
+            &["release a", "create 1"],
+        );
         check(
             "another's",
             1,
-            &[pod("a", json!({"metadata": {"ownerReferences": [
-                {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x", "controller": true}]}}))],
+            &[pod(
+                "a",
+                json!({"metadata": {"ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x", "controller": true}]}}),
+            )],
             &["create 1"],
         );
         check(
@@ -270,20 +287,35 @@ mod tests {
         check(
             "pending goes before not ready",
             1,
-            &[pod("b", json!({"status": {"conditions": []}})), pod("c", json!({"status": {"phase": "Pending", "conditions": []}}))],
+            &[
+                pod("b", json!({"status": {"conditions": []}})),
+                pod("c", json!({"status": {"phase": "Pending", "conditions": []}})),
+            ],
             &["delete c"],
         );
         check(
             "the deletion cost counts",
             1,
-            &[plain(), pod("b", json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-5"}}}))],
+            &[
+                plain(),
+                pod(
+                    "b",
+                    json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-5"}}}),
+                ),
+            ],
             &["delete b"],
         );
         check(
             "the one ready last goes first",
             1,
-            &[pod("b", json!({"status": {"conditions": [
-                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"}]}})), plain()],
+            &[
+                pod(
+                    "b",
+                    json!({"status": {"conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"}]}}),
+                ),
+                plain(),
+            ],
             &["delete b"],
         );
     }

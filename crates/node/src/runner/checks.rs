@@ -49,12 +49,16 @@ impl Target {
     /// The named ports of a container.
     pub fn ports_of(container: &Container) -> HashMap<String, u16> {
         let ports = container.ports.iter().flatten();
-        ports.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?))).collect()
+        ports
+            .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+            .collect()
     }
 
     fn port(&self, port: &IntOrString) -> Result<u16, String> {
         match port {
-            IntOrString::Int(number) => u16::try_from(*number).map_err(|_| format!("port {number} is no port")),
+            IntOrString::Int(number) => {
+                u16::try_from(*number).map_err(|_| format!("port {number} is no port"))
+            }
             IntOrString::String(name) => match self.ports.get(name) {
                 Some(number) => Ok(*number),
                 None => name.parse().map_err(|_| format!("the container has no port named {name}")),
@@ -87,14 +91,16 @@ impl Target {
 
     async fn http(&self, get: &HTTPGetAction, limit: Duration) -> Result<(), String> {
         let port = self.port(&get.port)?;
-        let host = get.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| self.address.to_string());
+        let host =
+            get.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| self.address.to_string());
         if get.scheme.as_deref() == Some("HTTPS") {
             // The certificate is not looked at in any case; that the port answers is what can be told without TLS.
             return self.tcp(&host, port, limit).await;
         }
         let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let mut request = http::Request::get(&path).header("user-agent", "kube-probe/1.34").header("accept", "*/*");
+        let mut request =
+            http::Request::get(&path).header("user-agent", "kube-probe/1.34").header("accept", "*/*");
         let mut has_host = false;
         for header in get.http_headers.iter().flatten() {
             has_host |= header.name.eq_ignore_ascii_case("host");
@@ -105,7 +111,8 @@ impl Target {
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
         let exchange = async {
-            let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
+            let stream =
+                TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
                 .await
                 .map_err(|error| error.to_string())?;
@@ -115,7 +122,8 @@ impl Target {
                 Ok(answer) if answer.status().as_u16() < 400 => Ok(()),
                 Ok(answer) => {
                     let status = answer.status();
-                    let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                    let body =
+                        answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
                     let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
                     Err(format!("HTTP probe failed with statuscode: {} {text}", status.as_u16()))
                 }
@@ -145,7 +153,8 @@ impl Target {
             return self.http(get, limit).await;
         }
         if let Some(tcp) = &probe.tcp_socket {
-            let host = tcp.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| self.address.to_string());
+            let host =
+                tcp.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| self.address.to_string());
             return self.tcp(&host, self.port(&tcp.port)?, limit).await;
         }
         if let Some(exec) = &probe.exec {
@@ -196,7 +205,9 @@ pub struct Verdict {
 impl Verdict {
     /// With the probe's thresholds.
     pub fn new(probe: &Probe) -> Self {
-        let at_least_one = |value: Option<i32>, default| value.filter(|value| *value > 0).map_or(default, |value| value as u32);
+        let at_least_one = |value: Option<i32>, default| {
+            value.filter(|value| *value > 0).map_or(default, |value| value as u32)
+        };
         Self {
             success_threshold: at_least_one(probe.success_threshold, 1),
             failure_threshold: at_least_one(probe.failure_threshold, 3),
@@ -221,7 +232,13 @@ impl Verdict {
 
 /// Probes until the task is aborted, and tells the worker each new verdict. Before the first success it tries more often
 /// than the period says, without counting those failures, so that a container is known to be ready soon after it is.
-pub async fn run_probe(kind: ProbeKind, probe: Probe, target: Target, slot: usize, events: mpsc::UnboundedSender<Event>) {
+pub async fn run_probe(
+    kind: ProbeKind,
+    probe: Probe,
+    target: Target,
+    slot: usize,
+    events: mpsc::UnboundedSender<Event>,
+) {
     let period = seconds(probe.period_seconds, 10);
     let delay = probe.initial_delay_seconds.unwrap_or(0).max(0) as u64;
     tokio::time::sleep(Duration::from_secs(delay)).await;
@@ -263,8 +280,11 @@ mod tests {
     #[test]
     fn thresholds() {
         let check = |name: &str, success: i32, failure: i32, results: &str, expected: &str| {
-            let probe =
-                Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
+            let probe = Probe {
+                success_threshold: Some(success),
+                failure_threshold: Some(failure),
+                ..Probe::default()
+            };
             let mut verdict = Verdict::new(&probe);
             let got: String = results
                 .chars()

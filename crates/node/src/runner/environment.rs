@@ -109,7 +109,9 @@ fn services(pod: &Pod, sources: &impl Sources, all: &mut Variables) {
     services.sort_by_key(|service| service.metadata.name.clone());
     for service in services {
         let Some(spec) = &service.spec else { continue };
-        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { continue };
+        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
+            continue;
+        };
         let Some(first) = spec.ports.iter().flatten().next() else { continue };
         let upper = |text: &str| text.to_uppercase().replace('-', "_");
         let name = upper(service.metadata.name.as_deref().unwrap_or_default());
@@ -138,7 +140,9 @@ fn env_from(
         return match sources.secret(&reference.name) {
             Some(secret) => {
                 let data = secret.data.iter().flatten();
-                Ok(data.map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned())).collect())
+                Ok(data
+                    .map(|(key, value)| (key.clone(), String::from_utf8_lossy(&value.0).into_owned()))
+                    .collect())
             }
             None if reference.optional == Some(true) => Ok(BTreeMap::new()),
             None => Err(format!("secret \"{}\" not found", reference.name)),
@@ -156,13 +160,15 @@ fn value_from(
     sources: &impl Sources,
 ) -> Result<Option<String>, String> {
     if let Some(field) = &from.field_ref {
-        return pod_field(pod, facts, &field.field_path)
-            .map(Some)
-            .ok_or_else(|| format!("fieldRef {}: not a field that a container may ask for", field.field_path));
+        return pod_field(pod, facts, &field.field_path).map(Some).ok_or_else(|| {
+            format!("fieldRef {}: not a field that a container may ask for", field.field_path)
+        });
     }
     if let Some(resource) = &from.resource_field_ref {
         let container = match &resource.container_name {
-            Some(name) => find_container(pod, name).ok_or_else(|| format!("container \"{name}\" not found"))?,
+            Some(name) => {
+                find_container(pod, name).ok_or_else(|| format!("container \"{name}\" not found"))?
+            }
             None => container,
         };
         let divisor = resource.divisor.as_ref().map(|divisor| divisor.0.as_str());
@@ -268,7 +274,8 @@ fn machine_memory() -> Option<f64> {
 
 /// The value of a Kubernetes quantity.
 pub fn quantity_value(text: &str) -> Option<f64> {
-    let split = text.find(|letter: char| !(letter.is_ascii_digit() || ".+-".contains(letter))).unwrap_or(text.len());
+    let split =
+        text.find(|letter: char| !(letter.is_ascii_digit() || ".+-".contains(letter))).unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let number: f64 = number.parse().ok()?;
     let factor = match suffix {
@@ -300,10 +307,12 @@ mod tests {
 
     impl Sources for Fixture {
         fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {
-            (name == "cm").then(|| Arc::new(serde_json::from_value(json!({"data": {"k": "v", "l": "w"}})).unwrap()))
+            (name == "cm")
+                .then(|| Arc::new(serde_json::from_value(json!({"data": {"k": "v", "l": "w"}})).unwrap()))
         }
         fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-            (name == "s").then(|| Arc::new(serde_json::from_value(json!({"data": {"k": "aGlkZGVu"}})).unwrap()))
+            (name == "s")
+                .then(|| Arc::new(serde_json::from_value(json!({"data": {"k": "aGlkZGVu"}})).unwrap()))
         }
         fn services(&self) -> Vec<Arc<Service>> {
             let service = json!({"metadata": {"name": "my-db"}, "spec": {"clusterIP": "10.96.1.2",
@@ -333,17 +342,45 @@ mod tests {
         let from = |source: serde_json::Value| json!([{"name": "X", "valueFrom": source}]);
         check("plain", json!([{"name": "X", "value": "1"}]), Ok(Some("1")));
         check("empty", json!([{"name": "X"}]), Ok(Some("")));
-        check("expansion", json!([{"name": "A", "value": "a"}, {"name": "X", "value": "$(A)-$(B)-$$(A)"}]), Ok(Some("a-$(B)-$(A)")));
-        check("expansion of a service", json!([{"name": "X", "value": "$(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT_SQL)"}]), Ok(Some("10.96.1.2:5432")));
+        check(
+            "expansion",
+            json!([{"name": "A", "value": "a"}, {"name": "X", "value": "$(A)-$(B)-$$(A)"}]),
+            Ok(Some("a-$(B)-$(A)")),
+        );
+        check(
+            "expansion of a service",
+            json!([{"name": "X", "value": "$(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT_SQL)"}]),
+            Ok(Some("10.96.1.2:5432")),
+        );
         check("field", from(json!({"fieldRef": {"fieldPath": "status.podIP"}})), Ok(Some("10.244.0.5")));
         check("label", from(json!({"fieldRef": {"fieldPath": "metadata.labels['app']"}})), Ok(Some("web")));
-        check("account", from(json!({"fieldRef": {"fieldPath": "spec.serviceAccountName"}})), Ok(Some("default")));
+        check(
+            "account",
+            from(json!({"fieldRef": {"fieldPath": "spec.serviceAccountName"}})),
+            Ok(Some("default")),
+        );
         check("config map", from(json!({"configMapKeyRef": {"name": "cm", "key": "k"}})), Ok(Some("v")));
         check("secret", from(json!({"secretKeyRef": {"name": "s", "key": "k"}})), Ok(Some("hidden")));
-        check("missing map", from(json!({"configMapKeyRef": {"name": "no", "key": "k"}})), Err("configmap \"no\" not found"));
-        check("missing key", from(json!({"secretKeyRef": {"name": "s", "key": "no"}})), Err("couldn't find key no in Secret s"));
-        check("optional", from(json!({"configMapKeyRef": {"name": "no", "key": "k", "optional": true}})), Ok(None));
-        check("bad field", from(json!({"fieldRef": {"fieldPath": "spec.secrets"}})), Err("fieldRef spec.secrets: not a field that a container may ask for"));
+        check(
+            "missing map",
+            from(json!({"configMapKeyRef": {"name": "no", "key": "k"}})),
+            Err("configmap \"no\" not found"),
+        );
+        check(
+            "missing key",
+            from(json!({"secretKeyRef": {"name": "s", "key": "no"}})),
+            Err("couldn't find key no in Secret s"),
+        );
+        check(
+            "optional",
+            from(json!({"configMapKeyRef": {"name": "no", "key": "k", "optional": true}})),
+            Ok(None),
+        );
+        check(
+            "bad field",
+            from(json!({"fieldRef": {"fieldPath": "spec.secrets"}})),
+            Err("fieldRef spec.secrets: not a field that a container may ask for"),
+        );
     }
 
     #[test]

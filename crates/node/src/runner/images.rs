@@ -151,8 +151,14 @@ mod tests {
     fn built_in_images() {
         let map = ImageMap::built_in(Path::new("/bin"));
         let cases = [
-            ("registry.istio.io/release/examples-bookinfo-details-v1:1.20.3", Some("/bin/bookinfo details --version v1")),
-            ("docker.io/istio/examples-bookinfo-reviews-v3:1.20.3", Some("/bin/bookinfo reviews --version v3")),
+            (
+                "registry.istio.io/release/examples-bookinfo-details-v1:1.20.3",
+                Some("/bin/bookinfo details --version v1"),
+            ),
+            (
+                "docker.io/istio/examples-bookinfo-reviews-v3:1.20.3",
+                Some("/bin/bookinfo reviews --version v3"),
+            ),
             ("examples-bookinfo-ratings-v2:1", Some("/bin/bookinfo ratings --version v2")),
             ("istio/examples-bookinfo-productpage-v1", Some("/bin/bookinfo productpage")),
             ("lateen/proxyv2:0.1.0", Some("/bin/lateen-agent")),

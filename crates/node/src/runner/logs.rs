@@ -63,7 +63,12 @@ pub fn collect(limit: usize) -> io::Result<(OwnedFd, tokio::task::JoinHandle<Str
     Ok((write.into_blocking_fd()?, collected))
 }
 
-async fn copy(read: pipe::Receiver, stream: &'static str, file: Arc<Mutex<LogFile>>, grown: watch::Sender<u64>) {
+async fn copy(
+    read: pipe::Receiver,
+    stream: &'static str,
+    file: Arc<Mutex<LogFile>>,
+    grown: watch::Sender<u64>,
+) {
     let mut reader = BufReader::with_capacity(64 * 1024, read);
     let mut line = Vec::new();
     loop {
@@ -245,7 +250,8 @@ mod tests {
         File::from(err).write_all(b"three\nunfinished").unwrap();
         wait_for(&mut grown, 4).await;
         let path = file_of(folder.path(), "c", 0);
-        let all = |query: Query| String::from_utf8(Reader::new(path.clone(), query).first().unwrap()).unwrap();
+        let all =
+            |query: Query| String::from_utf8(Reader::new(path.clone(), query).first().unwrap()).unwrap();
         assert_eq!(all(Query::default()), "one\ntwo\nthree\nunfinished\n");
         assert_eq!(all(Query { tail: Some(2), ..Query::default() }), "three\nunfinished\n");
         let timed = all(Query { timestamps: true, tail: Some(1), ..Query::default() });

@@ -18,6 +18,7 @@ pub mod worker;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -111,6 +112,8 @@ pub struct Shown {
     pub runs: Mutex<HashMap<String, i32>>,
     /// The runs that have not ended.
     pub running: Mutex<HashMap<String, i32>>,
+    /// The Pod's network namespace, while it has one.
+    pub network: Mutex<Option<OwnedFd>>,
     /// Counts lines of output.
     pub grown: watch::Sender<u64>,
     /// The Pod's last status, as JSON.

@@ -45,7 +45,8 @@ impl Host for Machine {
 
     fn names(&self, folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         names
     }
@@ -79,7 +80,8 @@ pub struct Wanted {
 const SYSTEM: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "dev", "sys"];
 /// Bound whole, or opened up where a mount point lies inside.
 const OPENED: &[&str] = &["opt", "home"];
-const FRESH: &[(&str, u32)] = &[("/run", 0o755), ("/tmp", 0o1777), ("/var", 0o755), ("/var/tmp", 0o1777), ("/root", 0o700)];
+const FRESH: &[(&str, u32)] =
+    &[("/run", 0o755), ("/tmp", 0o1777), ("/var", 0o755), ("/var/tmp", 0o1777), ("/root", 0o700)];
 /// Where the links of `/etc` point.
 const HOST_ETC: &str = "/.host/etc";
 
@@ -97,7 +99,8 @@ pub fn plan(wanted: &Wanted, host: &impl Host) -> Result<Vec<Step>, String> {
     for name in SYSTEM.iter().chain(OPENED) {
         let path = Path::new("/").join(name);
         let writable = *name == "dev";
-        let open: BTreeSet<PathBuf> = targets.iter().filter(|target| target.starts_with(&path)).cloned().collect();
+        let open: BTreeSet<PathBuf> =
+            targets.iter().filter(|target| target.starts_with(&path)).cloned().collect();
         let open = if OPENED.contains(name) { open } else { BTreeSet::new() };
         show(&path, !writable, &open, host, &mut steps);
     }
@@ -280,7 +283,12 @@ mod tests {
             Step::Link { path, to } => format!("link {} {}", path.display(), to.display()),
             Step::File { path, .. } => format!("file {}", path.display()),
             Step::Bind { source, target, read_only, .. } => {
-                format!("bind{} {} {}", if *read_only { " ro" } else { "" }, source.display(), target.display())
+                format!(
+                    "bind{} {} {}",
+                    if *read_only { " ro" } else { "" },
+                    source.display(),
+                    target.display()
+                )
             }
             Step::Memory { path } => format!("memory {}", path.display()),
             Step::Processes { path } => format!("processes {}", path.display()),
@@ -314,7 +322,11 @@ mod tests {
         );
         assert_eq!(
             steps(&["/etc/ssl/certs"], "/etc/ssl"),
-            ["folder /etc/ssl", "link /etc/ssl/openssl.cnf /.host/etc/ssl/openssl.cnf", "bind /volume /etc/ssl/certs"]
+            [
+                "folder /etc/ssl",
+                "link /etc/ssl/openssl.cnf /.host/etc/ssl/openssl.cnf",
+                "bind /volume /etc/ssl/certs"
+            ]
         );
         assert_eq!(steps(&["/etc/istio/proxy"], "istio"), ["bind /volume /etc/istio/proxy"]);
     }

@@ -100,7 +100,11 @@ pub fn prepare<S: Sources>(inputs: &Inputs<'_, S>) -> Result<Prepared, Waiting> 
     let process = Process {
         command,
         environment: variables,
-        working_directory: container.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        working_directory: container
+            .working_dir
+            .clone()
+            .filter(|dir| !dir.is_empty())
+            .unwrap_or_else(|| "/".to_owned()),
         user,
         group,
         capabilities: granted.all,
@@ -110,7 +114,10 @@ pub fn prepare<S: Sources>(inputs: &Inputs<'_, S>) -> Result<Prepared, Waiting> 
 }
 
 /// `command` and `args` as Kubernetes combines them with an image's entry point.
-fn command<S: Sources>(inputs: &Inputs<'_, S>, variables: &[(String, String)]) -> Result<Vec<String>, Waiting> {
+fn command<S: Sources>(
+    inputs: &Inputs<'_, S>,
+    variables: &[(String, String)],
+) -> Result<Vec<String>, Waiting> {
     let lookup = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let filled = |words: Option<&Vec<String>>| -> Vec<String> {
         words.into_iter().flatten().map(|word| expand(word, lookup)).collect()
@@ -177,10 +184,16 @@ fn etc_files(pod: &Pod, ip: &str) -> BTreeMap<String, String> {
     let host = hostname(pod);
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
     let subdomain = spec.and_then(|spec| spec.subdomain.as_deref()).filter(|name| !name.is_empty());
-    let full = subdomain.map(|sub| format!("{host}.{sub}.{namespace}.svc.cluster.local\t")).unwrap_or_default();
+    let full =
+        subdomain.map(|sub| format!("{host}.{sub}.{namespace}.svc.cluster.local\t")).unwrap_or_default();
     let _ = writeln!(hosts, "{ip}\t{full}{host}");
     for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
-        let _ = writeln!(hosts, "{}\t{}", alias.ip, alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t"));
+        let _ = writeln!(
+            hosts,
+            "{}\t{}",
+            alias.ip,
+            alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")
+        );
     }
     BTreeMap::from([
         ("resolv.conf".to_owned(), resolv_conf(pod, namespace)),
@@ -234,8 +247,16 @@ fn unsupported(pod: &Pod, container: &Container) -> Vec<(&'static str, String)> 
             found.push(("FieldIgnored", format!("{path}: {what}")));
         }
     };
-    note(spec.and_then(|spec| spec.host_network) == Some(true), "spec.hostNetwork", "Pods have networks of their own here");
-    note(spec.and_then(|spec| spec.host_pid) == Some(true), "spec.hostPID", "Pods have process tables of their own here");
+    note(
+        spec.and_then(|spec| spec.host_network) == Some(true),
+        "spec.hostNetwork",
+        "Pods have networks of their own here",
+    );
+    note(
+        spec.and_then(|spec| spec.host_pid) == Some(true),
+        "spec.hostPID",
+        "Pods have process tables of their own here",
+    );
     note(
         container.security_context.as_ref().and_then(|own| own.privileged) == Some(true),
         &format!("spec.containers[{}].securityContext.privileged", container.name),
@@ -253,7 +274,11 @@ fn unsupported(pod: &Pod, container: &Container) -> Vec<(&'static str, String)> 
     ] {
         let Some(probe) = probe else { continue };
         let path = format!("spec.containers[{}].{name}", container.name);
-        note(probe.grpc.is_some(), &format!("{path}.grpc"), "only the connection is checked, not the health service");
+        note(
+            probe.grpc.is_some(),
+            &format!("{path}.grpc"),
+            "only the connection is checked, not the health service",
+        );
         let https = probe.http_get.as_ref().and_then(|get| get.scheme.as_deref()) == Some("HTTPS");
         note(https, &format!("{path}.httpGet.scheme"), "of HTTPS only the connection is checked");
     }
@@ -304,7 +329,10 @@ mod tests {
             assert_eq!(got.as_deref().map_err(|(reason, _)| *reason), expected, "{name}");
         };
         check(json!({"name": "c", "image": "x", "command": ["sleep"], "args": ["1"]}), Ok("sleep 1"));
-        check(json!({"name": "c", "image": "a/proxyv2:1", "args": ["proxy"]}), Ok("/lateen/lateen-agent proxy"));
+        check(
+            json!({"name": "c", "image": "a/proxyv2:1", "args": ["proxy"]}),
+            Ok("/lateen/lateen-agent proxy"),
+        );
         check(json!({"name": "c", "image": "a/proxyv2:1", "command": ["sleep"]}), Ok("sleep"));
         check(json!({"name": "c", "image": "nginx"}), Err("ErrImageNeverPull"));
         check(
@@ -319,10 +347,12 @@ mod tests {
 
     #[test]
     fn an_unmapped_user_is_a_warning() {
-        let got = prepared(json!({"name": "c", "command": ["x"], "securityContext": {"runAsUser": 1337}})).unwrap();
+        let got =
+            prepared(json!({"name": "c", "command": ["x"], "securityContext": {"runAsUser": 1337}})).unwrap();
         assert_eq!(got.process.user, 0);
         assert!(got.warnings[0].1.contains("runAsUser 1337"), "{:?}", got.warnings);
-        let none = prepared(json!({"name": "c", "command": ["x"], "securityContext": {"runAsUser": 0}})).unwrap();
+        let none =
+            prepared(json!({"name": "c", "command": ["x"], "securityContext": {"runAsUser": 0}})).unwrap();
         assert_eq!(none.warnings, []);
     }
 

@@ -138,10 +138,15 @@ fn phase(pod: &Pod, observed: &Observed) -> &'static str {
             container.role == Role::Init
                 && matches!(&container.state, State::Terminated(ended) if ended.exit_code != 0)
         };
-        return if policy == "Never" && observed.containers.iter().any(failed) { "Failed" } else { "Pending" };
+        return if policy == "Never" && observed.containers.iter().any(failed) {
+            "Failed"
+        } else {
+            "Pending"
+        };
     }
     let applications = || observed.containers.iter().filter(|container| container.role == Role::Application);
-    let never_ran = |container: &Container| matches!(container.state, State::Waiting { .. }) && container.last.is_none();
+    let never_ran =
+        |container: &Container| matches!(container.state, State::Waiting { .. }) && container.last.is_none();
     if applications().any(never_ran) {
         return "Pending";
     }
@@ -210,7 +215,9 @@ fn conditions(pod: &Pod, observed: &Observed, over: bool, phase: &str, now: Time
                 status: status.to_owned(),
                 reason,
                 message,
-                last_transition_time: old.and_then(|old| old.last_transition_time.clone()).or(Some(Time(now))),
+                last_transition_time: old
+                    .and_then(|old| old.last_transition_time.clone())
+                    .or(Some(Time(now))),
                 ..PodCondition::default()
             }
         })
@@ -299,8 +306,16 @@ mod tests {
         })
     }
 
-    fn check(name: &str, policy: &str, initialized: bool, containers: Vec<Container>, phase: &str, ready: bool) {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"restartPolicy": policy, "containers": []}})).unwrap();
+    fn check(
+        name: &str,
+        policy: &str,
+        initialized: bool,
+        containers: Vec<Container>,
+        phase: &str,
+        ready: bool,
+    ) {
+        let pod: Pod =
+            serde_json::from_value(json!({"spec": {"restartPolicy": policy, "containers": []}})).unwrap();
         let observed = Observed {
             containers,
             initialized,
@@ -329,9 +344,30 @@ mod tests {
             _ => unreachable!(),
         });
         check("crash loop", "Always", true, vec![crashing], "Running", false);
-        check("init runs", "Always", false, vec![container(Role::Init, running()), app(waiting())], "Pending", false);
-        check("init failed for good", "Never", false, vec![container(Role::Init, ended(1)), app(waiting())], "Failed", false);
-        check("init failed, tries again", "Always", false, vec![container(Role::Init, ended(1)), app(waiting())], "Pending", false);
+        check(
+            "init runs",
+            "Always",
+            false,
+            vec![container(Role::Init, running()), app(waiting())],
+            "Pending",
+            false,
+        );
+        check(
+            "init failed for good",
+            "Never",
+            false,
+            vec![container(Role::Init, ended(1)), app(waiting())],
+            "Failed",
+            false,
+        );
+        check(
+            "init failed, tries again",
+            "Always",
+            false,
+            vec![container(Role::Init, ended(1)), app(waiting())],
+            "Pending",
+            false,
+        );
         check("done", "Never", true, vec![app(ended(0))], "Succeeded", false);
         check("failed", "Never", true, vec![app(ended(3))], "Failed", false);
         check("will be tried again", "OnFailure", true, vec![app(ended(3))], "Running", false);

@@ -155,12 +155,14 @@ impl Volumes {
         let bits = |mode: Option<i32>| mode.map_or(0o644, |mode| mode as u32 & 0o777);
         if let Some(source) = &volume.config_map {
             let data = config_map_data(sources, &source.name, source.optional)?;
-            return select(data, source.items.as_deref(), bits(source.default_mode), source.optional).map(Some);
+            return select(data, source.items.as_deref(), bits(source.default_mode), source.optional)
+                .map(Some);
         }
         if let Some(source) = &volume.secret {
             let name = source.secret_name.clone().unwrap_or_default();
             let data = secret_data(sources, &name, source.optional)?;
-            return select(data, source.items.as_deref(), bits(source.default_mode), source.optional).map(Some);
+            return select(data, source.items.as_deref(), bits(source.default_mode), source.optional)
+                .map(Some);
         }
         if let Some(source) = &volume.downward_api {
             let items = source.items.as_deref().unwrap_or_default();
@@ -254,7 +256,12 @@ fn missing(optional: Option<bool>, message: impl FnOnce() -> String) -> Result<D
 }
 
 /// The chosen entries under the chosen names; all where nothing is chosen.
-fn select(data: Data, items: Option<&[KeyToPath]>, mode: u32, optional: Option<bool>) -> Result<Files, String> {
+fn select(
+    data: Data,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+    optional: Option<bool>,
+) -> Result<Files, String> {
     let data = data.unwrap_or_default();
     let Some(items) = items else {
         return Ok(data.into_iter().map(|(key, value)| (key, (value, mode))).collect());
@@ -273,7 +280,12 @@ fn select(data: Data, items: Option<&[KeyToPath]>, mode: u32, optional: Option<b
     Ok(files)
 }
 
-fn downward(items: &[DownwardAPIVolumeFile], pod: &Pod, facts: &PodFacts, mode: u32) -> Result<Files, String> {
+fn downward(
+    items: &[DownwardAPIVolumeFile],
+    pod: &Pod,
+    facts: &PodFacts,
+    mode: u32,
+) -> Result<Files, String> {
     let mut files = Files::new();
     for item in items {
         let text = if let Some(field) = &item.field_ref {
@@ -281,7 +293,8 @@ fn downward(items: &[DownwardAPIVolumeFile], pod: &Pod, facts: &PodFacts, mode: 
                 .ok_or_else(|| format!("fieldRef {}: not a field of the downward API", field.field_path))?
         } else if let Some(resource) = &item.resource_field_ref {
             let name = resource.container_name.as_deref().unwrap_or_default();
-            let container = find_container(pod, name).ok_or_else(|| format!("container \"{name}\" not found"))?;
+            let container =
+                find_container(pod, name).ok_or_else(|| format!("container \"{name}\" not found"))?;
             resource_field(container, &resource.resource, resource.divisor.as_ref().map(|one| one.0.as_str()))
         } else {
             continue;
@@ -394,11 +407,22 @@ mod tests {
 
     #[test]
     fn chosen_keys() {
-        let data = || Some(BTreeMap::from([("k".to_owned(), b"v".to_vec()), ("l".to_owned(), b"w".to_vec())]));
-        let item = |key: &str| vec![KeyToPath { key: key.to_owned(), path: "dir/file".to_owned(), mode: Some(0o400), ..KeyToPath::default() }];
+        let data =
+            || Some(BTreeMap::from([("k".to_owned(), b"v".to_vec()), ("l".to_owned(), b"w".to_vec())]));
+        let item = |key: &str| {
+            vec![KeyToPath {
+                key: key.to_owned(),
+                path: "dir/file".to_owned(),
+                mode: Some(0o400),
+                ..KeyToPath::default()
+            }]
+        };
         let chosen = select(data(), Some(&item("k")), 0o644, None).unwrap();
         assert_eq!(chosen, Files::from([("dir/file".to_owned(), (b"v".to_vec(), 0o400))]));
-        assert_eq!(select(data(), Some(&item("no")), 0o644, None).unwrap_err(), "references non-existent key: no");
+        assert_eq!(
+            select(data(), Some(&item("no")), 0o644, None).unwrap_err(),
+            "references non-existent key: no"
+        );
         assert_eq!(select(data(), Some(&item("no")), 0o644, Some(true)).unwrap(), Files::new());
         assert_eq!(select(data(), None, 0o644, None).unwrap().len(), 2);
     }

@@ -130,6 +130,7 @@ pub(super) fn spawn(context: Arc<Context>, pod: Arc<Pod>) -> Handle {
         logs: folder.join("logs"),
         runs: Mutex::default(),
         running: Mutex::default(),
+        network: Mutex::default(),
         grown: watch::Sender::new(0),
         status: Mutex::default(),
     });
@@ -169,7 +170,8 @@ fn slots(pod: &Pod) -> Vec<Slot> {
             image: spec.image.clone().unwrap_or_default(),
             role,
             state: State::Waiting {
-                reason: if role == Role::Application { "ContainerCreating" } else { "PodInitializing" }.to_owned(),
+                reason: if role == Role::Application { "ContainerCreating" } else { "PodInitializing" }
+                    .to_owned(),
                 message: None,
             },
             last: None,
@@ -304,6 +306,9 @@ impl Worker {
             let sandbox = Sandbox::create(&context.reaper, &host).await.map_err(|error| error.to_string())?;
             let attached = context.network.attach(&self.uid, sandbox.pid().as_raw()).await;
             let address = attached.map_err(|error| format!("network: {error}"))?;
+            let namespace = std::fs::File::open(format!("/proc/{}/ns/net", sandbox.pid()));
+            let namespace = namespace.map_err(|error| format!("network namespace: {error}"))?;
+            *self.shown.network.lock() = Some(namespace.into());
             Ok::<_, String>((Arc::new(sandbox), address))
         };
         let client = &context.world.client;
@@ -342,6 +347,7 @@ impl Worker {
                 run.stop_probes();
             }
         }
+        *self.shown.network.lock() = None;
         if let Some((sandbox, _)) = self.sandbox.take() {
             sandbox.kill();
             let _ = tokio::time::timeout(AFTER_KILL, sandbox.gone()).await;
@@ -549,7 +555,8 @@ impl Worker {
     /// What a container waits for may have come.
     fn retry_configuration(&mut self) {
         for slot in &mut self.slots {
-            if matches!(&slot.shown.state, State::Waiting { reason, .. } if reason == "CreateContainerConfigError") {
+            if matches!(&slot.shown.state, State::Waiting { reason, .. } if reason == "CreateContainerConfigError")
+            {
                 slot.due = Some(Instant::now());
             }
         }
@@ -576,7 +583,8 @@ impl Worker {
         slot.shown.state = State::Running { since: now };
         slot.shown.started = false;
         slot.shown.ready = false;
-        slot.run = Some(Run { token, target, since: now, begun: Instant::now(), tasks, hook_done, stopping: false });
+        slot.run =
+            Some(Run { token, target, since: now, begun: Instant::now(), tasks, hook_done, stopping: false });
         if hook_done {
             self.begin_probes(index);
         }
@@ -617,8 +625,9 @@ impl Worker {
     }
 
     async fn handle(&mut self, event: Event) {
-        let (Event::Exited { slot, token, .. } | Event::Probe { slot, token, .. } | Event::PostStart { slot, token, .. }) =
-            &event;
+        let (Event::Exited { slot, token, .. }
+        | Event::Probe { slot, token, .. }
+        | Event::PostStart { slot, token, .. }) = &event;
         let (index, token) = (*slot, *token);
         if self.slots[index].run.as_ref().is_none_or(|run| run.token != token) {
             return;
@@ -693,7 +702,8 @@ impl Worker {
 
     /// Decides what follows a run.
     fn over(&mut self, index: usize, ended: Termination, lasted: Duration) {
-        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+        let policy =
+            self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
         let slot = &mut self.slots[index];
         slot.shown.started = false;
         slot.shown.ready = false;
@@ -719,7 +729,8 @@ impl Worker {
         slot.shown.state = if delay.is_zero() {
             State::Waiting { reason: "ContainerCreating".to_owned(), message: None }
         } else {
-            let message = format!("back-off {}s restarting failed container={}", delay.as_secs(), slot.spec.name);
+            let message =
+                format!("back-off {}s restarting failed container={}", delay.as_secs(), slot.spec.name);
             self.context.recorder.pod(&self.pod, EventKind::Warning, "BackOff", &message);
             State::Waiting { reason: "CrashLoopBackOff".to_owned(), message: Some(message) }
         };
@@ -747,7 +758,8 @@ impl Worker {
     }
 
     fn running(&self, of: impl Fn(Role) -> bool) -> Vec<usize> {
-        let chosen = self.slots.iter().enumerate().filter(|(_, slot)| slot.run.is_some() && of(slot.shown.role));
+        let chosen =
+            self.slots.iter().enumerate().filter(|(_, slot)| slot.run.is_some() && of(slot.shown.role));
         chosen.map(|(index, _)| index).collect()
     }
 
@@ -822,11 +834,7 @@ fn pre_stop(spec: &ContainerSpec) -> Option<k8s_openapi::api::core::v1::Lifecycl
 }
 
 /// The hook, SIGTERM, and SIGKILL at the end of the time.
-async fn stop_run(
-    target: Target,
-    hook: Option<k8s_openapi::api::core::v1::LifecycleHandler>,
-    end: Instant,
-) {
+async fn stop_run(target: Target, hook: Option<k8s_openapi::api::core::v1::LifecycleHandler>, end: Instant) {
     if let Some(hook) = hook {
         let limit = end.saturating_duration_since(Instant::now());
         if let Ok(Err(message)) = tokio::time::timeout(limit, target.hook(&hook, limit)).await {

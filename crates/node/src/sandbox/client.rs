@@ -94,7 +94,8 @@ impl Sandbox {
         let (exited, exit) = oneshot::channel();
         let waiters = Waiters { started: Some(started), exited: Some(exited) };
         self.processes.lock().insert(token, waiters);
-        if let Err(error) = send(&self.channel, &Request::Start { token, process, root }, vec![output, errors]).await
+        if let Err(error) =
+            send(&self.channel, &Request::Start { token, process, root }, vec![output, errors]).await
         {
             self.processes.lock().remove(&token);
             return Err(error);
@@ -193,9 +194,10 @@ async fn send(channel: &AsyncFd<OwnedFd>, request: &Request, descriptors: Vec<Ow
     let packed = wire::pack(request, descriptors)?;
     loop {
         let mut ready = channel.writable().await?;
-        match ready.try_io(|channel| wire::send_request(channel.as_fd(), &packed).map_err(io::Error::from)) {
-            Ok(result) => return result,
-            Err(_) => {}
+        let sent =
+            ready.try_io(|channel| wire::send_request(channel.as_fd(), &packed).map_err(io::Error::from));
+        if let Ok(result) = sent {
+            return result;
         }
     }
 }

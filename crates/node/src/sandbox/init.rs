@@ -199,7 +199,8 @@ fn signal_mount_namespace(running: &Running, signal: Signal) {
     let own = Pid::from_raw(1);
     let Ok(processes) = std::fs::read_dir("/proc") else { return };
     for entry in processes.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw) else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw)
+        else {
             continue;
         };
         if pid != own && pid != running.pid && mount_namespace(pid) == Some(mounts) {

@@ -144,12 +144,16 @@ fn restrict(spec: &Process) -> io::Result<()> {
     };
     for capability in (0..=last).filter(|capability| !spec.capabilities.contains(capability)) {
         // SAFETY: prctl with plain numbers, here and below.
-        check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) }, "capability")?;
+        check(
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) },
+            "capability",
+        )?;
     }
     if spec.group != 0 || spec.user != 0 {
         // Where groups may not be set (one mapped id) there are none to give up either.
         let _ = nix::unistd::setgroups(&[]);
-        nix::unistd::setgid(Gid::from_raw(spec.group)).map_err(|error| context("runAsGroup", &error.into()))?;
+        nix::unistd::setgid(Gid::from_raw(spec.group))
+            .map_err(|error| context("runAsGroup", &error.into()))?;
     }
     if spec.user != 0 {
         check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }, "keep capabilities")?;
@@ -157,7 +161,13 @@ fn restrict(spec: &Process) -> io::Result<()> {
         set_capabilities(&spec.ambient)?;
         for capability in &spec.ambient {
             let raised = unsafe {
-                libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, *capability as libc::c_ulong, 0, 0)
+                libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_RAISE,
+                    *capability as libc::c_ulong,
+                    0,
+                    0,
+                )
             };
             check(raised, "ambient capability")?;
         }

@@ -38,9 +38,8 @@ fn perform(root: &Path, step: &Step) -> io::Result<()> {
         Step::Link { path, to } => {
             symlink(to, inside(root, path)).map_err(|error| context(&path.to_string_lossy(), &error))
         }
-        Step::File { path, contents } => {
-            std::fs::write(inside(root, path), contents).map_err(|error| context(&path.to_string_lossy(), &error))
-        }
+        Step::File { path, contents } => std::fs::write(inside(root, path), contents)
+            .map_err(|error| context(&path.to_string_lossy(), &error)),
         Step::Bind { source, target, folder, read_only } => {
             bind(source, &inside(root, target), *folder, *read_only).map_err(|error| {
                 context(&format!("mount of {} at {}", source.display(), target.display()), &error)

@@ -51,7 +51,10 @@ spec:
     for expected in ["I am p on p", "nameserver 10.96.0.10", "value", "a-token", "output"] {
         assert!(text.contains(expected), "{expected} is missing in {text}");
     }
-    assert!(text.contains("CapBnd:\t00000000a80405fb") || text.contains("CapBnd:\t00000000a80405db"), "{text}");
+    assert!(
+        text.contains("CapBnd:\t00000000a80405fb") || text.contains("CapBnd:\t00000000a80405db"),
+        "{text}"
+    );
     assert_eq!(mesh.ask_node("/containerLogs/default/p/c?tailLines=1").lines().count(), 1);
 
     mesh.call("PATCH", "/api/v1/namespaces/default/configmaps/cm", &json!({"data": {"key": "other"}}));

@@ -45,9 +45,9 @@ struct Target {
 impl Target {
     fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let (group, rest) = match parts.first()? {
-            &"api" => (parts[..2].join("/"), &parts[2..]),
-            &"apis" => (parts.get(..3)?.join("/"), &parts[3..]),
+        let (group, rest) = match *parts.first()? {
+            "api" => (parts[..2].join("/"), &parts[2..]),
+            "apis" => (parts.get(..3)?.join("/"), &parts[3..]),
             _ => return None,
         };
         let owned = |part: Option<&&str>| part.map(|part| (*part).to_owned());
@@ -95,8 +95,9 @@ impl FakeApi {
                     let api = api.clone();
                     async move { Ok::<_, Infallible>(api.answer(request).await) }
                 });
-                let _ =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
             });
         }
     }
@@ -114,9 +115,10 @@ impl FakeApi {
         let answer = match (&head.method, &target.name) {
             (&Method::GET, None) => state.list(&target),
             (&Method::POST, None) => state.create(&target, body),
-            (&Method::POST, Some(_)) if target.sub.as_deref() == Some("token") => {
-                reply(201, &json!({"status": {"token": "a-token", "expirationTimestamp": "2030-01-01T00:00:00Z"}}))
-            }
+            (&Method::POST, Some(_)) if target.sub.as_deref() == Some("token") => reply(
+                201,
+                &json!({"status": {"token": "a-token", "expirationTimestamp": "2030-01-01T00:00:00Z"}}),
+            ),
             (&Method::GET, Some(name)) => match state.objects.get(&target.key(name)) {
                 Some(object) => reply(200, object),
                 None => status(404, "not found"),
@@ -172,7 +174,10 @@ impl State {
         let items: Vec<&Value> =
             self.objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, value)| value).collect();
         let version = self.version.to_string();
-        reply(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}))
+        reply(
+            200,
+            &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}),
+        )
     }
 
     fn put(&mut self, key: String, mut object: Value, event: &str) -> Value {

@@ -110,7 +110,9 @@ impl Mesh {
         let api = TcpListener::bind("127.0.0.1:0").unwrap();
         let mesh = Self { folder, node: None.into(), api, user, program };
         mesh.start_node();
-        mesh.wait("the node is registered", || mesh.get("/api/v1/nodes/lateen")["status"]["conditions"].is_array());
+        mesh.wait("the node is registered", || {
+            mesh.get("/api/v1/nodes/lateen")["status"]["conditions"].is_array()
+        });
         mesh
     }
 
@@ -158,9 +160,8 @@ impl Mesh {
 
     /// Every process that runs this mesh's program (the node's own ones).
     pub fn processes(&self) -> Vec<i32> {
-        let is_ours = |pid: &i32| {
-            std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.program)
-        };
+        let is_ours =
+            |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.program);
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
@@ -207,11 +208,14 @@ impl Mesh {
     fn kill_matching(&self, words: &str, of: impl Fn(i32) -> bool) {
         let mut killed = 0;
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             if line.contains(words) && of(pid) {
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+                    .unwrap();
                 killed += 1;
             }
         }

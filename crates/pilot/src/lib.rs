@@ -23,9 +23,11 @@ mod proto;
 pub mod route;
 mod rules;
 mod shared;
+mod unhandled;
 mod world;
 
 pub use class::{Class, InboundPort, Role};
 pub use encoded::Encoded;
 pub use engine::{Applied, ClassChange, Engine, Subscription, View};
 pub use node::{NodeError, ProxyNode};
+pub use unhandled::unhandled;

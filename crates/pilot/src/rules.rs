@@ -8,11 +8,13 @@ use lateen_model::{Config, Hostname, Namespace, Service, Snapshot};
 
 use crate::shared::Shared;
 
+type Rule = Arc<Config<DestinationRule>>;
+
 /// Rules by namespace and host.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    exact: HashMap<(Namespace, Hostname), Vec<Arc<Config<DestinationRule>>>>,
-    wildcards: HashMap<Namespace, Vec<(Hostname, Arc<Config<DestinationRule>>)>>,
+    exact: HashMap<(Namespace, Hostname), Vec<Rule>>,
+    wildcards: HashMap<Namespace, Vec<(Hostname, Rule)>>,
     root: Namespace,
 }
 

@@ -1,6 +1,8 @@
 //! Stock Envoy reads everything that is generated: resources become a static bootstrap, and `envoy --mode validate`
 //! must take it. Needs the binary named by `ENVOY_BIN` and Istio's samples under `LATEEN_CORPORA`; says so without.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod support;
 
 use std::path::PathBuf;
@@ -24,7 +26,7 @@ spec:
   hosts: [ratings, "*.wild.example.com"]
   http:
   - match:
-    - {uri: {regex: "/a.*"}, ignoreUriCase: false, headers: {x: {regex: "1+"}, y: {}, z: {prefix: q}}}
+    - {uri: {regex: "/a.*"}, ignoreUriCase: false, headers: {x: {regex: "1+"}, present: {}, z: {prefix: q}}}
     - {uri: {exact: /B}, ignoreUriCase: true, withoutHeaders: {x: {exact: "1"}, w: {}}, queryParams: {q: {exact: "1"}, r: {regex: "2+"}}}
     - {method: {exact: GET}, authority: {prefix: a}, scheme: {exact: http}, name: named}
     name: conditions
@@ -36,7 +38,7 @@ spec:
     mirrors: [{destination: {host: details}, percentage: {value: 12.5}}]
     corsPolicy: {allowOrigins: [{exact: "https://a"}, {regex: ".*b"}], allowMethods: [GET], maxAge: 24h, allowCredentials: true}
   - match: [{uri: {prefix: /r1}}]
-    redirect: {uri: /x, authority: y, scheme: https, port: 8443, redirectCode: 308}
+    redirect: {uri: /x, authority: there, scheme: https, port: 8443, redirectCode: 308}
   - match: [{uri: {prefix: /r2}}]
     directResponse: {status: 418, body: {string: teapot}}
   - match: [{uri: {prefix: /r3}}]
@@ -91,7 +93,8 @@ spec: {template: {metadata: {labels: {istio: ingressgateway}}}}
 
 /// Where the binary and the samples are.
 fn peers() -> Option<(PathBuf, PathBuf)> {
-    let (Some(envoy), Some(corpora)) = (std::env::var_os("ENVOY_BIN"), std::env::var_os("LATEEN_CORPORA")) else {
+    let (Some(envoy), Some(corpora)) = (std::env::var_os("ENVOY_BIN"), std::env::var_os("LATEEN_CORPORA"))
+    else {
         println!("skipped: ENVOY_BIN and LATEEN_CORPORA must both be set");
         return None;
     };
@@ -110,7 +113,8 @@ fn bootstrap(world: &World, class: &Class) -> Bootstrap {
         let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds as i32);
         if cluster.cluster_discovery_type == Some(eds) {
             let found = assignments.iter().find(|assignment| assignment.cluster_name == cluster.name);
-            cluster.load_assignment = Some(found.unwrap_or_else(|| panic!("endpoints of {}", cluster.name)).clone());
+            cluster.load_assignment =
+                Some(found.unwrap_or_else(|| panic!("endpoints of {}", cluster.name)).clone());
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
             cluster.eds_cluster_config = None;
         }
@@ -154,7 +158,16 @@ fn validate(envoy: &std::path::Path, name: &str, bootstrap: &Bootstrap) {
     let file = folder.path().join("bootstrap.pb");
     std::fs::write(&file, bootstrap.encode_to_vec()).unwrap();
     let output = Command::new(envoy)
-        .args(["--mode", "validate", "--log-level", "warning", "--service-node", "n", "--service-cluster", "c"])
+        .args([
+            "--mode",
+            "validate",
+            "--log-level",
+            "warning",
+            "--service-node",
+            "n",
+            "--service-cluster",
+            "c",
+        ])
         .arg("--config-path")
         .arg(&file)
         .output()

@@ -1,5 +1,7 @@
 //! Whole configurations of a small shop: what each proxy is told, and what a change makes different.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use lateen_envoy::envoy::config::route::v3::{route::Action, route_action::ClusterSpecifier};
@@ -86,14 +88,17 @@ fn a_sidecar_has_its_application_and_every_service() {
         assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
     }
     let listeners: Vec<String> = world.listeners(&class).into_iter().map(|listener| listener.name).collect();
-    assert_eq!(listeners, [
-        "0.0.0.0_80",
-        "0.0.0.0_9080",
-        "10.96.0.51_3306",
-        "10.96.0.51_7000",
-        "virtualInbound",
-        "virtualOutbound",
-    ]);
+    assert_eq!(
+        listeners,
+        [
+            "0.0.0.0_80",
+            "0.0.0.0_9080",
+            "10.96.0.51_3306",
+            "10.96.0.51_7000",
+            "virtualInbound",
+            "virtualOutbound",
+        ]
+    );
     let routes: Vec<String> = world.routes(&class).into_iter().map(|route| route.name).collect();
     assert_eq!(routes, ["80", "9080", "database.default.svc.cluster.local:7000"]);
 }
@@ -142,12 +147,15 @@ fn rules_route_in_the_mesh_and_at_the_edge() {
         ("edge", &gateway, "http.8080", "shop.example.com:80", "shop.example.com"),
     ] {
         let table = world.route(class, table);
-        let host = table.virtual_hosts.iter().find(|known| known.name == host).unwrap_or_else(|| panic!("{name}"));
+        let host =
+            table.virtual_hosts.iter().find(|known| known.name == host).unwrap_or_else(|| panic!("{name}"));
         assert!(host.domains.iter().any(|known| known == domain), "{name}: {:?}", host.domains);
         assert_eq!(host.routes.len(), 2, "{name}");
         assert!(host.routes[0].typed_per_filter_config.contains_key("envoy.filters.http.fault"), "{name}");
         let Some(Action::Route(action)) = &host.routes[1].action else { panic!("{name}") };
-        let Some(ClusterSpecifier::WeightedClusters(weighted)) = &action.cluster_specifier else { panic!("{name}") };
+        let Some(ClusterSpecifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
+            panic!("{name}")
+        };
         let shares: Vec<_> =
             weighted.clusters.iter().map(|cluster| (cluster.name.as_str(), cluster.weight)).collect();
         assert_eq!(
@@ -183,7 +191,9 @@ spec:
         let class = world.sidecar(deployment);
         let table = world.route(&class, "9080");
         assert_eq!(table.virtual_hosts[0].routes.len(), routes, "{deployment}");
-        let Some(Action::Route(action)) = &table.virtual_hosts[0].routes[0].action else { panic!("{deployment}") };
+        let Some(Action::Route(action)) = &table.virtual_hosts[0].routes[0].action else {
+            panic!("{deployment}")
+        };
         let subset = if deployment == "database" { "v2" } else { "v1" };
         let expected = format!("outbound|9080|{subset}|reviews.default.svc.cluster.local");
         assert_eq!(action.cluster_specifier, Some(ClusterSpecifier::Cluster(expected)), "{deployment}");
@@ -204,7 +214,8 @@ fn a_change_touches_what_it_changes() {
     assert!(applied.classes.iter().any(|change| change.class == other));
 
     let (_, changes, applied) = world.edit(|edit| {
-        let key = edit.current().services().find(|service| service.short_name() == "reviews").unwrap().key.clone();
+        let key =
+            edit.current().services().find(|service| service.short_name() == "reviews").unwrap().key.clone();
         let mut endpoints = edit.current().endpoints(&key).unwrap().endpoints.clone();
         let mut draining = (*endpoints[0]).clone();
         assert_eq!(draining.address, Address::Ip(vec!["10.244.0.1".parse().unwrap()]));
@@ -215,10 +226,13 @@ fn a_change_touches_what_it_changes() {
     assert!(changes.only_endpoints());
     let change = applied.classes.iter().find(|change| change.class == class).unwrap();
     let names: Vec<&String> = change.changed[type_urls::ENDPOINT].iter().collect();
-    assert_eq!(names, [
-        "outbound|9080|v1|reviews.default.svc.cluster.local",
-        "outbound|9080||reviews.default.svc.cluster.local",
-    ]);
+    assert_eq!(
+        names,
+        [
+            "outbound|9080|v1|reviews.default.svc.cluster.local",
+            "outbound|9080||reviews.default.svc.cluster.local",
+        ]
+    );
     assert_eq!(change.changed.len(), 1);
     let whole = "outbound|9080||reviews.default.svc.cluster.local";
     assert_eq!(world.endpoints(&class, whole), ["10.244.0.2:9080"]);
@@ -230,7 +244,8 @@ fn a_change_touches_what_it_changes() {
     };
     world.edit(|edit| edit.remove_config(&reference));
     let after = world.engine.resource_versions(&class);
-    let differing: Vec<_> = before.iter().filter(|(name, version)| after.get(*name) != Some(version)).collect();
+    let differing: Vec<_> =
+        before.iter().filter(|(name, version)| after.get(*name) != Some(version)).collect();
     assert_eq!(differing.len(), 2, "only the two endpoint resources differ: {differing:?}");
 }
 
@@ -244,9 +259,9 @@ impl Versions for lateen_pilot::Engine {
         let types = [type_urls::CLUSTER, type_urls::ENDPOINT, type_urls::LISTENER, type_urls::ROUTE];
         let all = types.into_iter().flat_map(|type_url| {
             let resources = self.resources(class, type_url, lateen_pilot::Subscription::Wildcard);
-            resources.into_iter().map(move |resource| {
-                (format!("{type_url}/{}", resource.name), resource.version.to_string())
-            })
+            resources
+                .into_iter()
+                .map(move |resource| (format!("{type_url}/{}", resource.name), resource.version.to_string()))
         });
         all.collect()
     }

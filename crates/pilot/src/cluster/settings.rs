@@ -70,21 +70,19 @@ pub(super) fn load_balancer(message: &mut cluster::Cluster, settings: Option<&Lo
             slow_start_window: Some(proto::duration(window.get())),
             ..Default::default()
         });
-        message.lb_config = match policy {
-            LbPolicy::RoundRobin => {
-                Some(cluster::cluster::LbConfig::RoundRobinLbConfig(cluster::cluster::RoundRobinLbConfig {
-                    slow_start_config: slow_start,
-                    ..Default::default()
-                }))
-            }
-            LbPolicy::LeastRequest => Some(cluster::cluster::LbConfig::LeastRequestLbConfig(
-                cluster::cluster::LeastRequestLbConfig {
-                    slow_start_config: slow_start,
-                    ..Default::default()
-                },
-            )),
-            _ => None,
-        };
+        message.lb_config =
+            match policy {
+                LbPolicy::RoundRobin => Some(cluster::cluster::LbConfig::RoundRobinLbConfig(
+                    cluster::cluster::RoundRobinLbConfig { slow_start_config: slow_start },
+                )),
+                LbPolicy::LeastRequest => Some(cluster::cluster::LbConfig::LeastRequestLbConfig(
+                    cluster::cluster::LeastRequestLbConfig {
+                        slow_start_config: slow_start,
+                        ..Default::default()
+                    },
+                )),
+                _ => None,
+            };
     }
 }
 

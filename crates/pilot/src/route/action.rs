@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::Engine;
 use lateen_api::networking::{
     CorsPolicy, Destination, FaultAbort, FaultDelay, HeaderOperations, HttpDirectResponse,
     HttpFaultInjection, HttpRedirect, HttpRetry, HttpRoute, Percent, RedirectPortSelection, StringMatch,
@@ -251,7 +252,10 @@ pub(super) fn direct_response(response: &HttpDirectResponse) -> route::DirectRes
     use core::data_source::Specifier;
     let body = response.body.as_ref().and_then(|body| match (&body.string, &body.bytes) {
         (Some(text), _) => Some(Specifier::InlineString(text.clone())),
-        (None, Some(encoded)) => Some(Specifier::InlineString(encoded.clone())),
+        (None, Some(encoded)) => base64::engine::general_purpose::STANDARD
+            .decode(encoded)
+            .ok()
+            .map(|bytes| Specifier::InlineBytes(bytes.into())),
         (None, None) => None,
     });
     route::DirectResponseAction {
@@ -297,7 +301,6 @@ fn delay(delay: &FaultDelay) -> Option<ext::filters::common::fault::v3::FaultDel
     Some(ext::filters::common::fault::v3::FaultDelay {
         percentage: Some(proto::percent(percentage(delay.percentage.as_ref(), delay.percent))),
         fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(proto::duration(fixed.get()))),
-        ..Default::default()
     })
 }
 

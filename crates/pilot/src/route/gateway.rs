@@ -12,10 +12,11 @@ use super::{Fallback, RouteKey, Scope, VirtualHostKey};
 use crate::shared::Shared;
 use crate::world::World;
 
+/// A server and the object that it is part of.
+pub(crate) type GatewayServer<'a> = (&'a Arc<Config<Gateway>>, &'a Server);
+
 /// The plain-HTTP servers of a class's gateways, by the port that is listened on.
-pub(crate) fn http_servers<'a>(
-    world: &World<'a>,
-) -> BTreeMap<u16, Vec<(&'a Arc<Config<Gateway>>, &'a Server)>> {
+pub(crate) fn http_servers<'a>(world: &World<'a>) -> BTreeMap<u16, Vec<GatewayServer<'a>>> {
     let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
     let gateways = &world.snapshot.configs().gateways;
     for gateway in world.class.gateways.iter().filter_map(|key| gateways.get(key)) {

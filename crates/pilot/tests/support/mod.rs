@@ -1,5 +1,5 @@
 //! Snapshots from YAML, for tests: a plain stand-in for what the registry makes of a cluster's objects.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use lateen_envoy::{Any, TypeUrl, from_any};
 use lateen_model::{
-    Address, ChangeSet, ConfigKind, ConfigObject, Edit, Endpoint, EndpointSet, Health, Meta, MeshConfig, ObjectRef,
-    PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort, Workload, WorkloadKey,
-    service_entry,
+    Address, ChangeSet, ConfigKind, ConfigObject, Edit, Endpoint, EndpointSet, Health, MeshConfig, Meta,
+    ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort, Workload,
+    WorkloadKey, service_entry,
 };
 use lateen_pilot::{Class, Engine, ProxyNode, Subscription};
 use prost::Message;
@@ -30,14 +30,19 @@ pub struct World {
 impl World {
     pub fn new(documents: &[&str]) -> Self {
         let mut world = Self { engine: Engine::new(), next_address: 1, age: 0 };
-        world.edit(|edit| edit.set_mesh(MeshConfig { access_log_file: "/dev/stdout".into(), ..Default::default() }));
+        world.edit(|edit| {
+            edit.set_mesh(MeshConfig { access_log_file: "/dev/stdout".into(), ..Default::default() })
+        });
         for document in documents {
             world.apply(document);
         }
         world
     }
 
-    pub fn edit(&mut self, change: impl FnOnce(&mut Edit)) -> (Arc<Snapshot>, ChangeSet, lateen_pilot::Applied) {
+    pub fn edit(
+        &mut self,
+        change: impl FnOnce(&mut Edit),
+    ) -> (Arc<Snapshot>, ChangeSet, lateen_pilot::Applied) {
         let mut edit = self.engine.snapshot().edit();
         change(&mut edit);
         let (snapshot, changes) = edit.finish();
@@ -47,7 +52,8 @@ impl World {
 
     /// Applies all documents at once.
     pub fn apply(&mut self, yaml: &str) -> lateen_pilot::Applied {
-        let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap_or_else(|error| panic!("{error}: {yaml}"));
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(yaml).unwrap_or_else(|error| panic!("{error}: {yaml}"));
         let mut edit = self.engine.snapshot().edit();
         for document in documents.iter().filter(|document| document.is_object()) {
             self.age += 1;
@@ -97,7 +103,8 @@ impl World {
             }
             kind => {
                 let Some(kind) = ConfigKind::parse(kind) else { return };
-                let meta = Meta { namespace: namespace.as_str().into(), name, created: self.age, ..Meta::default() };
+                let meta =
+                    Meta { namespace: namespace.as_str().into(), name, created: self.age, ..Meta::default() };
                 let made = ConfigObject::from_json(kind, meta, object["spec"].clone());
                 let made = made.unwrap_or_else(|error| panic!("{error}: {object}"));
                 if let ConfigObject::ServiceEntry(entry) = &made {
@@ -123,9 +130,11 @@ impl World {
 
     fn proxy(&mut self, kind: &str, deployment: &str) -> Arc<Class> {
         let snapshot = Arc::clone(self.engine.snapshot());
-        let workload = snapshot.workloads().find(|workload| workload.owner == deployment).expect("a workload");
+        let workload =
+            snapshot.workloads().find(|workload| workload.owner == deployment).expect("a workload");
         let (address, key) = (workload.addresses[0], &workload.key);
-        let id = format!("{kind}~{address}~{}.{}~{}.svc.cluster.local", key.name, key.namespace, key.namespace);
+        let id =
+            format!("{kind}~{address}~{}.{}~{}.svc.cluster.local", key.name, key.namespace, key.namespace);
         let metadata = serde_json::json!({"CLUSTER_ID": CLUSTER});
         self.engine.proxy_class(&ProxyNode::parse(&id, metadata.as_object().unwrap()).unwrap())
     }
@@ -143,7 +152,10 @@ impl World {
     }
 
     pub fn cluster(&self, class: &Class, name: &str) -> Cluster {
-        self.clusters(class).into_iter().find(|cluster| cluster.name == name).unwrap_or_else(|| panic!("{name}"))
+        self.clusters(class)
+            .into_iter()
+            .find(|cluster| cluster.name == name)
+            .unwrap_or_else(|| panic!("{name}"))
     }
 
     pub fn listeners(&self, class: &Class) -> Vec<Listener> {
@@ -189,7 +201,8 @@ fn strings(value: &Value) -> BTreeMap<String, String> {
 fn service(object: &Value, namespace: &str, name: &str, age: i64) -> Service {
     let ports = object["spec"]["ports"].as_array().into_iter().flatten();
     let headless = object["spec"]["clusterIP"] == "None";
-    let address = object["spec"]["clusterIP"].as_str().map_or_else(|| format!("10.96.1.{age}"), str::to_owned);
+    let address =
+        object["spec"]["clusterIP"].as_str().map_or_else(|| format!("10.96.1.{age}"), str::to_owned);
     Service {
         key: ServiceKey {
             hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
@@ -229,7 +242,8 @@ fn service(object: &Value, namespace: &str, name: &str, age: i64) -> Service {
 }
 
 fn endpoints(snapshot: &Snapshot, service: &Service) -> EndpointSet {
-    let selected = snapshot.workloads().filter(|workload| service.selects(&workload.key.namespace, &workload.labels));
+    let selected =
+        snapshot.workloads().filter(|workload| service.selects(&workload.key.namespace, &workload.labels));
     let endpoints = selected.map(|workload| {
         let ports = service.ports.iter().filter_map(|port| match &port.target {
             TargetPort::Number(number) => Some((port.name.clone(), *number)),

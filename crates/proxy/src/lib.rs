@@ -1,1 +1,37 @@
-//! The other half of the data plane: listeners, codecs, filters, router, pools, access log, admin.
+//! The other half of the data plane: a proxy that is configured by an Envoy bootstrap and by xDS.
+//!
+//! [`Proxy::start`] takes a [`bootstrap`] and gives a [`ProxyHandle`]; `lateen-proxy` is that with a command line, and
+//! the agent calls it in its own process: nothing here is a singleton of the process.
+//!
+//! One thread (`manager`) owns configuration: it compiles resources, warms them, and publishes them by swapping
+//! pointers in [`state`]. The others are [`worker`]s: each accepts its own connections ([`listener`]), speaks HTTP with
+//! clients ([`connection`], [`http1`], [`http2`]), routes ([`router`], [`forward`]) and keeps its own upstream
+//! connections ([`upstream`]). Between a worker and anything else there is no lock on a request's way.
+
+pub mod access_log;
+pub mod admin;
+pub mod bootstrap;
+pub mod connection;
+pub mod forward;
+pub mod http1;
+pub mod http2;
+pub mod inspect;
+pub mod listener;
+pub mod manager;
+pub mod message;
+pub mod options;
+pub mod request;
+pub mod respond;
+pub mod router;
+pub mod socket;
+pub mod state;
+pub mod stats;
+pub mod stream;
+pub mod tcp;
+pub mod upstream;
+pub mod worker;
+pub mod xds;
+
+mod handle;
+
+pub use handle::{Proxy, ProxyHandle, ProxyOptions, StartError};

@@ -1,0 +1,349 @@
+//! Starting and ending a proxy.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use lateen_dataplane::error::Warning;
+use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
+use lateen_envoy::envoy::config::core::v3 as core;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::Channel;
+
+use crate::bootstrap::{BootstrapError, ads_cluster, default_bind};
+use crate::manager::{ApplyError, Manager, SharedManager};
+use crate::state::State;
+use crate::worker::{self, Command};
+use crate::{admin, xds};
+
+/// How a proxy is started.
+#[derive(Debug)]
+pub struct ProxyOptions {
+    /// Worker threads; 0 is one a processor.
+    pub concurrency: usize,
+    /// How long the end may take.
+    pub drain_time: Duration,
+    /// Descriptors to listen on in place of making sockets, by the address that the configuration names.
+    pub listeners: HashMap<SocketAddr, TcpListener>,
+    /// The channel to the control plane, in place of the bootstrap's ADS cluster.
+    pub ads: Option<Channel>,
+}
+
+impl Default for ProxyOptions {
+    fn default() -> Self {
+        Self { concurrency: 0, drain_time: Duration::from_secs(600), listeners: HashMap::new(), ads: None }
+    }
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bootstrap.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// A static resource.
+    #[error(transparent)]
+    Resource(#[from] ApplyError),
+    /// The kernel.
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+    /// The ADS cluster.
+    #[error("dynamic_resources.ads_config: {0}")]
+    Ads(String),
+}
+
+/// The proxy.
+#[derive(Debug)]
+pub struct Proxy;
+
+/// A proxy that runs. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct ProxyHandle {
+    manager: SharedManager,
+    state: Arc<State>,
+    drain_time: Duration,
+    ready: watch::Receiver<bool>,
+    admin: Option<SocketAddr>,
+    quit: Arc<tokio::sync::Notify>,
+    stop: Option<oneshot::Sender<()>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    finished: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// Checks the bootstrap and everything in it, and starts nothing.
+    pub fn validate(bootstrap: &Bootstrap) -> Result<Vec<Warning>, StartError> {
+        default_bind(bootstrap)?;
+        let mut warnings = Vec::new();
+        let resources = bootstrap.static_resources.clone().unwrap_or_default();
+        for cluster in resources.clusters {
+            warnings.extend(lateen_dataplane::compile::compile_cluster(cluster).map_err(ApplyError::Config)?.warnings);
+        }
+        for listener in resources.listeners {
+            warnings.extend(lateen_dataplane::compile::compile_listener(listener).map_err(ApplyError::Config)?.warnings);
+        }
+        Ok(warnings)
+    }
+
+    /// Starts a proxy with threads of its own. Static listeners accept when this returns.
+    pub fn start(bootstrap: Bootstrap, options: ProxyOptions) -> Result<ProxyHandle, StartError> {
+        let state = Arc::new(State::new(default_bind(&bootstrap)?));
+        let concurrency = match options.concurrency {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            count => count,
+        };
+        let mut threads = Vec::new();
+        let mut workers = Vec::new();
+        for index in 0..concurrency {
+            let (commands, receiver) = mpsc::unbounded_channel::<Command>();
+            workers.push(commands);
+            let state = Arc::clone(&state);
+            let run = move || {
+                if let Err(error) = worker::run(state, receiver) {
+                    tracing::error!(%error, "a worker ended");
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
+            threads.push(thread.map_err(|error| StartError::Io("cannot start a worker", error))?);
+        }
+        let manager = Manager::new(Arc::clone(&state), workers);
+        manager.lock().inherited = options.listeners;
+        let (ready_sender, ready) = watch::channel(false);
+        let (stop, stopped) = oneshot::channel();
+        let (started, start) = std::sync::mpsc::channel();
+        let quit = Arc::new(tokio::sync::Notify::new());
+        let main = Main {
+            manager: Arc::clone(&manager),
+            bootstrap,
+            ads: options.ads,
+            ready: ready_sender,
+            quit: Arc::clone(&quit),
+        };
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(main.run(started, stopped)),
+                Err(error) => {
+                    let _ = started.send(Err(StartError::Io("cannot start the main thread's runtime", error)));
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("lateen-main".into()).spawn(run);
+        threads.push(thread.map_err(|error| StartError::Io("cannot start the main thread", error))?);
+        let failed = || StartError::Io("the main thread ended", std::io::ErrorKind::BrokenPipe.into());
+        let admin = start.recv().map_err(|_| failed())??;
+        Ok(ProxyHandle {
+            manager,
+            state,
+            drain_time: options.drain_time,
+            ready,
+            admin,
+            quit,
+            stop: Some(stop),
+            threads,
+            finished: Arc::default(),
+        })
+    }
+}
+
+/// The main thread: configuration, discovery, admin.
+struct Main {
+    manager: SharedManager,
+    bootstrap: Bootstrap,
+    ads: Option<Channel>,
+    ready: watch::Sender<bool>,
+    quit: Arc<tokio::sync::Notify>,
+}
+
+impl Main {
+    async fn run(mut self, started: std::sync::mpsc::Sender<Result<Option<SocketAddr>, StartError>>, stopped: oneshot::Receiver<()>) {
+        let outcome = self.set_up().await;
+        let client = match outcome {
+            Ok((admin, client)) => {
+                let _ = started.send(Ok(admin));
+                client
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let _ = stopped.await;
+        drop(client);
+    }
+
+    async fn set_up(&mut self) -> Result<(Option<SocketAddr>, Option<lateen_xds::client::Handle>), StartError> {
+        let resources = self.bootstrap.static_resources.take().unwrap_or_default();
+        for cluster in resources.clusters {
+            self.manager.lock().apply_cluster(cluster)?;
+        }
+        for listener in resources.listeners {
+            self.manager.lock().apply_listener(listener)?;
+        }
+        let node = self.bootstrap.node.clone().unwrap_or_default();
+        let admin = match self.bootstrap.admin.as_ref().and_then(|admin| admin.address.clone()) {
+            Some(address) => {
+                let options = admin::Admin {
+                    manager: Arc::clone(&self.manager),
+                    ready: self.ready.subscribe(),
+                    quit: Arc::clone(&self.quit),
+                    bootstrap: self.bootstrap.clone(),
+                    started: Instant::now(),
+                };
+                let bound = admin::start(&address, options).await;
+                Some(bound.map_err(|error| StartError::Io("cannot start the admin listener", error))?)
+            }
+            None => None,
+        };
+        let dynamic = self.bootstrap.dynamic_resources.clone().unwrap_or_default();
+        let client = match self.channel()? {
+            Some((channel, delta)) if dynamic.cds_config.is_some() || dynamic.lds_config.is_some() => {
+                Some(xds::start(channel, node, delta, Arc::clone(&self.manager), self.ready.clone(), &dynamic))
+            }
+            _ => {
+                let mut warming = self.manager.lock().warming.subscribe();
+                let ready = self.ready.clone();
+                tokio::spawn(async move {
+                    let _ = warming.wait_for(|warming| *warming == 0).await;
+                    ready.send_replace(true);
+                });
+                None
+            }
+        };
+        Ok((admin, client))
+    }
+
+    fn channel(&mut self) -> Result<Option<(Channel, bool)>, StartError> {
+        let Some((name, delta)) = ads_cluster(&self.bootstrap) else {
+            return Ok(self.ads.take().map(|channel| (channel, true)));
+        };
+        if let Some(channel) = self.ads.take() {
+            return Ok(Some((channel, delta)));
+        }
+        let manager = self.manager.lock();
+        let cluster = manager
+            .sources
+            .clusters
+            .get(&name)
+            .ok_or_else(|| StartError::Ads(format!("the cluster `{name}` is not among static_resources.clusters")))?;
+        let endpoint = cluster
+            .load_assignment
+            .iter()
+            .flat_map(|assignment| &assignment.endpoints)
+            .flat_map(|locality| &locality.lb_endpoints)
+            .find_map(|endpoint| match &endpoint.host_identifier {
+                Some(lateen_envoy::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => {
+                    endpoint.address.as_ref()?.address.clone()
+                }
+                _ => None,
+            })
+            .ok_or_else(|| StartError::Ads(format!("the cluster `{name}` has no endpoint")))?;
+        let channel = match endpoint {
+            core::address::Address::Pipe(pipe) => lateen_xds::transport::unix_channel(pipe.path),
+            core::address::Address::SocketAddress(socket) => {
+                let port = match socket.port_specifier {
+                    Some(core::socket_address::PortSpecifier::PortValue(port)) => port,
+                    _ => return Err(StartError::Ads(format!("the endpoint of `{name}` has no port"))),
+                };
+                let host = if socket.address.contains(':') { format!("[{}]", socket.address) } else { socket.address };
+                let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{host}:{port}"))
+                    .map_err(|error| StartError::Ads(error.to_string()))?;
+                lateen_xds::transport::keep_alive(endpoint).connect_lazy()
+            }
+            _ => return Err(StartError::Ads(format!("the endpoint of `{name}` is neither an address nor a pipe"))),
+        };
+        Ok(Some((channel, delta)))
+    }
+}
+
+impl ProxyHandle {
+    /// Resolves when the first configuration serves.
+    pub async fn ready(&self) {
+        let mut ready = self.ready.clone();
+        // An error means that the proxy ended; whoever waits then learns it elsewhere.
+        let _ = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Whether the first configuration serves.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Where a listener accepts, by its name.
+    pub fn listener_address(&self, name: &str) -> Option<SocketAddr> {
+        self.state.listeners.load().by_name.get(name)?.bound.first().copied()
+    }
+
+    /// A connection to a listener without a socket.
+    pub fn connect_memory(&self, listener: &str) -> Option<tokio::io::DuplexStream> {
+        self.manager.lock().connect_memory(listener)
+    }
+
+    /// The value of a statistic, by Envoy's name.
+    pub fn stat(&self, name: &str) -> Option<u64> {
+        self.state.stats.value(name)
+    }
+
+    /// All statistics for Prometheus.
+    pub fn prometheus(&self) -> String {
+        self.state.stats.prometheus()
+    }
+
+    /// Connections of clients now.
+    pub fn connections(&self) -> u64 {
+        self.state.connections.load(Relaxed)
+    }
+
+    /// The configuration's owner, for those who bring configuration other than by xDS.
+    pub fn manager(&self) -> &SharedManager {
+        &self.manager
+    }
+
+    /// Resolves when the admin listener was told to quit.
+    pub async fn quit_requested(&self) {
+        self.quit.notified().await;
+    }
+
+    /// Stops accepting and asks all connections to end; the proxy goes on until [`shutdown`](Self::shutdown).
+    pub fn drain(&self) {
+        self.manager.lock().drain();
+    }
+
+    /// Ends the proxy: finishes what is under way within the drain time, at once where there is nothing.
+    pub fn shutdown(self) {
+        let time = self.drain_time;
+        self.shutdown_within(time);
+    }
+
+    /// Ends the proxy within this time.
+    pub fn shutdown_within(mut self, time: Duration) {
+        self.manager.lock().finish(time);
+        self.finished.store(true, Relaxed);
+        let main = self.threads.pop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(main) = main {
+            let _ = main.join();
+        }
+        self.state.logs.flush();
+    }
+}
+
+impl Drop for ProxyHandle {
+    fn drop(&mut self) {
+        if !self.finished.load(Relaxed) {
+            self.manager.lock().finish(Duration::ZERO);
+        }
+    }
+}

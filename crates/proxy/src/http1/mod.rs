@@ -1,0 +1,10 @@
+//! HTTP/1: heads parsed into our own types, bodies as chunks, one write a message and direction.
+//!
+//! What could be understood in two ways is refused (RFC 9112 sections 2.2, 5, 6 and 11.2): a request that another
+//! server would frame differently is never passed on.
+
+mod body;
+mod head;
+
+pub use body::{BodyReader, BodyWriter, Framing};
+pub use head::{Limits, ParsedRequest, ParsedResponse, Refusal, parse_request, parse_response, write_request, write_response};

@@ -1,0 +1,189 @@
+//! HTTP/2 by the `h2` crate, behind our own types.
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
+
+use crate::message::{BodyEvent, MessageError};
+
+/// Fields that mean something for one HTTP/1 connection and are forbidden here (RFC 9113, 8.2.2).
+const CONNECTION_FIELDS: [&[u8]; 6] =
+    [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"host"];
+
+/// A body that is being received.
+#[derive(Debug)]
+pub struct BodyReader {
+    stream: RecvStream,
+    data_done: bool,
+}
+
+impl BodyReader {
+    /// Wraps a stream.
+    pub fn new(stream: RecvStream) -> Self {
+        Self { stream, data_done: false }
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_done(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// The next part.
+    pub async fn next(&mut self) -> Result<BodyEvent, MessageError> {
+        if !self.data_done {
+            match self.stream.data().await {
+                Some(Ok(bytes)) => {
+                    let _ = self.stream.flow_control().release_capacity(bytes.len());
+                    return Ok(BodyEvent::Data(bytes));
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => self.data_done = true,
+            }
+        }
+        Ok(match self.stream.trailers().await? {
+            Some(trailers) => BodyEvent::Trailers(headers_from(&trailers)),
+            None => BodyEvent::End,
+        })
+    }
+}
+
+/// A body that is being sent.
+#[derive(Debug)]
+pub struct BodyWriter {
+    stream: SendStream<Bytes>,
+    ended: bool,
+}
+
+impl BodyWriter {
+    /// Wraps a stream.
+    pub fn new(stream: SendStream<Bytes>, ended: bool) -> Self {
+        Self { stream, ended }
+    }
+
+    /// Sends bytes as the peer's window allows.
+    pub async fn data(&mut self, mut chunk: Bytes) -> Result<(), MessageError> {
+        while !chunk.is_empty() {
+            self.stream.reserve_capacity(chunk.len());
+            let available = if self.stream.capacity() > 0 {
+                self.stream.capacity()
+            } else {
+                match std::future::poll_fn(|context| self.stream.poll_capacity(context)).await {
+                    Some(available) => available?,
+                    None => return Err(MessageError::Closed),
+                }
+            };
+            let part = chunk.split_to(available.min(chunk.len()));
+            self.stream.send_data(part, false)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the body.
+    pub fn finish(&mut self, trailers: Option<Headers>) -> Result<(), MessageError> {
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(());
+        }
+        match trailers {
+            Some(trailers) => self.stream.send_trailers(header_map(&trailers))?,
+            None => self.stream.send_data(Bytes::new(), true)?,
+        }
+        Ok(())
+    }
+
+    /// Ends the stream in disorder.
+    pub fn reset(&mut self, reason: Reason) {
+        if !self.ended {
+            self.stream.send_reset(reason);
+        }
+    }
+
+    /// Resolves when the peer gives the stream up.
+    pub async fn reset_by_peer(&mut self) {
+        let _ = std::future::poll_fn(|context| self.stream.poll_reset(context)).await;
+    }
+}
+
+fn headers_from(map: &HeaderMap) -> Headers {
+    let mut headers = Headers::new();
+    for (name, value) in map {
+        headers.append(name.as_str(), value.as_bytes());
+    }
+    headers
+}
+
+fn header_map(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter() {
+        if CONNECTION_FIELDS.contains(&name) || (name == b"te" && value != b"trailers") {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+/// The head of a request that came in. The error says what is wrong with it.
+pub fn request_head(parts: &http::request::Parts) -> Result<RequestHead, &'static str> {
+    let authority = match (parts.uri.authority(), parts.headers.get("host")) {
+        (Some(authority), _) => authority.as_str().as_bytes(),
+        (None, Some(host)) => host.as_bytes(),
+        (None, None) => return Err("missing_host_header"),
+    };
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    let mut head = RequestHead::new(parts.method.as_str(), authority, path);
+    if parts.uri.scheme_str() == Some("https") {
+        head.scheme = Scheme::Https;
+    }
+    let mut cookies: Vec<u8> = Vec::new();
+    for (name, value) in &parts.headers {
+        match name.as_str() {
+            "host" => {}
+            // Several fields here are one in HTTP/1 (RFC 9113, 8.2.3).
+            "cookie" => {
+                if !cookies.is_empty() {
+                    cookies.extend_from_slice(b"; ");
+                }
+                cookies.extend_from_slice(value.as_bytes());
+            }
+            name => head.headers.append(name, value.as_bytes()),
+        }
+    }
+    if !cookies.is_empty() {
+        head.headers.append("cookie", cookies);
+    }
+    Ok(head)
+}
+
+/// A request to send.
+pub fn request(head: &RequestHead) -> Result<Request<()>, MessageError> {
+    const INVALID: MessageError = MessageError::Protocol("the request cannot be expressed in HTTP/2");
+    let uri = Uri::builder()
+        .scheme(head.scheme.as_str())
+        .authority(head.authority())
+        .path_and_query(head.path())
+        .build()
+        .map_err(|_| INVALID)?;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(head.method()).map_err(|_| INVALID)?;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = header_map(&head.headers);
+    Ok(request)
+}
+
+/// The head of a response that came in.
+pub fn response_head(parts: &http::response::Parts) -> ResponseHead {
+    ResponseHead { status: parts.status.as_u16(), headers: headers_from(&parts.headers) }
+}
+
+/// A response to send.
+pub fn response(head: &ResponseHead) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = header_map(&head.headers);
+    response
+}

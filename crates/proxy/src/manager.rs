@@ -1,0 +1,524 @@
+//! The one writer of configuration: compiles resources, waits until they are complete, and publishes them.
+//!
+//! Whatever replaces something takes its place only when it can serve: a cluster when its endpoints (or addresses) are
+//! known, a listener when its routes are. Until then what was there before serves. A resource that is refused changes
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint};
+use lateen_dataplane::compile::{compile_assignment, compile_cluster, compile_listener, compile_routes};
+use lateen_dataplane::error::Warning;
+use lateen_dataplane::listener::{Address, NetworkFilter, RouteSource};
+use lateen_envoy::envoy::config::cluster::v3::Cluster;
+use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use lateen_envoy::envoy::config::listener::v3::Listener;
+use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use crate::socket;
+use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
+use crate::worker::Command;
+
+/// How long a resource waits for what it needs.
+const WARMING: Duration = Duration::from_secs(15);
+
+/// Why a resource is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Its configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] lateen_dataplane::ConfigError),
+    /// It cannot listen.
+    #[error("Listener {name}: cannot listen on {address}: {error}")]
+    Bind {
+        /// The listener.
+        name: String,
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's reason.
+        error: std::io::Error,
+    },
+}
+
+/// The messages as they came, for dumps.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// By name.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// By name.
+    pub listeners: BTreeMap<String, Listener>,
+    /// By name.
+    pub routes: BTreeMap<String, RouteConfiguration>,
+    /// By cluster name.
+    pub endpoints: BTreeMap<String, ClusterLoadAssignment>,
+}
+
+/// The manager, shared by those who bring configuration.
+pub type SharedManager = Arc<Mutex<Manager>>;
+
+/// The writer.
+#[derive(Debug)]
+pub struct Manager {
+    state: Arc<State>,
+    workers: Vec<UnboundedSender<Command>>,
+    this: std::sync::Weak<Mutex<Manager>>,
+    assignments: HashMap<Arc<str>, Assignment>,
+    warming_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
+    warming_listeners: HashMap<Arc<str>, ActiveListener>,
+    /// Descriptors to listen on in place of making sockets, by address.
+    pub inherited: HashMap<SocketAddr, std::net::TcpListener>,
+    /// What came.
+    pub sources: Sources,
+    /// What has no effect.
+    pub warnings: Vec<Warning>,
+    /// Whether something is still warming.
+    pub warming: watch::Sender<usize>,
+}
+
+impl Manager {
+    /// A manager for workers.
+    pub fn new(state: Arc<State>, workers: Vec<UnboundedSender<Command>>) -> SharedManager {
+        Arc::new_cyclic(|this| {
+            Mutex::new(Self {
+                state,
+                workers,
+                this: this.clone(),
+                assignments: HashMap::new(),
+                warming_clusters: HashMap::new(),
+                warming_listeners: HashMap::new(),
+                inherited: HashMap::new(),
+                sources: Sources::default(),
+                warnings: Vec::new(),
+                warming: watch::Sender::new(0),
+            })
+        })
+    }
+
+    /// What all threads share.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    fn note(&mut self, warnings: Vec<Warning>) {
+        for warning in warnings {
+            tracing::debug!("{warning}");
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    fn count_warming(&self) {
+        let count = self.warming_clusters.len() + self.warming_listeners.len();
+        self.warming.send_if_modified(|warming| std::mem::replace(warming, count) != count);
+    }
+
+    // === Clusters ===
+
+    /// Adds or replaces a cluster.
+    pub fn apply_cluster(&mut self, message: Cluster) -> Result<(), ApplyError> {
+        let compiled = compile_cluster(message.clone())?;
+        self.note(compiled.warnings);
+        let (config, assignment) = compiled.value;
+        let name = Arc::clone(&config.name);
+        if self.sources.clusters.get(&*name) == Some(&message) {
+            return Ok(());
+        }
+        self.sources.clusters.insert(name.to_string(), message);
+        let existing = self.state.clusters.load().get(&name).cloned();
+        // Where only the hosts changed, connections and counters stay.
+        let (handle, existed) = match existing.filter(|existing| existing.config == config) {
+            Some(existing) => (existing, true),
+            None => (Arc::new(self.state.make_cluster(config)), false),
+        };
+        match &handle.config.discovery {
+            Discovery::Static => {
+                handle.set_hosts(&assignment.unwrap_or_default());
+                self.publish_cluster(handle);
+            }
+            Discovery::OriginalDestination { .. } => self.publish_cluster(handle),
+            Discovery::Endpoints(service) => {
+                if let Some(assignment) = self.assignments.get(service) {
+                    handle.set_hosts(assignment);
+                    self.publish_cluster(handle);
+                } else if !existed {
+                    self.warm_cluster(handle);
+                }
+            }
+            Discovery::StrictDns | Discovery::LogicalDns => {
+                tokio::spawn(resolve(self.this.clone(), Arc::downgrade(&handle), assignment.unwrap_or_default()));
+                self.warm_cluster(handle);
+            }
+        }
+        self.count_warming();
+        Ok(())
+    }
+
+    fn publish_cluster(&mut self, handle: Arc<ClusterHandle>) {
+        let name = Arc::clone(&handle.config.name);
+        self.warming_clusters.remove(&name);
+        let clusters = self.state.clusters.load();
+        if clusters.get(&name).is_some_and(|existing| Arc::ptr_eq(existing, &handle)) {
+            return;
+        }
+        let mut clusters = (**clusters).clone();
+        clusters.insert(name, handle);
+        self.state.clusters.store(Arc::new(clusters));
+    }
+
+    fn warm_cluster(&mut self, handle: Arc<ClusterHandle>) {
+        let name = Arc::clone(&handle.config.name);
+        self.warming_clusters.insert(Arc::clone(&name), Arc::clone(&handle));
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(WARMING).await;
+            let Some(manager) = this.upgrade() else { return };
+            let mut manager = manager.lock();
+            // Still the same one: it serves without hosts rather than never.
+            if manager.warming_clusters.get(&name).is_some_and(|warming| Arc::ptr_eq(warming, &handle)) {
+                tracing::warn!(cluster = %name, "no endpoints came in time; requests to this cluster will fail");
+                manager.publish_cluster(handle);
+                manager.count_warming();
+            }
+        });
+    }
+
+    /// Removes a cluster. Requests that are under way finish.
+    pub fn remove_cluster(&mut self, name: &str) {
+        self.sources.clusters.remove(name);
+        self.warming_clusters.remove(name);
+        let mut clusters = (**self.state.clusters.load()).clone();
+        if let Some(handle) = clusters.remove(name) {
+            self.state.clusters.store(Arc::new(clusters));
+            handle.hosts.load().members().for_each(|member| member.host.remove());
+        }
+        self.count_warming();
+    }
+
+    /// Replaces the endpoints of a cluster.
+    pub fn apply_assignment(&mut self, message: ClusterLoadAssignment) -> Result<(), ApplyError> {
+        let compiled = compile_assignment(message.clone())?;
+        self.note(compiled.warnings);
+        let assignment = compiled.value;
+        let service = Arc::clone(&assignment.name);
+        self.sources.endpoints.insert(service.to_string(), message);
+        let concerned = |handle: &&Arc<ClusterHandle>| handle.config.discovery == Discovery::Endpoints(Arc::clone(&service));
+        for handle in self.state.clusters.load().values().filter(concerned) {
+            handle.set_hosts(&assignment);
+        }
+        let warmed: Vec<_> = self.warming_clusters.values().filter(concerned).cloned().collect();
+        for handle in warmed {
+            handle.set_hosts(&assignment);
+            self.publish_cluster(handle);
+        }
+        self.assignments.insert(service, assignment);
+        self.count_warming();
+        Ok(())
+    }
+
+    /// Names of endpoints that clusters ask for.
+    pub fn wanted_endpoints(&self) -> BTreeSet<String> {
+        let clusters = self.state.clusters.load();
+        let name = |handle: &Arc<ClusterHandle>| match &handle.config.discovery {
+            Discovery::Endpoints(service) => Some(service.to_string()),
+            _ => None,
+        };
+        clusters.values().chain(self.warming_clusters.values()).filter_map(name).collect()
+    }
+
+    // === Routes ===
+
+    /// Adds or replaces a route table.
+    pub fn apply_routes(&mut self, message: RouteConfiguration) -> Result<(), ApplyError> {
+        let compiled = compile_routes(message.clone())?;
+        self.note(compiled.warnings);
+        let table = Arc::new(compiled.value);
+        self.sources.routes.insert(table.name.to_string(), message);
+        self.state.route_slot(&table.name).store(Some(Arc::clone(&table)));
+        let ready: Vec<Arc<str>> = self
+            .warming_listeners
+            .iter()
+            .filter(|(_, listener)| self.missing_routes(listener).is_empty())
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in ready {
+            self.finish_listener(&name);
+        }
+        self.count_warming();
+        Ok(())
+    }
+
+    /// Names of route tables that listeners ask for.
+    pub fn wanted_routes(&self) -> BTreeSet<String> {
+        let listeners = self.state.listeners.load();
+        let mut names = BTreeSet::new();
+        for handle in listeners.by_name.values() {
+            names.extend(route_names(&handle.active.load()));
+        }
+        for listener in self.warming_listeners.values() {
+            names.extend(route_names(listener));
+        }
+        names.into_iter().map(|name| name.to_string()).collect()
+    }
+
+    fn missing_routes(&self, listener: &ActiveListener) -> Vec<Arc<str>> {
+        route_names(listener).into_iter().filter(|name| self.state.route_slot(name).load().is_none()).collect()
+    }
+
+    // === Listeners ===
+
+    /// Adds or replaces a listener.
+    pub fn apply_listener(&mut self, message: Listener) -> Result<(), ApplyError> {
+        let compiled = compile_listener(message.clone())?;
+        self.note(compiled.warnings);
+        let name = Arc::clone(&compiled.value.name);
+        if self.sources.listeners.get(&*name) == Some(&message) {
+            return Ok(());
+        }
+        let listener = self.state.make_listener(compiled.value);
+        if self.missing_routes(&listener).is_empty() {
+            self.activate_listener(listener)?;
+        } else {
+            self.warming_listeners.insert(Arc::clone(&name), listener);
+            let (this, name) = (self.this.clone(), Arc::clone(&name));
+            tokio::spawn(async move {
+                tokio::time::sleep(WARMING).await;
+                if let Some(manager) = this.upgrade() {
+                    let mut manager = manager.lock();
+                    manager.finish_listener(&name);
+                    manager.count_warming();
+                }
+            });
+        }
+        self.sources.listeners.insert(name.to_string(), message);
+        self.count_warming();
+        Ok(())
+    }
+
+    fn finish_listener(&mut self, name: &Arc<str>) {
+        if let Some(listener) = self.warming_listeners.remove(name)
+            && let Err(error) = self.activate_listener(listener)
+        {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// The point from which connections are served by this version.
+    fn activate_listener(&mut self, listener: ActiveListener) -> Result<(), ApplyError> {
+        let name = Arc::clone(&listener.config.name);
+        self.warming_listeners.remove(&name);
+        let current = self.state.listeners.load_full();
+        if let Some(handle) = current.by_name.get(&name)
+            && same_sockets(&handle.active.load(), &listener)
+        {
+            // The sockets stay, so no connection is lost.
+            let old = handle.active.swap(Arc::new(listener));
+            old.drain.replace();
+            return Ok(());
+        }
+        let mut sockets = Vec::new();
+        let mut bound = Vec::new();
+        if listener.config.bind_to_port {
+            for address in &listener.config.addresses {
+                if let Address::Socket(address) = address {
+                    let (real, own) = self.open(*address, &listener).map_err(|error| ApplyError::Bind {
+                        name: name.to_string(),
+                        address: *address,
+                        error,
+                    })?;
+                    bound.push(real);
+                    sockets.push(own);
+                }
+            }
+        }
+        let handle = Arc::new(ListenerHandle { name: Arc::clone(&name), active: Arc::new(listener).into(), bound });
+        if let Some(old) = current.by_name.get(&name) {
+            self.close_sockets(old);
+        }
+        let mut listeners = Listeners { by_name: current.by_name.clone(), ..Listeners::default() };
+        listeners.by_name.insert(name, Arc::clone(&handle));
+        self.publish_listeners(listeners);
+        for own in sockets {
+            for (worker, socket) in self.workers.iter().zip(own) {
+                let _ = worker.send(Command::Listen(Arc::clone(&handle), socket));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_listeners(&self, mut listeners: Listeners) {
+        for handle in listeners.by_name.values() {
+            for address in &handle.active.load().config.addresses {
+                if let Address::Socket(address) = address {
+                    listeners.by_address.insert(*address, Arc::clone(handle));
+                }
+            }
+        }
+        self.state.listeners.store(Arc::new(listeners));
+    }
+
+    /// One socket a worker for an address.
+    fn open(&mut self, address: SocketAddr, listener: &ActiveListener) -> std::io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+        if let Some(inherited) = self.inherited.remove(&address) {
+            inherited.set_nonblocking(true)?;
+            let real = inherited.local_addr()?;
+            let sockets = self.workers.iter().map(|_| inherited.try_clone()).collect::<Result<_, _>>()?;
+            return Ok((real, sockets));
+        }
+        let mut real = address;
+        let mut sockets = Vec::new();
+        for _ in &self.workers {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(true)?;
+            if address.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            if listener.config.transparent {
+                socket.set_ip_transparent_v4(true)?;
+            }
+            for option in &listener.config.socket_options {
+                socket::set_option(&socket, option)?;
+            }
+            socket.bind(&real.into())?;
+            socket.listen(i32::try_from(listener.config.backlog).unwrap_or(4096))?;
+            let socket: std::net::TcpListener = socket.into();
+            // Port 0: the first socket's port is everybody's.
+            real = socket.local_addr()?;
+            sockets.push(socket);
+        }
+        Ok((real, sockets))
+    }
+
+    fn close_sockets(&self, handle: &ListenerHandle) {
+        for worker in &self.workers {
+            let _ = worker.send(Command::Close(Arc::clone(&handle.name)));
+        }
+        handle.active.load().drain.close();
+    }
+
+    /// Removes a listener: nothing new is accepted, what is under way finishes.
+    pub fn remove_listener(&mut self, name: &str) {
+        self.sources.listeners.remove(name);
+        self.warming_listeners.remove(name);
+        let current = self.state.listeners.load_full();
+        if let Some(handle) = current.by_name.get(name) {
+            self.close_sockets(handle);
+            let mut listeners = Listeners { by_name: current.by_name.clone(), ..Listeners::default() };
+            listeners.by_name.remove(name);
+            self.publish_listeners(listeners);
+        }
+        self.count_warming();
+    }
+
+    /// Stops accepting and asks all connections to end.
+    pub fn drain(&self) {
+        self.state.draining.store(true, Relaxed);
+        for handle in self.state.listeners.load().by_name.values() {
+            self.close_sockets(handle);
+        }
+    }
+
+    /// Ends the workers within this time.
+    pub fn finish(&self, time: Duration) {
+        self.drain();
+        for worker in &self.workers {
+            let _ = worker.send(Command::Finish(time));
+        }
+    }
+
+    /// Hands a connection made in this process to a listener.
+    pub fn connect_memory(&self, listener: &str) -> Option<tokio::io::DuplexStream> {
+        let handle = self.state.listeners.load().by_name.get(listener).cloned()?;
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        self.workers.first()?.send(Command::Serve(handle, theirs)).ok()?;
+        Some(ours)
+    }
+}
+
+fn same_sockets(old: &ActiveListener, new: &ActiveListener) -> bool {
+    let (old, new) = (&old.config, &new.config);
+    old.addresses == new.addresses
+        && old.bind_to_port == new.bind_to_port
+        && old.socket_options == new.socket_options
+        && old.transparent == new.transparent
+        && old.backlog == new.backlog
+}
+
+fn route_names(listener: &ActiveListener) -> Vec<Arc<str>> {
+    listener
+        .config
+        .chains
+        .iter()
+        .filter_map(|chain| match &chain.network {
+            NetworkFilter::Http(manager) => match &manager.routes {
+                RouteSource::Discovered(name) => Some(Arc::clone(name)),
+                RouteSource::Inline(_) => None,
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+/// Keeps the addresses of a cluster's names up to date, for as long as the cluster lives.
+async fn resolve(
+    manager: std::sync::Weak<Mutex<Manager>>,
+    cluster: std::sync::Weak<ClusterHandle>,
+    template: Assignment,
+) {
+    loop {
+        let Some(handle) = cluster.upgrade() else { return };
+        let (families, refresh) = (handle.config.dns_families, handle.config.dns_refresh);
+        let logical = handle.config.discovery == Discovery::LogicalDns;
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        let mut complete = true;
+        for endpoint in &template.endpoints {
+            let Address::Name(name, port) = &endpoint.address else {
+                endpoints.push(endpoint.clone());
+                continue;
+            };
+            let found = tokio::net::lookup_host((name.to_string(), *port)).await;
+            let Ok(found) = found else {
+                complete = false;
+                continue;
+            };
+            let mut addresses: Vec<SocketAddr> = found
+                .filter(|address| if address.is_ipv4() { families.0 } else { families.1 })
+                .collect();
+            addresses.sort();
+            addresses.dedup();
+            if logical || (families.0 && families.1 && addresses.iter().any(SocketAddr::is_ipv4)) {
+                // Both families name the same machine: one of them is enough.
+                addresses.retain(SocketAddr::is_ipv4);
+            }
+            if logical {
+                addresses.truncate(1);
+            }
+            for address in addresses {
+                let hostname = if endpoint.hostname.is_empty() { (**name).into() } else { endpoint.hostname.clone() };
+                endpoints.push(Endpoint { address: Address::Socket(address), hostname, ..endpoint.clone() });
+            }
+        }
+        // A resolver that does not answer is no reason to forget the hosts.
+        if complete || !endpoints.is_empty() {
+            handle.set_hosts(&Assignment { endpoints, ..template.clone() });
+            let Some(manager) = manager.upgrade() else { return };
+            let mut manager = manager.lock();
+            let name = Arc::clone(&handle.config.name);
+            if manager.warming_clusters.get(&name).is_some_and(|warming| Arc::ptr_eq(warming, &handle)) {
+                manager.publish_cluster(Arc::clone(&handle));
+                manager.count_warming();
+            }
+        }
+        drop(handle);
+        tokio::time::sleep(refresh.max(Duration::from_millis(100))).await;
+    }
+}

@@ -1,0 +1,298 @@
+//! What all threads of a proxy share: the active configuration. Read without locks, written by one task.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Host, HostSet};
+use lateen_dataplane::listener::{
+    AccessLog, Address, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
+};
+use lateen_dataplane::route::RouteTable;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::access_log::{LogFiles, LogSink};
+use crate::stats::{ClusterStats, HttpStats, ListenerStats, Stats, TcpStats};
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// A cluster that takes requests. It lives as long as its configuration; hosts come and go.
+#[derive(Debug)]
+pub struct ClusterHandle {
+    /// Its configuration.
+    pub config: Cluster,
+    /// How its sockets are made.
+    pub bind: Bind,
+    /// Its hosts now.
+    pub hosts: ArcSwap<HostSet>,
+    /// Its counters.
+    pub stats: ClusterStats,
+    /// Requests at a time; counted only where there is a limit.
+    pub requests: AtomicU32,
+    /// Retries at a time.
+    pub retries: AtomicU32,
+    /// Connections; counted only where there is a limit.
+    pub connections: AtomicU32,
+    /// Hosts of an original destination cluster, by address.
+    pub destinations: Mutex<HashMap<SocketAddr, Arc<Host>>>,
+}
+
+impl ClusterHandle {
+    /// Replaces the hosts; those that left are marked, so that nothing is sent to them again.
+    pub fn set_hosts(&self, assignment: &Assignment) {
+        let old = self.hosts.load_full();
+        let (new, _removed) = HostSet::update(&old, &assignment.endpoints, assignment.overprovisioning);
+        self.hosts.store(Arc::new(new));
+    }
+
+    /// The host of an original destination. Their number is bounded: the table is emptied when it gets long.
+    pub fn destination(&self, address: SocketAddr) -> Arc<Host> {
+        let mut table = self.destinations.lock();
+        if table.len() > 4096 {
+            table.clear();
+        }
+        Arc::clone(
+            table.entry(address).or_insert_with(|| Arc::new(Host::new(Address::Socket(address), ""))),
+        )
+    }
+}
+
+/// Where the newest version of a route table is.
+pub type RouteSlot = ArcSwapOption<RouteTable>;
+
+/// A connection manager with what it needs at run time.
+#[derive(Debug)]
+pub struct HttpRuntime {
+    /// Its configuration.
+    pub config: Arc<HttpConnectionManager>,
+    /// Its routes.
+    pub routes: Arc<RouteSlot>,
+    /// Its counters.
+    pub stats: HttpStats,
+    /// Its log.
+    pub log: Vec<LogSink>,
+}
+
+/// A TCP proxy with what it needs at run time.
+#[derive(Debug)]
+pub struct TcpRuntime {
+    /// Its configuration.
+    pub config: Arc<TcpProxy>,
+    /// Its counters.
+    pub stats: TcpStats,
+    /// Its log.
+    pub log: Vec<LogSink>,
+}
+
+/// What is at the end of a chain.
+#[derive(Debug, Clone)]
+pub enum ChainRuntime {
+    /// HTTP.
+    Http(Arc<HttpRuntime>),
+    /// Bytes.
+    Tcp(Arc<TcpRuntime>),
+    /// Nothing.
+    Close,
+}
+
+/// One version of a listener. Connections keep the version with which they began.
+#[derive(Debug)]
+pub struct ActiveListener {
+    /// Its configuration.
+    pub config: Listener,
+    /// Its counters.
+    pub stats: ListenerStats,
+    /// By the address of the chain.
+    chains: FastMap<usize, ChainRuntime>,
+    /// Its log.
+    pub log: Vec<LogSink>,
+    /// How its end comes.
+    pub drain: Drain,
+}
+
+impl ActiveListener {
+    /// The runtime of a chain of this listener.
+    pub fn chain(&self, chain: &Arc<FilterChain>) -> ChainRuntime {
+        self.chains.get(&(Arc::as_ptr(chain) as usize)).cloned().unwrap_or(ChainRuntime::Close)
+    }
+}
+
+/// How far the end of a listener has come.
+#[derive(Debug)]
+pub struct Drain {
+    replaced: AtomicBool,
+    closing: watch::Sender<bool>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { replaced: AtomicBool::new(false), closing: watch::Sender::new(false) }
+    }
+}
+
+impl Drain {
+    /// A newer version is there: connections are asked to end with their next answer.
+    pub fn replace(&self) {
+        self.replaced.store(true, Relaxed);
+    }
+
+    /// The listener ends: idle connections end now, others with their next answer.
+    pub fn close(&self) {
+        self.replace();
+        self.closing.send_replace(true);
+    }
+
+    /// Whether connections are to end with their next answer.
+    pub fn is_draining(&self) -> bool {
+        self.replaced.load(Relaxed)
+    }
+
+    /// Resolves when idle connections are to end.
+    pub async fn closed(&self) {
+        let mut closing = self.closing.subscribe();
+        // The sender lives in `self`.
+        let _ = closing.wait_for(|closing| *closing).await;
+    }
+}
+
+/// A listener by name, over all its versions.
+#[derive(Debug)]
+pub struct ListenerHandle {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The newest version.
+    pub active: ArcSwap<ActiveListener>,
+    /// Where it really listens.
+    pub bound: Vec<SocketAddr>,
+}
+
+/// All listeners.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// By name.
+    pub by_name: HashMap<Arc<str>, Arc<ListenerHandle>>,
+    /// By configured address: where connections with an original destination are handed to.
+    pub by_address: FastMap<SocketAddr, Arc<ListenerHandle>>,
+}
+
+impl Listeners {
+    /// The listener of an original destination: its address, or any address with its port.
+    pub fn for_destination(&self, destination: SocketAddr) -> Option<&Arc<ListenerHandle>> {
+        self.by_address.get(&destination).or_else(|| {
+            let any: std::net::IpAddr = match destination {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+            };
+            self.by_address.get(&SocketAddr::new(any, destination.port()))
+        })
+    }
+}
+
+/// Clusters by name.
+pub type Clusters = FastMap<Arc<str>, Arc<ClusterHandle>>;
+
+/// The shared state.
+#[derive(Debug)]
+pub struct State {
+    /// Clusters that take requests.
+    pub clusters: ArcSwap<Clusters>,
+    /// Listeners that take connections.
+    pub listeners: ArcSwap<Listeners>,
+    routes: Mutex<HashMap<Arc<str>, Arc<RouteSlot>>>,
+    /// All numbers.
+    pub stats: Stats,
+    /// Log files.
+    pub logs: LogFiles,
+    /// Of sockets of clusters without a bind configuration.
+    pub default_bind: Bind,
+    /// The machine's name.
+    pub hostname: String,
+    /// Whether the process is ending.
+    pub draining: AtomicBool,
+    /// Connections of clients.
+    pub connections: AtomicU64,
+}
+
+impl State {
+    /// An empty state.
+    pub fn new(default_bind: Bind) -> Self {
+        Self {
+            clusters: ArcSwap::default(),
+            listeners: ArcSwap::default(),
+            routes: Mutex::default(),
+            stats: Stats::default(),
+            logs: LogFiles::default(),
+            default_bind,
+            hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default(),
+            draining: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
+        }
+    }
+
+    /// The slot of a discovered route table; it may still be empty.
+    pub fn route_slot(&self, name: &Arc<str>) -> Arc<RouteSlot> {
+        Arc::clone(self.routes.lock().entry(Arc::clone(name)).or_default())
+    }
+
+    /// All discovered route tables.
+    pub fn route_tables(&self) -> Vec<Arc<RouteTable>> {
+        self.routes.lock().values().filter_map(|slot| slot.load_full()).collect()
+    }
+
+    /// Makes a cluster; it takes requests once it is in `clusters`.
+    pub fn make_cluster(&self, config: Cluster) -> ClusterHandle {
+        ClusterHandle {
+            bind: config.bind.clone().unwrap_or_else(|| self.default_bind.clone()),
+            stats: ClusterStats::new(&self.stats, &config.stat_name),
+            config,
+            hosts: ArcSwap::default(),
+            requests: AtomicU32::new(0),
+            retries: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
+            destinations: Mutex::default(),
+        }
+    }
+
+    /// Makes a version of a listener.
+    pub fn make_listener(&self, config: Listener) -> ActiveListener {
+        let chains = config
+            .chains
+            .iter()
+            .map(|chain| (Arc::as_ptr(chain) as usize, self.make_chain(&chain.network)))
+            .collect();
+        ActiveListener {
+            stats: ListenerStats::new(&self.stats, &config.stat_prefix),
+            chains,
+            log: self.sinks(&config.access_log),
+            config,
+            drain: Drain::default(),
+        }
+    }
+
+    fn sinks(&self, logs: &[AccessLog]) -> Vec<LogSink> {
+        logs.iter().map(|log| self.logs.sink(log)).collect()
+    }
+
+    fn make_chain(&self, network: &NetworkFilter) -> ChainRuntime {
+        match network {
+            NetworkFilter::Http(config) => ChainRuntime::Http(Arc::new(HttpRuntime {
+                routes: match &config.routes {
+                    RouteSource::Inline(table) => Arc::new(RouteSlot::from(Some(Arc::clone(table)))),
+                    RouteSource::Discovered(name) => self.route_slot(name),
+                },
+                stats: HttpStats::new(&self.stats, &config.stat_prefix),
+                log: self.sinks(&config.access_log),
+                config: Arc::clone(config),
+            })),
+            NetworkFilter::Tcp(config) => ChainRuntime::Tcp(Arc::new(TcpRuntime {
+                stats: TcpStats::new(&self.stats, &config.stat_prefix),
+                log: self.sinks(&config.access_log),
+                config: Arc::clone(config),
+            })),
+            NetworkFilter::Close => ChainRuntime::Close,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Connections of every kind behind one type, usable from several futures of one thread.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// Within the process.
+    Memory(DuplexStream),
+}
+
+impl Stream {
+    /// Our end.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $body:expr) => {
+        match $self {
+            Stream::Tcp($stream) => $body,
+            Stream::Unix($stream) => $body,
+            Stream::Memory($stream) => $body,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+/// What a read takes from the kernel at once. One buffer a thread: an idle connection holds none.
+const SCRATCH: usize = 256 * 1024;
+
+thread_local! {
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// A connection with input that was read and not yet used. Clones share it; one may read while another writes.
+#[derive(Debug, Clone)]
+pub struct Shared(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stream: RefCell<Stream>,
+    input: RefCell<BytesMut>,
+    output: RefCell<Vec<u8>>,
+    local: Option<SocketAddr>,
+}
+
+impl Shared {
+    /// Wraps a connection; `input` was read from it already.
+    pub fn new(stream: Stream, input: BytesMut) -> Self {
+        let local = stream.local_address();
+        Self(Rc::new(Inner {
+            stream: RefCell::new(stream),
+            input: RefCell::new(input),
+            output: RefCell::new(Vec::new()),
+            local,
+        }))
+    }
+
+    /// Our end.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.0.local
+    }
+
+    /// The input, to be used and shortened. Not to be held over an await.
+    pub fn input(&self) -> std::cell::RefMut<'_, BytesMut> {
+        self.0.input.borrow_mut()
+    }
+
+    /// Output that waits for [`flush`](Self::flush). Not to be held over an await.
+    pub fn output(&self) -> std::cell::RefMut<'_, Vec<u8>> {
+        self.0.output.borrow_mut()
+    }
+
+    /// Reads once and appends to the input; 0 is the end.
+    pub async fn fill(&self) -> io::Result<usize> {
+        std::future::poll_fn(|context| self.poll_fill(context)).await
+    }
+
+    fn poll_fill(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let mut stream = self.0.stream.borrow_mut();
+            std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+            let bytes = buffer.filled();
+            self.0.input.borrow_mut().extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        })
+    }
+
+    /// Whether an idle connection was closed by its peer (or said something nobody asked for).
+    pub fn is_stale(&self) -> bool {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        !self.0.input.borrow().is_empty() || self.poll_fill(&mut context).is_ready()
+    }
+
+    /// Writes all output.
+    pub async fn flush(&self) -> io::Result<()> {
+        self.write(&[]).await
+    }
+
+    /// Writes all output and then `chunk`, in as few system calls as the kernel allows.
+    pub async fn write(&self, chunk: &[u8]) -> io::Result<()> {
+        // Taken out, so that nothing is borrowed while waiting.
+        let mut pending = std::mem::take(&mut *self.0.output.borrow_mut());
+        let mut written = 0;
+        let total = pending.len() + chunk.len();
+        while written < total {
+            let (first, second) =
+                if written < pending.len() { (&pending[written..], chunk) } else { (&chunk[written - pending.len()..], &[][..]) };
+            let count = std::future::poll_fn(|context| {
+                let mut stream = self.0.stream.borrow_mut();
+                if second.is_empty() {
+                    Pin::new(&mut *stream).poll_write(context, first)
+                } else {
+                    let slices = [io::IoSlice::new(first), io::IoSlice::new(second)];
+                    Pin::new(&mut *stream).poll_write_vectored(context, &slices)
+                }
+            })
+            .await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            written += count;
+        }
+        // The memory is used again, unless it grew.
+        let mut output = self.0.output.borrow_mut();
+        if output.is_empty() && pending.capacity() <= 4096 {
+            pending.clear();
+            *output = pending;
+        }
+        Ok(())
+    }
+
+    /// Ends our direction.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        self.flush().await?;
+        std::future::poll_fn(|context| {
+            let mut stream = self.0.stream.borrow_mut();
+            Pin::new(&mut *stream).poll_shutdown(context)
+        })
+        .await
+    }
+
+    /// Gives up memory that an idle connection does not need.
+    pub fn release(&self) {
+        let mut input = self.0.input.borrow_mut();
+        if input.is_empty() {
+            *input = BytesMut::new();
+        }
+        let mut output = self.0.output.borrow_mut();
+        if output.is_empty() {
+            *output = Vec::new();
+        }
+    }
+
+    /// The connection itself, if nobody else has it, and what was read.
+    pub fn into_parts(self) -> Option<(Stream, BytesMut)> {
+        let inner = Rc::try_unwrap(self.0).ok()?;
+        Some((inner.stream.into_inner(), inner.input.into_inner()))
+    }
+}

@@ -1,0 +1,206 @@
+//! A worker: one thread with a runtime, connections, pools and counters of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use lateen_dataplane::balance::Balancer;
+use lateen_dataplane::cluster::{Discovery, Host, HostSet};
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::LocalSet;
+
+use crate::listener;
+use crate::state::{ClusterHandle, ListenerHandle, State};
+use crate::stats::Shard;
+use crate::upstream::Pools;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept on this socket.
+    Listen(Arc<ListenerHandle>, std::net::TcpListener),
+    /// Serve a connection that was made in this process.
+    Serve(Arc<ListenerHandle>, tokio::io::DuplexStream),
+    /// Stop accepting for this listener.
+    Close(Arc<str>),
+    /// Stop accepting at all, and end when nothing is at work or after this time.
+    Finish(Duration),
+}
+
+/// The state of a worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all workers share.
+    pub state: Arc<State>,
+    /// Its counters.
+    pub stats: Arc<Shard>,
+    /// Its upstream connections.
+    pub pools: Rc<Pools>,
+    /// Connections of clients.
+    pub connections: Cell<u64>,
+    random: RefCell<SmallRng>,
+    balancers: RefCell<HashMap<usize, Cached, foldhash::fast::RandomState>>,
+    date: RefCell<(u64, String)>,
+}
+
+/// A balancer and the generation it was made for; both are held, so that addresses stay their own.
+#[derive(Debug)]
+struct Cached {
+    _cluster: Arc<ClusterHandle>,
+    hosts: Arc<HostSet>,
+    balancer: Balancer,
+}
+
+impl Worker {
+    fn new(state: Arc<State>) -> Self {
+        Self {
+            stats: state.stats.shard(),
+            state,
+            pools: Rc::default(),
+            connections: Cell::new(0),
+            random: RefCell::new(SmallRng::from_os_rng()),
+            balancers: RefCell::default(),
+            date: RefCell::default(),
+        }
+    }
+
+    /// A random number.
+    pub fn random(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
+    }
+
+    /// The time since the epoch.
+    pub fn now(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// The `date` of responses, made once a second.
+    pub fn with_date<R>(&self, use_date: impl FnOnce(&str) -> R) -> R {
+        let seconds = self.now().as_secs();
+        let mut date = self.date.borrow_mut();
+        if date.0 != seconds || date.1.is_empty() {
+            let text = jiff::Timestamp::from_second(seconds as i64)
+                .map(|now| now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+                .unwrap_or_default();
+            *date = (seconds, text);
+        }
+        use_date(&date.1)
+    }
+
+    /// A host of a cluster; those in `avoid` only if there is no other.
+    pub fn choose_host(
+        &self,
+        cluster: &Arc<ClusterHandle>,
+        destination: Option<std::net::SocketAddr>,
+        attempts: u32,
+        avoid: &[Arc<Host>],
+    ) -> Option<Arc<Host>> {
+        if let Discovery::OriginalDestination { port, .. } = cluster.config.discovery {
+            let mut destination = destination?;
+            if let Some(port) = port {
+                destination.set_port(port);
+            }
+            return Some(cluster.destination(destination));
+        }
+        let key = Arc::as_ptr(cluster) as usize;
+        let hosts = cluster.hosts.load();
+        let mut balancers = self.balancers.borrow_mut();
+        let mut random = self.random.borrow_mut();
+        let make = |random: &mut SmallRng| Cached {
+            _cluster: Arc::clone(cluster),
+            hosts: Arc::clone(&hosts),
+            balancer: Balancer::new(cluster.config.policy, &hosts, cluster.config.panic_threshold, random),
+        };
+        let cached = balancers.entry(key).or_insert_with(|| make(&mut random));
+        if !Arc::ptr_eq(&cached.hosts, &hosts) {
+            *cached = make(&mut random);
+        }
+        cached
+            .balancer
+            .choose(&mut *random, attempts, |host| avoid.iter().any(|other| Arc::ptr_eq(host, other)))
+    }
+
+    /// Drops what belongs to clusters that are gone, and connections that are not wanted any more.
+    fn sweep(&self) {
+        self.pools.sweep();
+        let clusters = self.state.clusters.load();
+        self.balancers.borrow_mut().retain(|key, cached| {
+            clusters.get(&cached._cluster.config.name).is_some_and(|cluster| Arc::as_ptr(cluster) as usize == *key)
+        });
+    }
+}
+
+/// Counts a connection for as long as it lives.
+pub struct ConnectionGuard(Rc<Worker>);
+
+impl ConnectionGuard {
+    /// Counts one more.
+    pub fn new(worker: &Rc<Worker>) -> Self {
+        worker.connections.set(worker.connections.get() + 1);
+        worker.state.connections.fetch_add(1, Relaxed);
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.state.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Runs a worker on this thread until it is told to finish.
+pub fn run(state: Arc<State>, mut commands: UnboundedReceiver<Command>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    runtime.block_on(local.run_until(async move {
+        let worker = Rc::new(Worker::new(state));
+        let sweeper = Rc::clone(&worker);
+        tokio::task::spawn_local(async move {
+            let mut ticks = tokio::time::interval(Duration::from_secs(1));
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                sweeper.sweep();
+            }
+        });
+        let mut accepting: Vec<(Arc<str>, tokio::sync::oneshot::Sender<()>)> = Vec::new();
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Listen(handle, socket) => match tokio::net::TcpListener::from_std(socket) {
+                    Ok(socket) => {
+                        let (stop, stopped) = tokio::sync::oneshot::channel();
+                        accepting.push((Arc::clone(&handle.name), stop));
+                        tokio::task::spawn_local(listener::accept(Rc::clone(&worker), handle, socket, stopped));
+                    }
+                    Err(error) => tracing::error!(listener = %handle.name, %error, "cannot accept connections"),
+                },
+                Command::Serve(handle, stream) => {
+                    tokio::task::spawn_local(listener::serve_memory(Rc::clone(&worker), handle, stream));
+                }
+                Command::Close(name) => accepting.retain(|(other, _)| *other != name),
+                Command::Finish(time) => {
+                    accepting.clear();
+                    finish(&worker, time).await;
+                    break;
+                }
+            }
+        }
+    }));
+    Ok(())
+}
+
+/// Waits until no connection is left. What is idle ends at once, since its listener says so.
+async fn finish(worker: &Rc<Worker>, time: Duration) {
+    let deadline = Instant::now() + time;
+    // Connections that the kernel had accepted before the end are served, too.
+    tokio::task::yield_now().await;
+    while worker.connections.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -40,12 +40,17 @@ pub(crate) async fn serve(path: &Path, runner: Runner) -> io::Result<()> {
         let runner = runner.clone();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let answer = answer(&runner, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let runner = runner.clone();
+                async move {
+                    Ok::<_, Infallible>(match port_forward::is_path(request.uri().path()) {
+                        true => port_forward::answer(&runner, request).await,
+                        false => answer(&runner, &request),
+                    })
+                }
             });
             let connection =
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "node socket");
             }
         });

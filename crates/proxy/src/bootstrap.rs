@@ -36,7 +36,9 @@ fn parse_value(text: &str) -> Result<serde_json::Value, BootstrapError> {
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|error| BootstrapError::Syntax(error.to_string()));
     }
-    serde_saphyr::from_str(text).map_err(|error| BootstrapError::Syntax(error.to_string()))
+    // `n` and `off` are words: only `true` and `false` are booleans, as Envoy's parser has it.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| BootstrapError::Syntax(error.to_string()))
 }
 
 fn merge(base: &mut serde_json::Value, overlay: serde_json::Value) {
@@ -79,10 +81,10 @@ mod tests {
 
     #[test]
     fn yaml_json_and_an_overlay() {
-        let yaml = "node:\n  id: a\nadmin:\n  address:\n    socket_address: {address: 127.0.0.1, port_value: 0}\n";
+        let yaml = "node:\n  id: n\nadmin:\n  address:\n    socket_address: {address: 127.0.0.1, port_value: 0}\n";
         let bootstrap = parse(yaml, Some("node: {cluster: b}")).unwrap();
         let node = bootstrap.node.unwrap();
-        assert_eq!((node.id.as_str(), node.cluster.as_str()), ("a", "b"));
+        assert_eq!((node.id.as_str(), node.cluster.as_str()), ("n", "b"));
         assert!(parse("{\"node\": {\"id\": \"a\"}}", None).is_ok());
         let error = parse("node: {idd: a}", None).unwrap_err().to_string();
         assert!(error.contains("idd"), "{error}");

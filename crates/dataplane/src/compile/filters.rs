@@ -9,6 +9,7 @@ use lateen_envoy::envoy::extensions::filters::http::cors::v3 as cors;
 use lateen_envoy::envoy::extensions::filters::http::fault::v3 as fault;
 use lateen_envoy::envoy::extensions::filters::http::router::v3 as router;
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
+use lateen_envoy::prost::Message;
 use lateen_envoy::{Any, TypeUrl, from_any};
 
 use super::common::{duration, headers, leftover, percent, runtime_fraction, string};
@@ -47,7 +48,7 @@ pub(crate) fn overrides(context: &Context<'_>, filters: PerFilter) -> Result<Ove
     Ok(Overrides(out))
 }
 
-fn unpack<M: lateen_envoy::prost::Message + TypeUrl + Default>(
+fn unpack<M: Message + TypeUrl + Default>(
     context: &Context<'_>,
     any: &Any,
 ) -> Result<M> {

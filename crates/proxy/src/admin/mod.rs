@@ -11,7 +11,9 @@ use lateen_base::admin::{Handler, Reply, json, serve, text};
 use lateen_base::drain;
 use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
 use lateen_envoy::envoy::config::core::v3 as core;
+use lateen_envoy::TypeUrl;
 use lateen_envoy::json::to_json_redacted;
+use lateen_envoy::prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -217,10 +219,7 @@ impl Admin {
 
     fn config_dump(&self, endpoints: bool) -> Value {
         const PREFIX: &str = "type.googleapis.com/envoy.admin.v3.";
-        fn typed<M: lateen_envoy::TypeUrl + lateen_envoy::prost::Message>(message: &M) -> Value
-        where
-            M: lateen_envoy::prost::Name,
-        {
+        fn typed<M: TypeUrl + Message>(message: &M) -> Value {
             let mut value = to_json_redacted(message);
             value["@type"] = M::TYPE_URL.into();
             value

@@ -20,11 +20,19 @@ pub enum ConnectError {
     #[error("connection timeout")]
     Timeout,
     /// The kernel says so.
-    #[error("delayed connect error: {0}")]
+    #[error("delayed connect error: {}", describe(.0))]
     Io(#[from] io::Error),
     /// The host has no address that can be connected to.
     #[error("the address {0} cannot be connected to")]
     Address(String),
+}
+
+/// The kernel's words without the number behind them.
+fn describe(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
 }
 
 /// Connects to a host within the cluster's time.

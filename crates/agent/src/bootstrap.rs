@@ -32,9 +32,16 @@ pub fn node_id(workload: &Workload, role: Role, domain: &str) -> String {
     format!("{}~{address}~{}.{}~{domain}", role.name(), workload.pod, workload.namespace)
 }
 
-/// The whole bootstrap. `xds_socket` is where the agent serves xDS; `domain` is `NAMESPACE.svc.cluster.local`.
-pub fn bootstrap(workload: &Workload, role: Role, domain: &str, xds_socket: &str) -> Value {
-    json!({
+/// The whole bootstrap. `xds_socket` is where the agent serves xDS; `domain` is `NAMESPACE.svc.cluster.local`;
+/// `marks_sockets` says that the proxy's own connections must carry [`PROXY_MARK`].
+pub fn bootstrap(
+    workload: &Workload,
+    role: Role,
+    domain: &str,
+    xds_socket: &str,
+    marks_sockets: bool,
+) -> Value {
+    let mut bootstrap = json!({
         "node": {
             "id": node_id(workload, role, domain),
             "cluster": service_cluster(workload),
@@ -52,7 +59,6 @@ pub fn bootstrap(workload: &Workload, role: Role, domain: &str, xds_socket: &str
             }},
             {"name": "admin", "admin_layer": {}},
         ]},
-        "cluster_manager": {"upstream_bind_config": {"socket_options": [mark_option()]}},
         "dynamic_resources": {
             "lds_config": ads(),
             "cds_config": ads(),
@@ -64,7 +70,13 @@ pub fn bootstrap(workload: &Workload, role: Role, domain: &str, xds_socket: &str
             },
         },
         "static_resources": {"clusters": [xds_cluster(xds_socket)]},
-    })
+    });
+    if marks_sockets {
+        bootstrap["cluster_manager"] = json!({"upstream_bind_config": {"socket_options": [mark_option()]}});
+        // The control plane repeats the mark where a cluster has a bind configuration of its own.
+        bootstrap["node"]["metadata"]["LATEEN_SOCKET_MARK"] = json!(PROXY_MARK.to_string());
+    }
+    bootstrap
 }
 
 fn ads() -> Value {
@@ -156,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_node_says_who_it_is() {
-        let bootstrap = bootstrap(&workload(), Role::Sidecar, "shop.svc.cluster.local", "/x");
+        let bootstrap = bootstrap(&workload(), Role::Sidecar, "shop.svc.cluster.local", "/x", false);
         let node = &bootstrap["node"];
         assert_eq!(node["id"], "sidecar~10.244.0.7~reviews-v1-abc.shop~shop.svc.cluster.local");
         assert_eq!(node["cluster"], "reviews.shop");
@@ -166,13 +178,22 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_marked_where_the_uid_does_not_tell() {
+        let with = |marks| bootstrap(&workload(), Role::Sidecar, "shop.svc.cluster.local", "/x", marks);
+        let option = &with(true)["cluster_manager"]["upstream_bind_config"]["socket_options"][0];
+        assert_eq!((&option["name"], &option["int_value"]), (&json!(36), &json!(1337)));
+        assert_eq!(with(true)["node"]["metadata"]["LATEEN_SOCKET_MARK"], "1337");
+        assert_eq!(with(false)["cluster_manager"], Value::Null);
+    }
+
+    #[test]
     fn envoy_takes_the_bootstrap() {
         let Some(envoy) = std::env::var_os("ENVOY_BIN") else {
             println!("ENVOY_BIN is not set: not compared with Envoy");
             return;
         };
-        for role in [Role::Sidecar, Role::Router] {
-            let bootstrap = bootstrap(&workload(), role, "shop.svc.cluster.local", "/tmp/XDS");
+        for (role, marks) in [(Role::Sidecar, true), (Role::Sidecar, false), (Role::Router, false)] {
+            let bootstrap = bootstrap(&workload(), role, "shop.svc.cluster.local", "/tmp/XDS", marks);
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("bootstrap.json");
             std::fs::write(&file, bootstrap.to_string()).unwrap();

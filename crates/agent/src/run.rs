@@ -20,6 +20,8 @@ use crate::probes::Probes;
 use crate::status::Status;
 use crate::upstream;
 
+/// The user whose connections interception lets pass.
+const PROXY_UID: u32 = 1337;
 /// Readiness for kubelet.
 const READINESS_PORT: u16 = 15021;
 /// The proxy's metrics.
@@ -40,7 +42,13 @@ pub(crate) async fn proxy(arguments: ProxyArguments) -> anyhow::Result<()> {
     serve_xds(&arguments, &workload, &socket, drain.clone())?;
     let quit = serve_status(&workload, drain).await?;
 
-    let document = bootstrap(&workload, arguments.role, &domain, &socket.to_string_lossy());
+    let document = bootstrap(
+        &workload,
+        arguments.role,
+        &domain,
+        &socket.to_string_lossy(),
+        marks_sockets(arguments.role),
+    );
     let file = arguments.config_dir.join("envoy-rev.json");
     write_bootstrap(&file, &document)?;
     let mut proxy = DataPlane::start(&workload, &file, &document, &arguments.proxy_log_level)?;
@@ -64,6 +72,11 @@ pub(crate) async fn proxy(arguments: ProxyArguments) -> anyhow::Result<()> {
     // What still asks for status or xDS now has nothing to wait for.
     drop(trigger);
     Ok(())
+}
+
+/// Whether interception must know the proxy's connections by their mark: it knows uid 1337, and a gateway's Pod has none.
+fn marks_sockets(role: Role) -> bool {
+    role == Role::Sidecar && nix::unistd::geteuid().as_raw() != PROXY_UID
 }
 
 /// Relays xDS between the proxy's socket and the control plane.

@@ -144,6 +144,7 @@ fn context(
         images,
         pods: state.pods(),
         programs,
+        program_dirs: arguments.program_dirs.clone(),
         allowed_host_paths,
         endpoint_drain: arguments.endpoint_drain(),
         node: arguments.node_name.clone(),

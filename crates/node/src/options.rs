@@ -41,6 +41,10 @@ pub struct NodeArgs {
     #[arg(long = "allow-host-path", value_name = "DIR")]
     pub allowed_host_paths: Vec<PathBuf>,
 
+    /// Further folder of programs, which every container finds under its own path; may be repeated.
+    #[arg(long = "program-dir", value_name = "DIR")]
+    pub program_dirs: Vec<PathBuf>,
+
     /// Kubeconfig to use instead of the state folder's `kubeconfig.internal`.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,

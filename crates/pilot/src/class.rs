@@ -48,6 +48,8 @@ pub struct Class {
     pub network: NetworkId,
     /// Of a sidecar: the ports of its workload, by number.
     pub inbound: Vec<InboundPort>,
+    /// Of a sidecar: whether connections to the application carry the mark.
+    pub marks_sockets: bool,
     /// Of a gateway: the Gateway objects that select it, oldest first.
     pub gateways: Vec<ConfigKey>,
     /// Of a gateway: which of its own ports its services' ports stand for.
@@ -88,6 +90,7 @@ impl Class {
             cluster: node.cluster.clone(),
             network: node.network.clone(),
             inbound,
+            marks_sockets: node.role == Role::Sidecar && node.marks_sockets,
             gateways,
             gateway_ports,
             source_labels: asked_labels(snapshot, labels),

@@ -32,6 +32,9 @@ pub struct ProxyNode {
     pub service_account: String,
     /// `ISTIO_VERSION`
     pub version: String,
+    /// `LATEEN_SOCKET_MARK`: whether the proxy marks its own connections, by which interception knows them where uid
+    /// 1337 does not exist. Marking takes a capability, so a proxy that need not must not be told to.
+    pub marks_sockets: bool,
     /// Where it runs.
     pub locality: Locality,
 }
@@ -101,6 +104,7 @@ impl ProxyNode {
             network: text("NETWORK").into(),
             service_account: text("SERVICE_ACCOUNT"),
             version: text("ISTIO_VERSION"),
+            marks_sockets: metadata.contains_key("LATEEN_SOCKET_MARK"),
             locality: Locality::default(),
         })
     }

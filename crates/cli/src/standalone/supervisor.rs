@@ -29,6 +29,7 @@ pub(crate) struct Supervisor {
     state: paths::StateDir,
     api: TcpListener,
     lateend: PathBuf,
+    node_arguments: Vec<String>,
     control_plane_arguments: Vec<String>,
     log: PathBuf,
     backoff: Backoff,
@@ -44,9 +45,14 @@ impl Supervisor {
     /// Binds the API's address and finds the programs. Nothing runs yet.
     pub(crate) fn new(arguments: &UpArguments, state: paths::StateDir) -> anyhow::Result<Self> {
         let api = bind_api(arguments.api_port)?;
+        let mut node_arguments = Vec::new();
         let mut control_plane_arguments = vec![format!("--api-address={}", api.local_addr()?)];
         if arguments.proxy == ProxyKind::Envoy {
             let envoy = find_envoy(arguments.envoy.clone())?;
+            // Pods see the host's folders only in part; that of Envoy must be among them.
+            if let Some(folder) = envoy.parent() {
+                node_arguments.push(format!("--program-dir={}", folder.display()));
+            }
             control_plane_arguments.push("--proxy=envoy".to_owned());
             control_plane_arguments.push(format!("--envoy={}", envoy.display()));
         }
@@ -56,6 +62,7 @@ impl Supervisor {
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
             state,
             api,
+            node_arguments,
             control_plane_arguments,
         })
     }
@@ -78,8 +85,7 @@ impl Supervisor {
             .arg(self.state.root())
             .arg(format!("--api-listener-fd={api}"))
             .arg(format!("--host-fd={host}"))
-            .arg("--images")
-            .arg(self.state.images())
+            .args(&self.node_arguments)
             .arg("--")
             .args(&self.control_plane_arguments)
             .stdin(Stdio::null())
@@ -173,7 +179,7 @@ fn serve_host_listeners(channel: OwnedFd) {
 fn find_envoy(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     if let Some(path) = named {
         if path.is_file() {
-            return Ok(path);
+            return std::path::absolute(&path).context("cannot find out the current folder");
         }
         bail!("{} is no program; name the Envoy with --envoy FILE or $ENVOY_BIN", path.display());
     }

@@ -61,6 +61,8 @@ pub struct Context {
     pub pods: PathBuf,
     /// Folder of our own programs.
     pub programs: PathBuf,
+    /// Further folders of programs.
+    pub program_dirs: Vec<PathBuf>,
     /// See `--allow-host-path`.
     pub allowed_host_paths: Vec<PathBuf>,
     /// See `--endpoint-drain-ms`.

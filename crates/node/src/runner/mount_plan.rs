@@ -72,7 +72,7 @@ pub struct Wanted {
     pub mounts: Vec<Mount>,
     /// Files below `/etc` with texts of our own, by name.
     pub etc: BTreeMap<String, String>,
-    /// Folders that must be there under their own path: that of our programs.
+    /// Folders that must be there under their own path: those of programs.
     pub keep: Vec<PathBuf>,
 }
 
@@ -109,19 +109,20 @@ pub fn plan(wanted: &Wanted, host: &impl Host) -> Result<Vec<Step>, String> {
     }
     steps.push(Step::Processes { path: "/proc".into() });
     etc(wanted, &targets, host, &mut steps);
-    for folder in &wanted.keep {
-        let seen = SYSTEM.iter().chain(OPENED).any(|name| folder.starts_with(Path::new("/").join(name)));
-        if !seen {
-            let (source, target) = (folder.clone(), folder.clone());
-            steps.push(Step::Bind { source, target, folder: true, read_only: true });
-        }
-    }
     // Outer mounts first.
     let mut mounts: Vec<(&Mount, PathBuf)> = wanted.mounts.iter().zip(targets).collect();
     mounts.sort_by_key(|(_, target)| target.components().count());
     for (mount, target) in mounts {
         let Mount { source, folder, read_only, .. } = mount.clone();
         steps.push(Step::Bind { source, target, folder, read_only });
+    }
+    // Last, so that a volume on `/tmp` does not hide programs below it.
+    for folder in &wanted.keep {
+        let seen = SYSTEM.iter().chain(OPENED).any(|name| folder.starts_with(Path::new("/").join(name)));
+        if !seen {
+            let (source, target) = (folder.clone(), folder.clone());
+            steps.push(Step::Bind { source, target, folder: true, read_only: true });
+        }
     }
     Ok(steps)
 }
@@ -350,6 +351,11 @@ mod tests {
             steps(&["/var/run/secrets/tokens", "/run"], "/volume"),
             ["bind /volume /run", "bind /volume /run/secrets/tokens"]
         );
+    }
+
+    #[test]
+    fn programs_are_there_whatever_is_mounted_above_them() {
+        assert_eq!(steps(&["/work"], "/work"), ["bind /volume /work", "bind ro /work/bin /work/bin"]);
     }
 
     #[test]

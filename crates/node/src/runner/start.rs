@@ -32,6 +32,8 @@ pub struct Inputs<'a, S> {
     pub ids: &'a IdMap,
     /// Folder of our programs.
     pub programs: &'a Path,
+    /// Further folders of programs.
+    pub program_dirs: &'a [PathBuf],
 }
 
 /// A container, ready to be started.
@@ -63,7 +65,7 @@ pub fn prepare<S: Sources>(inputs: &Inputs<'_, S>) -> Result<Prepared, Waiting> 
     let wanted = mount_plan::Wanted {
         mounts,
         etc: etc_files(pod, &inputs.facts.ip),
-        keep: vec![programs.to_path_buf()],
+        keep: std::iter::once(programs.to_path_buf()).chain(inputs.program_dirs.iter().cloned()).collect(),
     };
     let steps = mount_plan::plan(&wanted, &mount_plan::Machine).map_err(config)?;
 
@@ -318,6 +320,7 @@ mod tests {
             images: &ImageMap::built_in(Path::new("/lateen")),
             ids: &IdMap::parse("0 1000 1"),
             programs: Path::new("/lateen"),
+            program_dirs: &[],
         })
     }
 

@@ -488,6 +488,7 @@ impl Worker {
             images: &context.images,
             ids: &context.ids,
             programs: &context.programs,
+            program_dirs: &context.program_dirs,
         });
         let prepared = match prepared {
             Ok(prepared) => prepared,

@@ -40,18 +40,22 @@ pub fn inbound_name(port: u16) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ClusterKey {
     Outbound(OutboundKey),
-    Inbound(InboundPort, Duration),
-    InboundPassthrough(Duration),
+    Inbound(InboundPort, Duration, Marks),
+    InboundPassthrough(Duration, Marks),
     Passthrough(Duration),
     BlackHole(Duration),
 }
+
+/// Whether the proxy's own connections carry [`MARK`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Marks(bool);
 
 impl Key for ClusterKey {
     fn generate(&self) -> Encoded {
         let message = match self {
             Self::Outbound(key) => outbound::generate(key),
-            Self::Inbound(port, timeout) => inbound::application(port, *timeout),
-            Self::InboundPassthrough(timeout) => inbound::passthrough(*timeout),
+            Self::Inbound(port, timeout, marks) => inbound::application(port, *timeout, *marks),
+            Self::InboundPassthrough(timeout, marks) => inbound::passthrough(*timeout, *marks),
             Self::Passthrough(timeout) => outbound::passthrough(*timeout),
             Self::BlackHole(timeout) => outbound::black_hole(*timeout),
         };
@@ -65,8 +69,9 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<ClusterKey> {
     let timeout = mesh.connect_timeout.get();
     let mut keys = vec![ClusterKey::BlackHole(timeout), ClusterKey::Passthrough(timeout)];
     if world.class.role == Role::Sidecar {
-        keys.push(ClusterKey::InboundPassthrough(timeout));
-        keys.extend(world.class.inbound.iter().map(|port| ClusterKey::Inbound(port.clone(), timeout)));
+        let marks = Marks(world.class.marks_sockets);
+        keys.push(ClusterKey::InboundPassthrough(timeout, marks));
+        keys.extend(world.class.inbound.iter().map(|port| ClusterKey::Inbound(port.clone(), timeout, marks)));
     }
     for service in &world.services {
         let found = world.rules.of(service, &world.class.namespace);
@@ -110,21 +115,22 @@ fn original_destination(name: &str, timeout: Duration) -> cluster::Cluster {
 
 /// Binds to the loopback address that tells inbound connections of the proxy from others. A bind configuration of its
 /// own replaces the bootstrap's, so the mark is repeated.
-fn inbound_bind() -> core::BindConfig {
+fn inbound_bind(marks: Marks) -> core::BindConfig {
+    let mark = core::SocketOption {
+        description: "SO_MARK, so that the proxy's own connections are not intercepted".to_owned(),
+        level: 1,
+        name: 36,
+        state: core::socket_option::SocketState::StatePrebind as i32,
+        value: Some(core::socket_option::Value::IntValue(MARK)),
+        ..Default::default()
+    };
     core::BindConfig {
         source_address: Some(core::SocketAddress {
             address: "127.0.0.6".to_owned(),
             port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
             ..Default::default()
         }),
-        socket_options: vec![core::SocketOption {
-            description: "SO_MARK, so that the proxy's own connections are not intercepted".to_owned(),
-            level: 1,
-            name: 36,
-            state: core::socket_option::SocketState::StatePrebind as i32,
-            value: Some(core::socket_option::Value::IntValue(MARK)),
-            ..Default::default()
-        }],
+        socket_options: if marks.0 { vec![mark] } else { Vec::new() },
         ..Default::default()
     }
 }

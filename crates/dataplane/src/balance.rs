@@ -76,11 +76,8 @@ impl Balancer {
                 .filter(keep)
                 .map(|member| (Arc::clone(&member.host), member.weight.max(1)))
                 .collect();
-            let percent = if total == 0 {
-                0
-            } else {
-                ((healthy + degraded) * hosts.overprovisioning as usize / total).min(100) as u32
-            };
+            let usable = (healthy + degraded) * hosts.overprovisioning as usize;
+            let percent = usable.checked_div(total).unwrap_or(0).min(100) as u32;
             healths.push(percent);
             levels.push(Level::new(chosen, random));
         }

@@ -184,6 +184,9 @@ fn operator_end(text: &str) -> Option<usize> {
     None
 }
 
+/// A header and the one that takes its place where it is missing.
+type HeaderNames = (Box<[u8]>, Option<Box<[u8]>>);
+
 fn parse_operator(text: &str) -> Result<Part, String> {
     let (name, argument, limit) = match text.find('(') {
         Some(open) => {
@@ -201,7 +204,7 @@ fn parse_operator(text: &str) -> Result<Part, String> {
         }
         None => None,
     };
-    let header = || -> Result<(Box<[u8]>, Option<Box<[u8]>>), String> {
+    let header = || -> Result<HeaderNames, String> {
         let argument =
             argument.ok_or_else(|| format!("%{text}%: name a header, as in %{name}(USER-AGENT)%"))?;
         let lower = argument.to_ascii_lowercase();

@@ -38,7 +38,8 @@ fn parse_value(text: &str) -> Result<serde_json::Value, BootstrapError> {
     }
     // `n` and `off` are words: only `true` and `false` are booleans, as Envoy's parser has it.
     let options = serde_saphyr::options! { strict_booleans: true };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| BootstrapError::Syntax(error.to_string()))
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| BootstrapError::Syntax(error.to_string()))
 }
 
 fn merge(base: &mut serde_json::Value, overlay: serde_json::Value) {
@@ -70,7 +71,9 @@ pub fn ads_cluster(bootstrap: &Bootstrap) -> Option<(String, bool)> {
     let delta = config.api_type == core::api_config_source::ApiType::DeltaGrpc as i32
         || config.api_type == core::api_config_source::ApiType::AggregatedDeltaGrpc as i32;
     config.grpc_services.iter().find_map(|service| match &service.target_specifier {
-        Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc)) => Some((grpc.cluster_name.clone(), delta)),
+        Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc)) => {
+            Some((grpc.cluster_name.clone(), delta))
+        }
         _ => None,
     })
 }
@@ -81,7 +84,8 @@ mod tests {
 
     #[test]
     fn yaml_json_and_an_overlay() {
-        let yaml = "node:\n  id: n\nadmin:\n  address:\n    socket_address: {address: 127.0.0.1, port_value: 0}\n";
+        let yaml =
+            "node:\n  id: n\nadmin:\n  address:\n    socket_address: {address: 127.0.0.1, port_value: 0}\n";
         let bootstrap = parse(yaml, Some("node: {cluster: b}")).unwrap();
         let node = bootstrap.node.unwrap();
         assert_eq!((node.id.as_str(), node.cluster.as_str()), ("n", "b"));

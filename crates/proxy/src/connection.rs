@@ -57,7 +57,12 @@ pub async fn serve(
 }
 
 /// Whether the connection begins with the preface of HTTP/2. None where it ends before that is known.
-async fn sniff(worker: &Rc<Worker>, listener: &ActiveListener, runtime: &HttpRuntime, shared: &Shared) -> Option<bool> {
+async fn sniff(
+    worker: &Rc<Worker>,
+    listener: &ActiveListener,
+    runtime: &HttpRuntime,
+    shared: &Shared,
+) -> Option<bool> {
     loop {
         {
             let input = shared.input();
@@ -76,7 +81,12 @@ async fn sniff(worker: &Rc<Worker>, listener: &ActiveListener, runtime: &HttpRun
 }
 
 /// Waits for bytes of an idle connection; false where it ends.
-async fn wait_for_input(worker: &Rc<Worker>, listener: &ActiveListener, runtime: &HttpRuntime, shared: &Shared) -> bool {
+async fn wait_for_input(
+    worker: &Rc<Worker>,
+    listener: &ActiveListener,
+    runtime: &HttpRuntime,
+    shared: &Shared,
+) -> bool {
     // What is there already is taken without setting up a timer.
     if let Some(filled) = futures::FutureExt::now_or_never(shared.fill()) {
         return matches!(filled, Ok(1..));
@@ -158,7 +168,8 @@ async fn serve_http1_request(
         }
     }
     let complete = Rc::new(Cell::new(false));
-    let reader = |framing| BodyReader::Http1(http1::BodyReader::new(shared.clone(), framing, Rc::clone(&complete)));
+    let reader =
+        |framing| BodyReader::Http1(http1::BodyReader::new(shared.clone(), framing, Rc::clone(&complete)));
     let body = match parsed.framing {
         _ if parsed.upgrade.is_some() => reader(Framing::UntilClose),
         Framing::Length(0) => {
@@ -292,19 +303,33 @@ impl tokio::io::AsyncRead for Prefixed {
 }
 
 impl tokio::io::AsyncWrite for Prefixed {
-    fn poll_write(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>, bytes: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
         std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
     }
-    fn poll_write_vectored(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>, slices: &[std::io::IoSlice<'_>]) -> std::task::Poll<std::io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> std::task::Poll<std::io::Result<usize>> {
         std::pin::Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
-    fn poll_flush(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         std::pin::Pin::new(&mut self.stream).poll_flush(context)
     }
-    fn poll_shutdown(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
@@ -324,7 +349,8 @@ async fn serve_http2(
         .max_concurrent_streams(config.max_concurrent_streams.unwrap_or(1024))
         .max_frame_size(64 * 1024)
         .max_header_list_size(config.max_head_bytes as u32);
-    let handshake = tokio::time::timeout(Duration::from_secs(10), builder.handshake::<_, Bytes>(stream)).await;
+    let handshake =
+        tokio::time::timeout(Duration::from_secs(10), builder.handshake::<_, Bytes>(stream)).await;
     let Ok(Ok(mut connection)) = handshake else {
         worker.stats.increment(runtime.stats.downstream_cx_protocol_error);
         return;

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use lateen_dataplane::cluster::{BalancePolicy, Host, UpstreamProtocol};
 use lateen_dataplane::filters::HttpFilterKind;
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead};
-use lateen_dataplane::route::{Action, Forward, Found, HeaderMutations, HostRewrite, RetryPolicy, RetryStatus, RouteTable};
+use lateen_dataplane::route::{
+    Action, Forward, Found, HeaderMutations, HostRewrite, RetryPolicy, RetryStatus, RouteTable,
+};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags};
 
 use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
@@ -54,7 +56,9 @@ impl Forwarded {
     /// Header changes of the chosen entry of a weighted route.
     pub fn cluster_mutations<'a>(&self, found: &'a Found) -> Option<&'a HeaderMutations> {
         let Action::Forward(forward) = &found.route.action else { return None };
-        let lateen_dataplane::route::ClusterSpecifier::Weighted { clusters, .. } = &forward.cluster else { return None };
+        let lateen_dataplane::route::ClusterSpecifier::Weighted { clusters, .. } = &forward.cluster else {
+            return None;
+        };
         Some(&clusters.get(self.weighted?)?.mutations)
     }
 
@@ -139,7 +143,13 @@ enum TryError {
     /// The peer refused it before looking at it.
     Refused,
     /// It ended without an answer. `sent`: something of the request was sent.
-    Reset { reason: &'static str, flag: ResponseFlags, status: u16, sent: bool, reused: bool },
+    Reset {
+        reason: &'static str,
+        flag: ResponseFlags,
+        status: u16,
+        sent: bool,
+        reused: bool,
+    },
     PerTryTimeout,
     Timeout,
     ClientGone,
@@ -171,12 +181,13 @@ pub async fn forward(
         }
         _ => None,
     };
-    let suppress_envoy_headers = exchange.runtime.config.filters.iter().any(|filter| {
-        matches!(&filter.kind, HttpFilterKind::Router(router) if router.suppress_envoy_headers)
-    });
+    let suppress_envoy_headers = exchange.runtime.config.filters.iter().any(
+        |filter| matches!(&filter.kind, HttpFilterKind::Router(router) if router.suppress_envoy_headers),
+    );
     prepare_head(exchange, found, table, action, weighted, suppress_envoy_headers);
     let active = activate(&worker, &cluster, exchange)?;
-    let timeout = header_millis(&exchange.head, "x-envoy-upstream-rq-timeout-ms").map(Some).unwrap_or(action.timeout);
+    let timeout =
+        header_millis(&exchange.head, "x-envoy-upstream-rq-timeout-ms").map(Some).unwrap_or(action.timeout);
     exchange.head.headers.remove("x-envoy-upstream-rq-timeout-ms");
     let mut tries = Tries {
         cluster,
@@ -209,7 +220,11 @@ fn header_millis(head: &RequestHead, name: &str) -> Option<Duration> {
     head.headers.get_str(name)?.trim().parse().ok().map(Duration::from_millis)
 }
 
-fn activate(worker: &Worker, cluster: &Arc<ClusterHandle>, exchange: &mut Exchange) -> Result<ActiveRequest, Failure> {
+fn activate(
+    worker: &Worker,
+    cluster: &Arc<ClusterHandle>,
+    exchange: &mut Exchange,
+) -> Result<ActiveRequest, Failure> {
     let limit = cluster.config.limits.requests;
     let limited = limit != u32::MAX;
     if limited && cluster.requests.fetch_add(1, Relaxed) >= limit {
@@ -240,7 +255,9 @@ fn prepare_head(
 ) {
     let state = Arc::clone(&exchange.worker.state);
     let entry = match &action.cluster {
-        lateen_dataplane::route::ClusterSpecifier::Weighted { clusters, .. } => weighted.and_then(|at| clusters.get(at)),
+        lateen_dataplane::route::ClusterSpecifier::Weighted { clusters, .. } => {
+            weighted.and_then(|at| clusters.get(at))
+        }
         _ => None,
     };
     let levels = [
@@ -301,7 +318,12 @@ struct Tries {
 }
 
 impl Tries {
-    async fn run(&mut self, exchange: &mut Exchange, body: &mut BodyReader, responder: &mut Responder) -> Result<Forwarded, Failure> {
+    async fn run(
+        &mut self,
+        exchange: &mut Exchange,
+        body: &mut BodyReader,
+        responder: &mut Responder,
+    ) -> Result<Forwarded, Failure> {
         let worker = std::rc::Rc::clone(&exchange.worker);
         let stats = self.cluster.stats;
         let mut retries = 0;
@@ -310,7 +332,11 @@ impl Tries {
             let Some(host) = self.host(exchange) else {
                 worker.stats.increment(stats.upstream_cx_none_healthy);
                 exchange.info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
-                return Err(Failure::Reply(LocalReply::new(503, "no healthy upstream", "no_healthy_upstream")));
+                return Err(Failure::Reply(LocalReply::new(
+                    503,
+                    "no healthy upstream",
+                    "no_healthy_upstream",
+                )));
             };
             exchange.info.upstream_host = Some(Arc::clone(&host.text));
             exchange.info.attempts += 1;
@@ -370,7 +396,8 @@ impl Tries {
                         _ => stats.upstream_rq_5xx,
                     };
                     worker.stats.increment(counter);
-                    let taken = exchange.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at);
+                    let taken =
+                        exchange.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at);
                     worker.stats.add(stats.upstream_rq_time_ms_sum, taken.as_millis() as u64);
                     Ok(forwarded)
                 }
@@ -381,7 +408,9 @@ impl Tries {
 
     fn host(&self, exchange: &Exchange) -> Option<Arc<Host>> {
         let attempts = match &self.retry {
-            Some(policy) if policy.avoid_previous_hosts && !self.tried.is_empty() => policy.host_selection_attempts + 1,
+            Some(policy) if policy.avoid_previous_hosts && !self.tried.is_empty() => {
+                policy.host_selection_attempts + 1
+            }
             _ => 1,
         };
         let destination = match self.cluster.config.discovery {
@@ -420,7 +449,12 @@ impl Tries {
         false
     }
 
-    async fn pause(&self, pause: Duration, responder: &mut Responder, request_done: bool) -> Result<(), TryError> {
+    async fn pause(
+        &self,
+        pause: Duration,
+        responder: &mut Responder,
+        request_done: bool,
+    ) -> Result<(), TryError> {
         let until = Instant::now() + pause;
         if self.deadline.is_some_and(|deadline| deadline < until) {
             return Err(TryError::Timeout);
@@ -492,7 +526,14 @@ impl Tries {
                 }
                 let Some(writer) = writer.as_mut() else { return Err(TryError::ClientFailed) };
                 {
-                    let mut upload = std::pin::pin!(upload(&mut self.recording, body, writer, idle, &mut exchange.info.bytes_received, &mut wrote));
+                    let mut upload = std::pin::pin!(upload(
+                        &mut self.recording,
+                        body,
+                        writer,
+                        idle,
+                        &mut exchange.info.bytes_received,
+                        &mut wrote
+                    ));
                     tokio::select! {
                         biased;
                         // An early answer: the rest of the request is sent meanwhile.
@@ -541,7 +582,8 @@ impl Tries {
             _active: active,
         };
         // Should this answer lead to another try, that one counts as the same request.
-        let again = self.retry.as_ref().is_some_and(|policy| policy.wants(RetryStatus::Response(&forwarded.head)));
+        let again =
+            self.retry.as_ref().is_some_and(|policy| policy.wants(RetryStatus::Response(&forwarded.head)));
         if again {
             self.active = Some(ActiveRequest {
                 cluster: Arc::clone(&self.cluster),
@@ -568,24 +610,38 @@ impl Tries {
             TryError::Connect(ConnectError::Timeout) => {
                 exchange.info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
                 let text = format!("{PREFIX}connection timeout");
-                Failure::Reply(LocalReply::new(503, text, "upstream_reset_before_response_started{connection_timeout}"))
+                Failure::Reply(LocalReply::new(
+                    503,
+                    text,
+                    "upstream_reset_before_response_started{connection_timeout}",
+                ))
             }
             TryError::Connect(error) => {
                 exchange.info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
                 let text = format!("{PREFIX}remote connection failure, transport failure reason: {error}");
                 exchange.info.upstream_transport_failure = Some(error.to_string());
-                Failure::Reply(LocalReply::new(503, text, "upstream_reset_before_response_started{remote_connection_failure}"))
+                Failure::Reply(LocalReply::new(
+                    503,
+                    text,
+                    "upstream_reset_before_response_started{remote_connection_failure}",
+                ))
             }
             TryError::Refused => {
                 exchange.info.flags.set(ResponseFlags::UPSTREAM_RESET);
                 shard.increment(stats.upstream_rq_rx_reset);
-                Failure::Reply(LocalReply::new(503, format!("{PREFIX}remote refused stream reset"), "upstream_reset_before_response_started{remote_refused_stream_reset}"))
+                Failure::Reply(LocalReply::new(
+                    503,
+                    format!("{PREFIX}remote refused stream reset"),
+                    "upstream_reset_before_response_started{remote_refused_stream_reset}",
+                ))
             }
             TryError::Reset { reason, flag, status, .. } => {
                 exchange.info.flags.set(flag);
                 shard.increment(stats.upstream_rq_rx_reset);
                 let details = match reason {
-                    "connection termination" => "upstream_reset_before_response_started{connection_termination}",
+                    "connection termination" => {
+                        "upstream_reset_before_response_started{connection_termination}"
+                    }
                     "protocol error" => "upstream_reset_before_response_started{protocol_error}",
                     _ => "upstream_reset_before_response_started{remote_reset}",
                 };
@@ -686,7 +742,9 @@ async fn upload(
                 std::task::Poll::Pending => {
                     writer.flush().await.map_err(UploadError::Upstream)?;
                     match idle {
-                        Some(idle) => tokio::time::timeout(idle, next).await.map_err(|_| UploadError::Client)?,
+                        Some(idle) => {
+                            tokio::time::timeout(idle, next).await.map_err(|_| UploadError::Client)?
+                        }
                         None => next.await,
                     }
                 }
@@ -714,7 +772,9 @@ fn mirror(exchange: &Exchange, action: &Forward, recording: &Recording) {
         if !mirror.fraction.contains(exchange.worker.random()) {
             continue;
         }
-        let Some(cluster) = exchange.worker.state.clusters.load().get(&mirror.cluster).cloned() else { continue };
+        let Some(cluster) = exchange.worker.state.clusters.load().get(&mirror.cluster).cloned() else {
+            continue;
+        };
         let mut head = exchange.head.clone();
         if mirror.shadow_suffix {
             let authority = head.authority().to_vec();

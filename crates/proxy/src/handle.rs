@@ -79,10 +79,14 @@ impl Proxy {
         let mut warnings = Vec::new();
         let resources = bootstrap.static_resources.clone().unwrap_or_default();
         for cluster in resources.clusters {
-            warnings.extend(lateen_dataplane::compile::compile_cluster(cluster).map_err(ApplyError::Config)?.warnings);
+            warnings.extend(
+                lateen_dataplane::compile::compile_cluster(cluster).map_err(ApplyError::Config)?.warnings,
+            );
         }
         for listener in resources.listeners {
-            warnings.extend(lateen_dataplane::compile::compile_listener(listener).map_err(ApplyError::Config)?.warnings);
+            warnings.extend(
+                lateen_dataplane::compile::compile_listener(listener).map_err(ApplyError::Config)?.warnings,
+            );
         }
         Ok(warnings)
     }
@@ -126,7 +130,8 @@ impl Proxy {
             match runtime {
                 Ok(runtime) => runtime.block_on(main.run(started, stopped)),
                 Err(error) => {
-                    let _ = started.send(Err(StartError::Io("cannot start the main thread's runtime", error)));
+                    let _ =
+                        started.send(Err(StartError::Io("cannot start the main thread's runtime", error)));
                 }
             }
         };
@@ -158,7 +163,11 @@ struct Main {
 }
 
 impl Main {
-    async fn run(mut self, started: std::sync::mpsc::Sender<Result<Option<SocketAddr>, StartError>>, stopped: oneshot::Receiver<()>) {
+    async fn run(
+        mut self,
+        started: std::sync::mpsc::Sender<Result<Option<SocketAddr>, StartError>>,
+        stopped: oneshot::Receiver<()>,
+    ) {
         let outcome = self.set_up().await;
         let client = match outcome {
             Ok((admin, client)) => {
@@ -174,7 +183,9 @@ impl Main {
         drop(client);
     }
 
-    async fn set_up(&mut self) -> Result<(Option<SocketAddr>, Option<lateen_xds::client::Handle>), StartError> {
+    async fn set_up(
+        &mut self,
+    ) -> Result<(Option<SocketAddr>, Option<lateen_xds::client::Handle>), StartError> {
         let resources = self.bootstrap.static_resources.take().unwrap_or_default();
         for cluster in resources.clusters {
             self.manager.lock().apply_cluster(cluster)?;
@@ -199,9 +210,9 @@ impl Main {
         };
         let dynamic = self.bootstrap.dynamic_resources.clone().unwrap_or_default();
         let client = match self.channel()? {
-            Some((channel, delta)) if dynamic.cds_config.is_some() || dynamic.lds_config.is_some() => {
-                Some(xds::start(channel, node, delta, Arc::clone(&self.manager), self.ready.clone(), &dynamic))
-            }
+            Some((channel, delta)) if dynamic.cds_config.is_some() || dynamic.lds_config.is_some() => Some(
+                xds::start(channel, node, delta, Arc::clone(&self.manager), self.ready.clone(), &dynamic),
+            ),
             _ => {
                 let mut warming = self.manager.lock().warming.subscribe();
                 let ready = self.ready.clone();
@@ -223,20 +234,18 @@ impl Main {
             return Ok(Some((channel, delta)));
         }
         let manager = self.manager.lock();
-        let cluster = manager
-            .sources
-            .clusters
-            .get(&name)
-            .ok_or_else(|| StartError::Ads(format!("the cluster `{name}` is not among static_resources.clusters")))?;
+        let cluster = manager.sources.clusters.get(&name).ok_or_else(|| {
+            StartError::Ads(format!("the cluster `{name}` is not among static_resources.clusters"))
+        })?;
         let endpoint = cluster
             .load_assignment
             .iter()
             .flat_map(|assignment| &assignment.endpoints)
             .flat_map(|locality| &locality.lb_endpoints)
             .find_map(|endpoint| match &endpoint.host_identifier {
-                Some(lateen_envoy::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => {
-                    endpoint.address.as_ref()?.address.clone()
-                }
+                Some(lateen_envoy::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier::Endpoint(
+                    endpoint,
+                )) => endpoint.address.as_ref()?.address.clone(),
                 _ => None,
             })
             .ok_or_else(|| StartError::Ads(format!("the cluster `{name}` has no endpoint")))?;
@@ -247,12 +256,20 @@ impl Main {
                     Some(core::socket_address::PortSpecifier::PortValue(port)) => port,
                     _ => return Err(StartError::Ads(format!("the endpoint of `{name}` has no port"))),
                 };
-                let host = if socket.address.contains(':') { format!("[{}]", socket.address) } else { socket.address };
+                let host = if socket.address.contains(':') {
+                    format!("[{}]", socket.address)
+                } else {
+                    socket.address
+                };
                 let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{host}:{port}"))
                     .map_err(|error| StartError::Ads(error.to_string()))?;
                 lateen_xds::transport::keep_alive(endpoint).connect_lazy()
             }
-            _ => return Err(StartError::Ads(format!("the endpoint of `{name}` is neither an address nor a pipe"))),
+            _ => {
+                return Err(StartError::Ads(format!(
+                    "the endpoint of `{name}` is neither an address nor a pipe"
+                )));
+            }
         };
         Ok(Some((channel, delta)))
     }

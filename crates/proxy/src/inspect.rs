@@ -74,7 +74,10 @@ fn http_version(bytes: &[u8]) -> Option<Option<Http>> {
         Some(end) => &bytes[..end],
         None => {
             let method = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
-            let plausible = method <= 32 && bytes[..method].iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'));
+            let plausible = method <= 32
+                && bytes[..method]
+                    .iter()
+                    .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'));
             return if plausible { None } else { Some(None) };
         }
     };
@@ -106,7 +109,10 @@ fn client_hello(bytes: &[u8]) -> Option<Option<Hello>> {
         handshake.extend_from_slice(part);
         rest = &rest[5 + length..];
         if handshake.len() >= 4 {
-            let wanted = 4 + (usize::from(handshake[1]) << 16 | usize::from(handshake[2]) << 8 | usize::from(handshake[3]));
+            let wanted = 4
+                + (usize::from(handshake[1]) << 16
+                    | usize::from(handshake[2]) << 8
+                    | usize::from(handshake[3]));
             if handshake[0] != 1 || wanted > MAX {
                 return Some(None);
             }
@@ -182,16 +188,22 @@ mod tests {
 
     #[test]
     fn client_hellos() {
-        let vector = |width: usize, bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[4 - width..], bytes].concat();
+        let vector =
+            |width: usize, bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[4 - width..], bytes].concat();
         let extension = |kind: u16, value: &[u8]| [&kind.to_be_bytes()[..], &vector(2, value)].concat();
         let name = vector(2, &[&[0][..], &vector(2, b"A.example")].concat());
         let protocols = vector(2, &[vector(1, b"h2"), vector(1, b"http/1.1")].concat());
         let extensions = vector(2, &[extension(0, &name), extension(16, &protocols)].concat());
-        let body = [&[3, 3][..], &[7; 32], &vector(1, &[]), &vector(2, &[1, 2]), &vector(1, &[0]), &extensions].concat();
+        let body =
+            [&[3, 3][..], &[7; 32], &vector(1, &[]), &vector(2, &[1, 2]), &vector(1, &[0]), &extensions]
+                .concat();
         let record = [&[22, 3, 1][..], &vector(2, &[&[1][..], &vector(3, &body)].concat())].concat();
         let found = inspect(&record, true, true).unwrap();
         assert_eq!(found.server_name.as_deref(), Some("a.example"));
-        assert_eq!((found.tls, found.application_protocols), (Some(true), vec!["h2".to_owned(), "http/1.1".to_owned()]));
+        assert_eq!(
+            (found.tls, found.application_protocols),
+            (Some(true), vec!["h2".to_owned(), "http/1.1".to_owned()])
+        );
         for length in 1..record.len() {
             assert_eq!(inspect(&record[..length], true, true), None, "{length}");
         }

@@ -33,7 +33,12 @@ pub struct ConnectionFacts {
 }
 
 /// Accepts until told to stop.
-pub async fn accept(worker: Rc<Worker>, handle: Arc<ListenerHandle>, socket: TcpListener, mut stop: oneshot::Receiver<()>) {
+pub async fn accept(
+    worker: Rc<Worker>,
+    handle: Arc<ListenerHandle>,
+    socket: TcpListener,
+    mut stop: oneshot::Receiver<()>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -79,7 +84,8 @@ fn serve_accepted(worker: &Rc<Worker>, handle: &Arc<ListenerHandle>, stream: Tcp
             active = other.active.load_full();
         }
     }
-    let facts = ConnectionFacts { local, remote: Some(peer), direct: Some(peer), ..ConnectionFacts::default() };
+    let facts =
+        ConnectionFacts { local, remote: Some(peer), direct: Some(peer), ..ConnectionFacts::default() };
     tokio::task::spawn_local(serve(Rc::clone(worker), active, Stream::Tcp(stream), facts));
 }
 
@@ -99,13 +105,20 @@ async fn serve(worker: Rc<Worker>, listener: Arc<ActiveListener>, stream: Stream
     worker.stats.increment(stats.downstream_cx_destroy);
 }
 
-async fn dispatch(worker: &Rc<Worker>, listener: &Arc<ActiveListener>, mut stream: Stream, mut facts: ConnectionFacts) {
+async fn dispatch(
+    worker: &Rc<Worker>,
+    listener: &Arc<ActiveListener>,
+    mut stream: Stream,
+    mut facts: ConnectionFacts,
+) {
     let config = &listener.config;
     let mut input = BytesMut::new();
     let mut found = inspect::Found::default();
     if config.inspect_http || config.inspect_tls {
         let inspection = look(&mut stream, &mut input, config.inspect_tls, config.inspect_http);
-        match tokio::time::timeout(config.inspect_timeout.unwrap_or(Duration::from_secs(86_400)), inspection).await {
+        match tokio::time::timeout(config.inspect_timeout.unwrap_or(Duration::from_secs(86_400)), inspection)
+            .await
+        {
             Ok(Some(seen)) => found = seen,
             Ok(None) => return,
             Err(_) => {
@@ -139,7 +152,9 @@ async fn dispatch(worker: &Rc<Worker>, listener: &Arc<ActiveListener>, mut strea
         return;
     };
     match listener.chain(chain) {
-        ChainRuntime::Http(runtime) => connection::serve(worker, listener, &runtime, stream, input, facts).await,
+        ChainRuntime::Http(runtime) => {
+            connection::serve(worker, listener, &runtime, stream, input, facts).await
+        }
         ChainRuntime::Tcp(runtime) => tcp::serve(worker, listener, &runtime, stream, input, facts).await,
         ChainRuntime::Close => {}
     }

@@ -154,7 +154,11 @@ impl Manager {
                 }
             }
             Discovery::StrictDns | Discovery::LogicalDns => {
-                tokio::spawn(resolve(self.this.clone(), Arc::downgrade(&handle), assignment.unwrap_or_default()));
+                tokio::spawn(resolve(
+                    self.this.clone(),
+                    Arc::downgrade(&handle),
+                    assignment.unwrap_or_default(),
+                ));
                 self.warm_cluster(handle);
             }
         }
@@ -210,7 +214,9 @@ impl Manager {
         let assignment = compiled.value;
         let service = Arc::clone(&assignment.name);
         self.sources.endpoints.insert(service.to_string(), message);
-        let concerned = |handle: &&Arc<ClusterHandle>| handle.config.discovery == Discovery::Endpoints(Arc::clone(&service));
+        let concerned = |handle: &&Arc<ClusterHandle>| {
+            handle.config.discovery == Discovery::Endpoints(Arc::clone(&service))
+        };
         for handle in self.state.clusters.load().values().filter(concerned) {
             handle.set_hosts(&assignment);
         }
@@ -270,7 +276,10 @@ impl Manager {
     }
 
     fn missing_routes(&self, listener: &ActiveListener) -> Vec<Arc<str>> {
-        route_names(listener).into_iter().filter(|name| self.state.route_slot(name).load().is_none()).collect()
+        route_names(listener)
+            .into_iter()
+            .filter(|name| self.state.route_slot(name).load().is_none())
+            .collect()
     }
 
     // === Listeners ===
@@ -339,7 +348,8 @@ impl Manager {
                 }
             }
         }
-        let handle = Arc::new(ListenerHandle { name: Arc::clone(&name), active: Arc::new(listener).into(), bound });
+        let handle =
+            Arc::new(ListenerHandle { name: Arc::clone(&name), active: Arc::new(listener).into(), bound });
         if let Some(old) = current.by_name.get(&name) {
             self.close_sockets(old);
         }
@@ -366,7 +376,11 @@ impl Manager {
     }
 
     /// One socket a worker for an address.
-    fn open(&mut self, address: SocketAddr, listener: &ActiveListener) -> std::io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    fn open(
+        &mut self,
+        address: SocketAddr,
+        listener: &ActiveListener,
+    ) -> std::io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
         if let Some(inherited) = self.inherited.remove(&address) {
             inherited.set_nonblocking(true)?;
             let real = inherited.local_addr()?;
@@ -376,7 +390,8 @@ impl Manager {
         let mut real = address;
         let mut sockets = Vec::new();
         for _ in &self.workers {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+            let socket =
+                Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
             socket.set_reuse_port(true)?;
             if address.is_ipv6() {
@@ -490,9 +505,8 @@ async fn resolve(
                 complete = false;
                 continue;
             };
-            let mut addresses: Vec<SocketAddr> = found
-                .filter(|address| if address.is_ipv4() { families.0 } else { families.1 })
-                .collect();
+            let mut addresses: Vec<SocketAddr> =
+                found.filter(|address| if address.is_ipv4() { families.0 } else { families.1 }).collect();
             addresses.sort();
             addresses.dedup();
             if logical || (families.0 && families.1 && addresses.iter().any(SocketAddr::is_ipv4)) {
@@ -503,7 +517,8 @@ async fn resolve(
                 addresses.truncate(1);
             }
             for address in addresses {
-                let hostname = if endpoint.hostname.is_empty() { (**name).into() } else { endpoint.hostname.clone() };
+                let hostname =
+                    if endpoint.hostname.is_empty() { (**name).into() } else { endpoint.hostname.clone() };
                 endpoints.push(Endpoint { address: Address::Socket(address), hostname, ..endpoint.clone() });
             }
         }

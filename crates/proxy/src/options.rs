@@ -74,8 +74,16 @@ pub fn main() -> ExitCode {
 /// Moves flags that are not known behind those that are, so that a command line made for Envoy works.
 fn known_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
     const WITH_VALUE: [&str; 10] = [
-        "-c", "--config-path", "--config-yaml", "--concurrency", "--mode", "-l", "--log-level", "--service-node",
-        "--service-cluster", "--drain-time-s",
+        "-c",
+        "--config-path",
+        "--config-yaml",
+        "--concurrency",
+        "--mode",
+        "-l",
+        "--log-level",
+        "--service-node",
+        "--service-cluster",
+        "--drain-time-s",
     ];
     const ALONE: [&str; 4] = ["-h", "--help", "-V", "--version"];
     let mut known = Vec::new();
@@ -106,7 +114,9 @@ fn known_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
 fn read(options: &Options) -> anyhow::Result<Bootstrap> {
     use anyhow::Context;
     let text = match &options.config_path {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
         None if options.config_yaml.is_some() => String::new(),
         None => anyhow::bail!("name a bootstrap with -c FILE, or write one with --config-yaml"),
     };

@@ -5,7 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
-use lateen_dataplane::listener::{EscapedSlashes, ForwardClientCert, HttpConnectionManager, ServerHeader, StripPort};
+use lateen_dataplane::listener::{
+    EscapedSlashes, ForwardClientCert, HttpConnectionManager, ServerHeader, StripPort,
+};
 use lateen_dataplane::route::without_port;
 
 use crate::worker::Worker;
@@ -100,7 +102,8 @@ fn strip_port(mode: StripPort, head: &mut RequestHead, local: Option<SocketAddr>
     }
     let authority = head.authority();
     let host = without_port(authority);
-    let port = authority.get(host.len() + 1..).and_then(|port| std::str::from_utf8(port).ok()?.parse::<u16>().ok());
+    let port =
+        authority.get(host.len() + 1..).and_then(|port| std::str::from_utf8(port).ok()?.parse::<u16>().ok());
     if port.is_some() && (mode == StripPort::Any || port == local.map(|local| local.port())) {
         let host = host.to_vec();
         head.set_authority(host);
@@ -172,9 +175,7 @@ pub fn normalize(manager: &HttpConnectionManager, head: &mut RequestHead) -> Pat
 }
 
 fn has_escaped_slash(path: &[u8]) -> bool {
-    path.windows(3).any(|part| {
-        part.eq_ignore_ascii_case(b"%2f") || part.eq_ignore_ascii_case(b"%5c")
-    })
+    path.windows(3).any(|part| part.eq_ignore_ascii_case(b"%2f") || part.eq_ignore_ascii_case(b"%5c"))
 }
 
 fn unescape_slashes(path: &[u8]) -> Vec<u8> {
@@ -245,7 +246,12 @@ fn unreserved(path: &[u8]) -> Vec<u8> {
 }
 
 /// Finishes a response's head for the client.
-pub fn finish_response(worker: &Worker, manager: &HttpConnectionManager, head: &mut ResponseHead, request: &RequestHead) {
+pub fn finish_response(
+    worker: &Worker,
+    manager: &HttpConnectionManager,
+    head: &mut ResponseHead,
+    request: &RequestHead,
+) {
     match manager.server_header {
         ServerHeader::Overwrite => head.headers.set("server", manager.server_name.as_bytes()),
         ServerHeader::AppendIfAbsent if !head.headers.contains("server") => {
@@ -292,7 +298,10 @@ mod tests {
     fn the_trusted_hop_counts_from_the_end() {
         let headers: Headers = [("x-forwarded-for", "1.1.1.1, 2.2.2.2,3.3.3.3")].into_iter().collect();
         for (hops, expect) in [(0, "3.3.3.3"), (1, "2.2.2.2"), (2, "1.1.1.1")] {
-            assert_eq!(forwarded_for(&headers, hops).map(|address| address.ip().to_string()).as_deref(), Some(expect));
+            assert_eq!(
+                forwarded_for(&headers, hops).map(|address| address.ip().to_string()).as_deref(),
+                Some(expect)
+            );
         }
         assert_eq!(forwarded_for(&headers, 3), None);
     }

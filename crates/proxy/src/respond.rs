@@ -41,7 +41,12 @@ const AHEAD: usize = 64 * 1024;
 impl Responder {
     /// Sends the head (at the latest with the first bytes of the body, or [`flush`](Self::flush)). None where no body
     /// follows. `tunnel`: after the head come bytes of another protocol.
-    pub fn send(&mut self, head: &ResponseHead, end: bool, tunnel: bool) -> Result<Option<BodyWriter>, MessageError> {
+    pub fn send(
+        &mut self,
+        head: &ResponseHead,
+        end: bool,
+        tunnel: bool,
+    ) -> Result<Option<BodyWriter>, MessageError> {
         match self {
             Self::Http1(responder) => Ok(responder.send(head, end, tunnel)),
             Self::Http2(respond) => {

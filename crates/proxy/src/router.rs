@@ -66,7 +66,13 @@ impl LocalReply {
 
 impl Exchange {
     /// A request that has just come.
-    pub fn new(worker: &Rc<Worker>, runtime: &Arc<HttpRuntime>, connection: &Rc<ConnectionFacts>, head: RequestHead, protocol: Protocol) -> Self {
+    pub fn new(
+        worker: &Rc<Worker>,
+        runtime: &Arc<HttpRuntime>,
+        connection: &Rc<ConnectionFacts>,
+        head: RequestHead,
+        protocol: Protocol,
+    ) -> Self {
         let info = StreamInfo {
             start_time: worker.now(),
             protocol: Some(protocol),
@@ -139,7 +145,11 @@ impl Exchange {
         }
     }
 
-    async fn run(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Option<(ResponseHead, Option<Headers>)> {
+    async fn run(
+        &mut self,
+        body: &mut BodyReader,
+        responder: &mut Responder,
+    ) -> Option<(ResponseHead, Option<Headers>)> {
         match self.decide(body, responder).await {
             Decision::Reply(reply) => self.reply(reply, responder).await,
             Decision::Forwarded(mut forwarded) => self.relay(body, &mut forwarded, responder).await,
@@ -165,7 +175,9 @@ impl Exchange {
         self.info.downstream_remote_address = remote.or(self.connection.remote);
         match request::normalize(&manager, &mut self.head) {
             PathOutcome::Continue => {}
-            PathOutcome::Invalid => return Decision::Reply(LocalReply::new(400, "", "path_normalization_failed")),
+            PathOutcome::Invalid => {
+                return Decision::Reply(LocalReply::new(400, "", "path_normalization_failed"));
+            }
             PathOutcome::Redirect => {
                 let mut reply = LocalReply::new(307, "", "path_normalization_failed");
                 reply.headers.append("location", self.head.path());
@@ -248,7 +260,12 @@ impl Exchange {
         None
     }
 
-    async fn fault(&mut self, fault: &Fault, found: &Found, responder: &mut Responder) -> Result<Option<LocalReply>, ()> {
+    async fn fault(
+        &mut self,
+        fault: &Fault,
+        found: &Found,
+        responder: &mut Responder,
+    ) -> Result<Option<LocalReply>, ()> {
         let cluster = match &found.route.action {
             Action::Forward(forward) => forward.cluster.choose(&self.head, self.random).map(|(name, _)| name),
             _ => None,
@@ -267,7 +284,9 @@ impl Exchange {
         Ok(fault.abort_for(&self.head, self.worker.random()).map(|status| {
             self.info.flags.set(ResponseFlags::FAULT_INJECTED);
             match status {
-                FaultStatus::Http(status) => LocalReply::new(status, "fault filter abort", "fault_filter_abort"),
+                FaultStatus::Http(status) => {
+                    LocalReply::new(status, "fault filter abort", "fault_filter_abort")
+                }
                 FaultStatus::Grpc(grpc) => {
                     let mut reply = LocalReply::new(200, "fault filter abort", "fault_filter_abort");
                     reply.grpc_status = Some(grpc);
@@ -277,10 +296,18 @@ impl Exchange {
         }))
     }
 
-    async fn forward(&mut self, found: &Found, action: &Forward, body: &mut BodyReader, responder: &mut Responder) -> Decision {
+    async fn forward(
+        &mut self,
+        found: &Found,
+        action: &Forward,
+        body: &mut BodyReader,
+        responder: &mut Responder,
+    ) -> Decision {
         if let Some(upgrade) = &self.upgrade {
             let upgrade = upgrade.to_ascii_lowercase();
-            let setting = |list: &[(Box<str>, bool)]| list.iter().find(|(name, _)| **name == *upgrade).map(|(_, on)| *on);
+            let setting = |list: &[(Box<str>, bool)]| {
+                list.iter().find(|(name, _)| **name == *upgrade).map(|(_, on)| *on)
+            };
             if !setting(&action.upgrades).or(setting(&self.runtime.config.upgrades)).unwrap_or(false) {
                 return Decision::Reply(LocalReply::new(403, "", "upgrade_failed"));
             }
@@ -316,7 +343,11 @@ impl Exchange {
     }
 
     /// Sends an answer of ours.
-    async fn reply(&mut self, reply: LocalReply, responder: &mut Responder) -> Option<(ResponseHead, Option<Headers>)> {
+    async fn reply(
+        &mut self,
+        reply: LocalReply,
+        responder: &mut Responder,
+    ) -> Option<(ResponseHead, Option<Headers>)> {
         self.info.response_code_details = Some(reply.details);
         let mut head = ResponseHead { status: reply.status, headers: reply.headers };
         let mut body = reply.body;
@@ -354,11 +385,17 @@ impl Exchange {
     }
 
     /// Passes an upstream's answer on, and the rest of the request meanwhile.
-    async fn relay(&mut self, body: &mut BodyReader, forwarded: &mut Forwarded, responder: &mut Responder) -> Option<(ResponseHead, Option<Headers>)> {
+    async fn relay(
+        &mut self,
+        body: &mut BodyReader,
+        forwarded: &mut Forwarded,
+        responder: &mut Responder,
+    ) -> Option<(ResponseHead, Option<Headers>)> {
         let mut head = std::mem::take(&mut forwarded.head);
         self.info.response_code_details = Some("via_upstream");
         if !forwarded.suppress_envoy_headers {
-            let millis = self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();
+            let millis =
+                self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();
             head.headers.set("x-envoy-upstream-service-time", millis.to_string());
         }
         self.decorate(&mut head, Some(forwarded));
@@ -384,9 +421,10 @@ impl Exchange {
             responder.broken();
             let _ = writer.flush().await;
         }
-        let idle = if tunnel { Some(Duration::from_secs(3600)) } else { self.runtime.config.stream_idle_timeout };
+        let idle =
+            if tunnel { Some(Duration::from_secs(3600)) } else { self.runtime.config.stream_idle_timeout };
         let trailers = self.transfer(body, forwarded, &mut writer, idle, tunnel).await;
-        if !matches!(trailers, Ok(_)) {
+        if trailers.is_err() {
             writer.abort();
             responder.broken();
         }
@@ -394,7 +432,14 @@ impl Exchange {
     }
 
     /// Both directions until the response is complete.
-    async fn transfer(&mut self, body: &mut BodyReader, forwarded: &mut Forwarded, writer: &mut BodyWriter, idle: Option<Duration>, tunnel: bool) -> Result<Option<Headers>, ()> {
+    async fn transfer(
+        &mut self,
+        body: &mut BodyReader,
+        forwarded: &mut Forwarded,
+        writer: &mut BodyWriter,
+        idle: Option<Duration>,
+        tunnel: bool,
+    ) -> Result<Option<Headers>, ()> {
         let (mut sent, mut received) = (0u64, 0u64);
         let remaining = forwarded.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let result = {
@@ -441,7 +486,8 @@ impl Exchange {
             }
             Some(PumpError::Source(_)) => {
                 self.info.flags.set(ResponseFlags::UPSTREAM_TERMINATION);
-                self.info.response_code_details = Some("upstream_reset_after_response_started{connection_termination}");
+                self.info.response_code_details =
+                    Some("upstream_reset_after_response_started{connection_termination}");
             }
             Some(PumpError::Target(_)) => {
                 self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
@@ -472,7 +518,12 @@ pub enum PumpError {
 }
 
 /// Moves a body. What was sent waits for more only as long as more is there already.
-pub async fn pump(reader: &mut BodyReader, writer: &mut BodyWriter, idle: Option<Duration>, bytes: &mut u64) -> Result<Option<Headers>, PumpError> {
+pub async fn pump(
+    reader: &mut BodyReader,
+    writer: &mut BodyWriter,
+    idle: Option<Duration>,
+    bytes: &mut u64,
+) -> Result<Option<Headers>, PumpError> {
     loop {
         let event = {
             let mut next = std::pin::pin!(reader.next());

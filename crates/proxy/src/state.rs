@@ -54,9 +54,7 @@ impl ClusterHandle {
         if table.len() > 4096 {
             table.clear();
         }
-        Arc::clone(
-            table.entry(address).or_insert_with(|| Arc::new(Host::new(Address::Socket(address), ""))),
-        )
+        Arc::clone(table.entry(address).or_insert_with(|| Arc::new(Host::new(Address::Socket(address), ""))))
     }
 }
 
@@ -226,7 +224,10 @@ impl State {
             stats: Stats::default(),
             logs: LogFiles::default(),
             default_bind,
-            hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default(),
+            hostname: nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok())
+                .unwrap_or_default(),
             draining: AtomicBool::new(false),
             connections: AtomicU64::new(0),
         }

@@ -43,7 +43,11 @@ macro_rules! each {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         each!(self.get_mut(), stream => Pin::new(stream).poll_read(context, buffer))
     }
 }
@@ -154,8 +158,11 @@ impl Shared {
         let mut written = 0;
         let total = pending.len() + chunk.len();
         while written < total {
-            let (first, second) =
-                if written < pending.len() { (&pending[written..], chunk) } else { (&chunk[written - pending.len()..], &[][..]) };
+            let (first, second) = if written < pending.len() {
+                (&pending[written..], chunk)
+            } else {
+                (&chunk[written - pending.len()..], &[][..])
+            };
             let count = std::future::poll_fn(|context| {
                 let mut stream = self.0.stream.borrow_mut();
                 if second.is_empty() {

@@ -38,7 +38,13 @@ pub async fn serve(
     info.duration = Some(begun.elapsed());
     worker.stats.add(runtime.stats.downstream_cx_rx_bytes_total, info.bytes_received);
     worker.stats.add(runtime.stats.downstream_cx_tx_bytes_total, info.bytes_sent);
-    let source = Source { info: &info, request: None, response: None, trailers: None, hostname: &worker.state.hostname };
+    let source = Source {
+        info: &info,
+        request: None,
+        response: None,
+        trailers: None,
+        hostname: &worker.state.hostname,
+    };
     for sink in runtime.log.iter().chain(&listener.log) {
         sink.log(&source, worker.random());
     }

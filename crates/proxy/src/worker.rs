@@ -51,7 +51,7 @@ pub struct Worker {
 /// A balancer and the generation it was made for; both are held, so that addresses stay their own.
 #[derive(Debug)]
 struct Cached {
-    _cluster: Arc<ClusterHandle>,
+    cluster: Arc<ClusterHandle>,
     hosts: Arc<HostSet>,
     balancer: Balancer,
 }
@@ -112,7 +112,7 @@ impl Worker {
         let mut balancers = self.balancers.borrow_mut();
         let mut random = self.random.borrow_mut();
         let make = |random: &mut SmallRng| Cached {
-            _cluster: Arc::clone(cluster),
+            cluster: Arc::clone(cluster),
             hosts: Arc::clone(&hosts),
             balancer: Balancer::new(cluster.config.policy, &hosts, cluster.config.panic_threshold, random),
         };
@@ -127,11 +127,12 @@ impl Worker {
 
     /// Drops what belongs to clusters that are gone, and connections that are not wanted any more.
     fn sweep(&self) {
-        self.pools.sweep();
         let clusters = self.state.clusters.load();
-        self.balancers.borrow_mut().retain(|key, cached| {
-            clusters.get(&cached._cluster.config.name).is_some_and(|cluster| Arc::as_ptr(cluster) as usize == *key)
-        });
+        let is_current = |cluster: &Arc<ClusterHandle>| {
+            clusters.get(&cluster.config.name).is_some_and(|current| Arc::ptr_eq(current, cluster))
+        };
+        self.pools.sweep(is_current);
+        self.balancers.borrow_mut().retain(|_, cached| is_current(&cached.cluster));
     }
 }
 
@@ -176,9 +177,16 @@ pub fn run(state: Arc<State>, mut commands: UnboundedReceiver<Command>) -> std::
                     Ok(socket) => {
                         let (stop, stopped) = tokio::sync::oneshot::channel();
                         accepting.push((Arc::clone(&handle.name), stop));
-                        tokio::task::spawn_local(listener::accept(Rc::clone(&worker), handle, socket, stopped));
+                        tokio::task::spawn_local(listener::accept(
+                            Rc::clone(&worker),
+                            handle,
+                            socket,
+                            stopped,
+                        ));
                     }
-                    Err(error) => tracing::error!(listener = %handle.name, %error, "cannot accept connections"),
+                    Err(error) => {
+                        tracing::error!(listener = %handle.name, %error, "cannot accept connections")
+                    }
                 },
                 Command::Serve(handle, stream) => {
                     tokio::task::spawn_local(listener::serve_memory(Rc::clone(&worker), handle, stream));

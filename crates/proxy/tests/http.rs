@@ -1,5 +1,7 @@
 //! The whole proxy on loopback, with real upstream servers.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::SocketAddr;
@@ -32,14 +34,23 @@ async fn routes_rewrites_and_answers_of_its_own() {
              "response_headers_to_add": [{"header": {"key": "x-cluster", "value": "%UPSTREAM_CLUSTER%"}}]},
             {"match": {"prefix": "/api"}, "route": {"cluster": "one"}},
         ])),
-        json!([cluster("one", &[one.address]), cluster("two", &[two.address]), cluster("empty", &[]), cluster("dead", &[dead()])]),
+        json!([
+            cluster("one", &[one.address]),
+            cluster("two", &[two.address]),
+            cluster("empty", &[]),
+            cluster("dead", &[dead()])
+        ]),
     );
     let plain = proxy.get("/api?q", &[("x-envoy-max-retries", "5")]).await;
     assert_eq!((plain.status, plain.body.as_str()), (200, "one"));
     assert_eq!(plain.header("seen-x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(plain.header("seen-x-forwarded-proto"), Some("http"));
     assert_eq!(plain.header("seen-x-envoy-expected-rq-timeout-ms"), Some("15000"));
-    assert_eq!(plain.header("seen-x-envoy-max-retries"), None, "a header for our own proxies must not come from outside");
+    assert_eq!(
+        plain.header("seen-x-envoy-max-retries"),
+        None,
+        "a header for our own proxies must not come from outside"
+    );
     assert_eq!(plain.header("seen-x-request-id").map(str::len), Some(36));
     assert_eq!(plain.header("server"), Some("envoy"));
     assert!(plain.header("x-envoy-upstream-service-time").is_some());
@@ -59,22 +70,35 @@ async fn routes_rewrites_and_answers_of_its_own() {
     }
     let refused = proxy.get("/dead", &[]).await;
     assert_eq!(refused.status, 503);
-    assert!(refused.body.starts_with("upstream connect error or disconnect/reset before headers. reset reason: "), "{}", refused.body);
+    assert!(
+        refused.body.starts_with("upstream connect error or disconnect/reset before headers. reset reason: "),
+        "{}",
+        refused.body
+    );
     assert_eq!(proxy.handle().stat("http.main.downstream_rq_5xx"), Some(3));
 }
 
 #[tokio::test]
 async fn ambiguous_requests_never_reach_an_upstream() {
     let server = upstream("one").await;
-    let proxy = Running::start(listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])), json!([cluster("c", &[server.address])]));
+    let proxy = Running::start(
+        listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])),
+        json!([cluster("c", &[server.address])]),
+    );
     for (name, text) in [
-        ("length and chunked", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (
+            "length and chunked",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
         ("two lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc"),
         ("bare LF", "GET / HTTP/1.1\nHost: a\n\n"),
         ("obs-fold", "GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n"),
         ("two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
         ("no host", "GET / HTTP/1.1\r\n\r\n"),
-        ("blank before the colon", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+        (
+            "blank before the colon",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        ),
     ] {
         let answer = Answer::parse(&proxy.raw(text).await);
         assert_eq!(answer.status, 400, "{name}");
@@ -86,7 +110,10 @@ async fn ambiguous_requests_never_reach_an_upstream() {
 #[tokio::test]
 async fn bodies_pipelines_and_heads() {
     let server = upstream("one").await;
-    let proxy = Running::start(listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])), json!([cluster("c", &[server.address])]));
+    let proxy = Running::start(
+        listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])),
+        json!([cluster("c", &[server.address])]),
+    );
     let text = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n\
                 HEAD /b HTTP/1.1\r\nHost: a\r\n\r\n\
                 POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nxyz";
@@ -94,7 +121,10 @@ async fn bodies_pipelines_and_heads() {
     let parts: Vec<&str> = all.split("HTTP/1.1 ").collect();
     assert_eq!(parts.len(), 5, "{all}");
     assert!(parts[1].starts_with("200") && parts[1].ends_with("abcde"), "{all}");
-    assert!(parts[2].contains("content-length: 3\r\n") && parts[2].ends_with("\r\n\r\n"), "HEAD has the length and no body: {all}");
+    assert!(
+        parts[2].contains("content-length: 3\r\n") && parts[2].ends_with("\r\n\r\n"),
+        "HEAD has the length and no body: {all}"
+    );
     assert!(parts[3].starts_with("100 Continue"), "{all}");
     assert!(parts[4].ends_with("xyz"), "{all}");
     assert_eq!(Answer::parse(&proxy.raw("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await).status, 426);
@@ -147,7 +177,10 @@ async fn a_kept_connection_that_the_peer_closed_fails_no_request() {
             });
         }
     });
-    let proxy = Running::start(listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])), json!([cluster("c", &[address])]));
+    let proxy = Running::start(
+        listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])),
+        json!([cluster("c", &[address])]),
+    );
     for round in 0..200 {
         let answer = proxy.get("/", &[]).await;
         assert_eq!((answer.status, answer.body.as_str()), (200, "ok"), "round {round}");
@@ -164,13 +197,24 @@ async fn upgrades_are_tunnels() {
         let count = stream.read(&mut buffer).await.unwrap();
         let head = String::from_utf8_lossy(&buffer[..count]).to_ascii_lowercase();
         assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
-        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst").await.unwrap();
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst",
+            )
+            .await
+            .unwrap();
         let (mut read, mut write) = stream.split();
         let _ = tokio::io::copy(&mut read, &mut write).await;
     });
-    let proxy = Running::start(listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])), json!([cluster("c", &[address])]));
+    let proxy = Running::start(
+        listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])),
+        json!([cluster("c", &[address])]),
+    );
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
-    stream.write_all(b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await
+        .unwrap();
     let mut seen = Vec::new();
     while !seen.ends_with(b"first") {
         assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0, "{}", String::from_utf8_lossy(&seen));
@@ -190,9 +234,11 @@ async fn http2_both_ways() {
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http2_protocol_options": {}}}});
     let proxy = Running::start(
-        listener_with(json!({"route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
+        listener_with(
+            json!({"route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
             {"match": {"prefix": "/none", "grpc": {}}, "route": {"cluster": "none"}},
-            {"match": {"prefix": "/"}, "route": {"cluster": "h2"}}]}]}})),
+            {"match": {"prefix": "/"}, "route": {"cluster": "h2"}}]}]}}),
+        ),
         json!([second]),
     );
     let stream = TcpStream::connect(proxy.address).await.unwrap();
@@ -211,7 +257,8 @@ async fn http2_both_ways() {
         stream.flow_control().release_capacity(chunk.len()).unwrap();
     }
     assert_eq!(total, 200_000);
-    let grpc = http::Request::post("http://shop/none").header("content-type", "application/grpc").body(()).unwrap();
+    let grpc =
+        http::Request::post("http://shop/none").header("content-type", "application/grpc").body(()).unwrap();
     let response = client.send_request(grpc, true).unwrap().0.await.unwrap();
     assert_eq!((response.status().as_u16(), response.headers()["grpc-status"].as_bytes()), (200, &b"14"[..]));
 }
@@ -219,7 +266,12 @@ async fn http2_both_ways() {
 #[tokio::test]
 async fn the_end_is_quick_when_idle_and_patient_when_not() {
     let server = upstream("one").await;
-    let start = || Running::start(listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])), json!([cluster("c", &[server.address])]));
+    let start = || {
+        Running::start(
+            listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"}}])),
+            json!([cluster("c", &[server.address])]),
+        )
+    };
     let mut idle = start();
     let kept = TcpStream::connect(idle.address).await.unwrap();
     let handle = idle.handle.take().unwrap();

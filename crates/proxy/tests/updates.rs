@@ -1,5 +1,7 @@
 //! Configuration that changes under load loses no request.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::SocketAddr;
@@ -24,9 +26,15 @@ struct Load {
 
 impl Load {
     fn start(address: SocketAddr, clients: usize) -> Self {
-        let mut load = Self { stop: Arc::default(), requests: Arc::default(), failures: Arc::default(), tasks: Vec::new() };
+        let mut load = Self {
+            stop: Arc::default(),
+            requests: Arc::default(),
+            failures: Arc::default(),
+            tasks: Vec::new(),
+        };
         for _ in 0..clients {
-            let (stop, requests, failures) = (load.stop.clone(), load.requests.clone(), load.failures.clone());
+            let (stop, requests, failures) =
+                (load.stop.clone(), load.requests.clone(), load.failures.clone());
             load.tasks.push(tokio::spawn(async move {
                 let mut stream: Option<TcpStream> = None;
                 while !stop.load(Relaxed) {
@@ -87,7 +95,10 @@ fn routes_to(cluster: &str, extra: usize) -> Value {
 }
 
 /// Applies in the main thread's place: the manager starts tasks, so it wants a runtime.
-fn apply(proxy: &Running, run: impl FnOnce(&mut lateen_proxy::manager::Manager) -> Result<(), lateen_proxy::manager::ApplyError>) {
+fn apply(
+    proxy: &Running,
+    run: impl FnOnce(&mut lateen_proxy::manager::Manager) -> Result<(), lateen_proxy::manager::ApplyError>,
+) {
     run(&mut proxy.handle().manager().lock()).unwrap();
 }
 
@@ -95,9 +106,7 @@ fn apply(proxy: &Running, run: impl FnOnce(&mut lateen_proxy::manager::Manager) 
 async fn every_kind_of_resource_changes_under_load() {
     let servers = [upstream("one").await, upstream("two").await, upstream("three").await];
     let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
-    let eds = |name: &str, connect: &str| {
-        json!({"name": name, "type": "EDS", "connect_timeout": connect, "eds_cluster_config": {"eds_config": {"ads": {}}}})
-    };
+    let eds = |name: &str, connect: &str| json!({"name": name, "type": "EDS", "connect_timeout": connect, "eds_cluster_config": {"eds_config": {"ads": {}}}});
     let rds = json!({"rds": {"route_config_name": "discovered", "config_source": {"ads": {}}}});
     let proxy = Running::start(listener(routes_to("static", 0)), json!([cluster("static", &addresses[..1])]));
     apply(&proxy, |manager| manager.apply_assignment(from_json(&assignment("found", &addresses)).unwrap()));
@@ -108,11 +117,15 @@ async fn every_kind_of_resource_changes_under_load() {
     load.at_least(50).await;
     for round in 0..30usize {
         // Hosts leave and come back; the cluster's own settings, the routes and the listener change.
-        let hosts: Vec<SocketAddr> = addresses.iter().enumerate().filter(|(at, _)| *at != round % 3).map(|(_, a)| *a).collect();
+        let hosts: Vec<SocketAddr> =
+            addresses.iter().enumerate().filter(|(at, _)| *at != round % 3).map(|(_, a)| *a).collect();
         apply(&proxy, |manager| manager.apply_assignment(from_json(&assignment("found", &hosts)).unwrap()));
-        apply(&proxy, |manager| manager.apply_cluster(from_json(&eds("found", &format!("{}s", 1 + round % 3))).unwrap()));
+        apply(&proxy, |manager| {
+            manager.apply_cluster(from_json(&eds("found", &format!("{}s", 1 + round % 3))).unwrap())
+        });
         apply(&proxy, |manager| manager.apply_routes(from_json(&table(round)).unwrap()));
-        let next = if round % 2 == 0 { listener_with(rds.clone()) } else { listener(routes_to("static", round)) };
+        let next =
+            if round % 2 == 0 { listener_with(rds.clone()) } else { listener(routes_to("static", round)) };
         apply(&proxy, |manager| manager.apply_listener(from_json(&next).unwrap()));
         load.at_least(40).await;
     }
@@ -132,7 +145,11 @@ async fn what_is_not_complete_does_not_serve_and_what_is_wrong_changes_nothing()
     assert_eq!(proxy.get("/", &[]).await.header("x-version"), Some("7"));
     let wrong = json!({"name": "later", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
         {"match": {"safe_regex": {"regex": "("}}, "route": {"cluster": "c"}}]}]});
-    let error = proxy.handle().manager().lock().apply_routes(from_json(&wrong).unwrap()).unwrap_err().to_string();
-    assert!(error.starts_with("RouteConfiguration later: virtual_hosts[0].routes[0].match.safe_regex: "), "{error}");
+    let error =
+        proxy.handle().manager().lock().apply_routes(from_json(&wrong).unwrap()).unwrap_err().to_string();
+    assert!(
+        error.starts_with("RouteConfiguration later: virtual_hosts[0].routes[0].match.safe_regex: "),
+        "{error}"
+    );
     assert_eq!(proxy.get("/", &[]).await.header("x-version"), Some("7"));
 }

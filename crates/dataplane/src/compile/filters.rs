@@ -48,10 +48,7 @@ pub(crate) fn overrides(context: &Context<'_>, filters: PerFilter) -> Result<Ove
     Ok(Overrides(out))
 }
 
-fn unpack<M: Message + TypeUrl + Default>(
-    context: &Context<'_>,
-    any: &Any,
-) -> Result<M> {
+fn unpack<M: Message + TypeUrl + Default>(context: &Context<'_>, any: &Any) -> Result<M> {
     from_any(any).map_err(|error| context.error(error))
 }
 

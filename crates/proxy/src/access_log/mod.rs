@@ -63,7 +63,8 @@ impl LogFiles {
     /// A sink for a log; logs of one path share a writer.
     pub fn sink(&self, log: &AccessLog) -> LogSink {
         let mut writers = self.writers.lock();
-        let lines = writers.entry(Arc::clone(&log.path)).or_insert_with(|| start_writer(Arc::clone(&log.path)));
+        let lines =
+            writers.entry(Arc::clone(&log.path)).or_insert_with(|| start_writer(Arc::clone(&log.path)));
         LogSink { log: log.clone(), lines: lines.clone() }
     }
 

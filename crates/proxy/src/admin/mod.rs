@@ -9,9 +9,9 @@ use std::time::Instant;
 use http::{Method, Request, StatusCode};
 use lateen_base::admin::{Handler, Reply, json, serve, text};
 use lateen_base::drain;
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
 use lateen_envoy::envoy::config::core::v3 as core;
-use lateen_envoy::TypeUrl;
 use lateen_envoy::json::to_json_redacted;
 use lateen_envoy::prost::Message;
 use serde_json::{Value, json};
@@ -96,7 +96,8 @@ impl Admin {
             "/listeners" => self.listeners(&query),
             "/config_dump" => json(format!("{:#}", self.config_dump(query.contains_key("include_eds")))),
             "/warnings" => {
-                let lines: Vec<String> = self.manager.lock().warnings.iter().map(|warning| format!("{warning}\n")).collect();
+                let lines: Vec<String> =
+                    self.manager.lock().warnings.iter().map(|warning| format!("{warning}\n")).collect();
                 text(StatusCode::OK, lines.concat())
             }
             "/quitquitquit" => {
@@ -211,10 +212,16 @@ impl Admin {
             .collect();
         lines.sort();
         if query.get("format") == Some(&"json") {
-            let list: Vec<Value> = lines.into_iter().map(|(name, address)| json!({"name": name, "local_address": address})).collect();
+            let list: Vec<Value> = lines
+                .into_iter()
+                .map(|(name, address)| json!({"name": name, "local_address": address}))
+                .collect();
             return json(format!("{:#}", json!({"listener_statuses": list})));
         }
-        text(StatusCode::OK, lines.into_iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>())
+        text(
+            StatusCode::OK,
+            lines.into_iter().map(|(name, address)| format!("{name}::{address}\n")).collect::<String>(),
+        )
     }
 
     fn config_dump(&self, endpoints: bool) -> Value {
@@ -226,13 +233,15 @@ impl Admin {
         }
         let manager = self.manager.lock();
         let sources = &manager.sources;
-        let clusters: Vec<Value> = sources.clusters.values().map(|cluster| json!({"cluster": typed(cluster)})).collect();
+        let clusters: Vec<Value> =
+            sources.clusters.values().map(|cluster| json!({"cluster": typed(cluster)})).collect();
         let listeners: Vec<Value> = sources
             .listeners
             .iter()
             .map(|(name, listener)| json!({"name": name, "active_state": {"listener": typed(listener)}}))
             .collect();
-        let routes: Vec<Value> = sources.routes.values().map(|route| json!({"route_config": typed(route)})).collect();
+        let routes: Vec<Value> =
+            sources.routes.values().map(|route| json!({"route_config": typed(route)})).collect();
         let mut configs = vec![
             json!({"@type": format!("{PREFIX}BootstrapConfigDump"), "bootstrap": to_json_redacted(&self.bootstrap)}),
             json!({"@type": format!("{PREFIX}ClustersConfigDump"), "dynamic_active_clusters": clusters}),
@@ -240,8 +249,14 @@ impl Admin {
             json!({"@type": format!("{PREFIX}RoutesConfigDump"), "dynamic_route_configs": routes}),
         ];
         if endpoints {
-            let list: Vec<Value> = sources.endpoints.values().map(|endpoints| json!({"endpoint_config": typed(endpoints)})).collect();
-            configs.push(json!({"@type": format!("{PREFIX}EndpointsConfigDump"), "dynamic_endpoint_configs": list}));
+            let list: Vec<Value> = sources
+                .endpoints
+                .values()
+                .map(|endpoints| json!({"endpoint_config": typed(endpoints)}))
+                .collect();
+            configs.push(
+                json!({"@type": format!("{PREFIX}EndpointsConfigDump"), "dynamic_endpoint_configs": list}),
+            );
         }
         json!({"configs": configs})
     }
@@ -250,7 +265,9 @@ impl Admin {
 fn host_json(address: &lateen_dataplane::listener::Address) -> Value {
     use lateen_dataplane::listener::Address;
     match address {
-        Address::Socket(address) => json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}}),
+        Address::Socket(address) => {
+            json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+        }
         Address::Pipe(path) => json!({"pipe": {"path": path}}),
         other => json!(other.to_string()),
     }

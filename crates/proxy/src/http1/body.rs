@@ -68,7 +68,7 @@ impl BodyReader {
     /// The next part.
     pub async fn next(&mut self) -> Result<BodyEvent, MessageError> {
         loop {
-            if let Some(event) = self.from_input()? {
+            if let Some(event) = self.take_input()? {
                 return Ok(event);
             }
             if self.connection.fill().await? == 0 {
@@ -82,7 +82,7 @@ impl BodyReader {
     }
 
     /// What the input read so far gives.
-    fn from_input(&mut self) -> Result<Option<BodyEvent>, MessageError> {
+    fn take_input(&mut self) -> Result<Option<BodyEvent>, MessageError> {
         let connection = self.connection.clone();
         let mut input = connection.input();
         loop {
@@ -120,7 +120,8 @@ impl BodyReader {
                 }
                 State::Size => {
                     let Some(line) = line(&mut input)? else { return Ok(None) };
-                    let size = chunk_size(&line).ok_or(MessageError::Protocol("a chunk's size is not valid"))?;
+                    let size =
+                        chunk_size(&line).ok_or(MessageError::Protocol("a chunk's size is not valid"))?;
                     self.state = if size == 0 { State::Trailers } else { State::Chunk(size) };
                 }
                 State::ChunkEnd => {
@@ -152,7 +153,8 @@ impl BodyReader {
         match httparse::parse_headers(&text, &mut fields) {
             Ok(httparse::Status::Complete((_, [field]))) => {
                 // A trailer must not change how the message is understood (RFC 9110, 6.5.1).
-                let forbidden = ["content-length", "transfer-encoding", "host", "connection", "trailer", "te", "upgrade"];
+                let forbidden =
+                    ["content-length", "transfer-encoding", "host", "connection", "trailer", "te", "upgrade"];
                 if !forbidden.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
                     self.trailers.append(field.name, field.value);
                 }
@@ -166,7 +168,11 @@ impl BodyReader {
 /// Takes a line that ends with CR LF; a lone LF or CR is refused.
 fn line(input: &mut bytes::BytesMut) -> Result<Option<Bytes>, MessageError> {
     let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
-        return if input.len() > MAX_LINE { Err(MessageError::Protocol("a line of the body's framing is too long")) } else { Ok(None) };
+        return if input.len() > MAX_LINE {
+            Err(MessageError::Protocol("a line of the body's framing is too long"))
+        } else {
+            Ok(None)
+        };
     };
     if end > MAX_LINE {
         return Err(MessageError::Protocol("a line of the body's framing is too long"));
@@ -279,7 +285,9 @@ mod tests {
         loop {
             match reader.next().await.map_err(|error| error.to_string())? {
                 BodyEvent::Data(bytes) => out.extend_from_slice(&bytes),
-                BodyEvent::Trailers(trailers) => return Ok((String::from_utf8_lossy(&out).into(), Some(trailers))),
+                BodyEvent::Trailers(trailers) => {
+                    return Ok((String::from_utf8_lossy(&out).into(), Some(trailers)));
+                }
                 BodyEvent::End => {
                     assert!(complete.get() || framing == Framing::UntilClose);
                     return Ok((String::from_utf8_lossy(&out).into(), None));
@@ -312,7 +320,8 @@ mod tests {
 
     #[tokio::test]
     async fn trailers_cannot_change_the_framing() {
-        let (_, trailers) = read(Framing::Chunked, "0\r\nX-Sum: 1\r\nContent-Length: 5\r\n\r\n").await.unwrap();
+        let (_, trailers) =
+            read(Framing::Chunked, "0\r\nX-Sum: 1\r\nContent-Length: 5\r\n\r\n").await.unwrap();
         assert_eq!(trailers, Some([("x-sum", "1")].into_iter().collect()));
     }
 }

@@ -71,15 +71,22 @@ struct Connection {
 }
 
 /// Takes a request's head from `input`. None where it is not complete.
-pub fn parse_request(input: &[u8], limits: Limits, head: &mut RequestHead) -> Result<Option<ParsedRequest>, Refusal> {
+pub fn parse_request(
+    input: &[u8],
+    limits: Limits,
+    head: &mut RequestHead,
+) -> Result<Option<ParsedRequest>, Refusal> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; 256];
     let mut request = httparse::Request::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, &mut fields);
+    let parsed =
+        httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, &mut fields);
     let length = match parsed {
         Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
         Ok(httparse::Status::Partial) if input.len() <= limits.bytes => return Ok(None),
         Ok(_) => return Err(Refusal { status: 431, details: "request_headers_too_large" }),
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal { status: 431, details: "too_many_headers" }),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Refusal { status: 431, details: "too_many_headers" });
+        }
         Err(_) => return Err(bad("http1.codec_error")),
     };
     strict_line_ends(&input[..length])?;
@@ -116,11 +123,8 @@ pub fn parse_request(input: &[u8], limits: Limits, head: &mut RequestHead) -> Re
     if connection.chunked && (connection.length.is_some() || http10) {
         return Err(bad("http1.content_length_and_chunked"));
     }
-    let framing = if connection.chunked {
-        Framing::Chunked
-    } else {
-        Framing::Length(connection.length.unwrap_or(0))
-    };
+    let framing =
+        if connection.chunked { Framing::Chunked } else { Framing::Length(connection.length.unwrap_or(0)) };
     connection.drop_named(&mut head.headers);
     let upgrade = if connection.upgrade && !http10 { connection.upgrade_to.take() } else { None };
     Ok(Some(ParsedRequest {
@@ -193,7 +197,27 @@ fn valid_authority(authority: &[u8]) -> bool {
     let host = without_port(authority);
     !host.is_empty()
         && authority.iter().all(|byte| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+            byte.is_ascii_alphanumeric()
+                || matches!(
+                    byte,
+                    b'-' | b'.'
+                        | b'_'
+                        | b'~'
+                        | b':'
+                        | b'['
+                        | b']'
+                        | b'%'
+                        | b'!'
+                        | b'$'
+                        | b'&'
+                        | b'\''
+                        | b'('
+                        | b')'
+                        | b'*'
+                        | b'+'
+                        | b';'
+                        | b'='
+                )
         })
 }
 
@@ -240,7 +264,10 @@ impl Connection {
     fn drop_named(&self, headers: &mut Headers) {
         for name in &self.named {
             let kept: &[&[u8]] = &[b"content-length", b"cookie", b"authorization", b"te", b"forwarded"];
-            if !kept.contains(&&name[..]) && !name.starts_with(b"x-forwarded") && !name.starts_with(b"x-envoy") {
+            if !kept.contains(&&name[..])
+                && !name.starts_with(b"x-forwarded")
+                && !name.starts_with(b"x-envoy")
+            {
                 headers.remove(name);
             }
         }
@@ -256,7 +283,11 @@ pub fn parse_response(
 ) -> Result<Option<ParsedResponse>, &'static str> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; 256];
     let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, input, &mut fields);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        input,
+        &mut fields,
+    );
     let length = match parsed {
         Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
         Ok(httparse::Status::Partial) if input.len() <= limits.bytes => return Ok(None),
@@ -316,7 +347,13 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing, up
 }
 
 /// Writes a response's head. `bodiless`: there is no body, whatever the fields say of it.
-pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, framing: Framing, keep_alive: Option<bool>, http10: bool) {
+pub fn write_response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    framing: Framing,
+    keep_alive: Option<bool>,
+    http10: bool,
+) {
     let reason = http::StatusCode::from_u16(head.status).ok().and_then(|status| status.canonical_reason());
     let version = if http10 { "HTTP/1.0" } else { "HTTP/1.1" };
     // Writing to memory cannot fail.
@@ -376,17 +413,37 @@ mod tests {
     #[test]
     fn what_is_ambiguous_is_refused() {
         for (name, text, status) in [
-            ("length and chunked", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-            ("two lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400),
-            ("two equal lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", 400),
+            (
+                "length and chunked",
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+                400,
+            ),
+            (
+                "two lengths",
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+                400,
+            ),
+            (
+                "two equal lengths",
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+                400,
+            ),
             ("list of lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\n", 400),
             ("signed length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\n", 400),
             ("hexadecimal length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x3\r\n\r\n", 400),
-            ("length beyond 64 bits", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+            (
+                "length beyond 64 bits",
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                400,
+            ),
             ("empty length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400),
             ("other encoding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
             ("two encodings", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400),
-            ("chunked twice", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            (
+                "chunked twice",
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                400,
+            ),
             ("odd chunked", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", 501),
             ("chunked in 1.0", "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
             ("bare LF", "GET / HTTP/1.1\nHost: a\n\n", 400),
@@ -422,7 +479,10 @@ mod tests {
         assert!(!parsed.keep_alive && parsed.length == text.len());
         assert_eq!((head.authority(), head.path()), (&b"h:80"[..], &b"/a"[..]));
         assert_eq!(head.headers, [("x-other", "2")].into_iter().collect());
-        let (parsed, _) = parse("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap().unwrap();
+        let (parsed, _) =
+            parse("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+                .unwrap()
+                .unwrap();
         assert_eq!(parsed.upgrade.as_deref(), Some("websocket"));
         let (_, head) = parse("GET http://b:81?x HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap();
         assert_eq!((head.authority(), head.path()), (&b"b:81"[..], &b"/?x"[..]));
@@ -434,16 +494,43 @@ mod tests {
         let check = |name: &str, text: &str, to_head: bool, expect: Result<(Framing, bool), ()>| {
             let mut head = ResponseHead::default();
             let parsed = parse_response(text.as_bytes(), LIMITS, to_head, &mut head).map_err(|_| ());
-            let parsed = parsed.map(|parsed| parsed.expect("complete")).map(|parsed| (parsed.framing, parsed.keep_alive));
+            let parsed = parsed
+                .map(|parsed| parsed.expect("complete"))
+                .map(|parsed| (parsed.framing, parsed.keep_alive));
             assert_eq!(parsed, expect, "{name}");
         };
-        check("length", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false, Ok((Framing::Length(5), true)));
-        check("to HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true, Ok((Framing::Length(0), true)));
+        check(
+            "length",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            false,
+            Ok((Framing::Length(5), true)),
+        );
+        check(
+            "to HEAD",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            true,
+            Ok((Framing::Length(0), true)),
+        );
         check("304", "HTTP/1.1 304 x\r\nContent-Length: 5\r\n\r\n", false, Ok((Framing::Length(0), true)));
         check("until close", "HTTP/1.1 200 OK\r\n\r\n", false, Ok((Framing::UntilClose, false)));
-        check("close", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", false, Ok((Framing::Length(0), false)));
+        check(
+            "close",
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            false,
+            Ok((Framing::Length(0), false)),
+        );
         check("1.0", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false, Ok((Framing::Length(0), false)));
-        check("both", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false, Err(()));
-        check("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", false, Err(()));
+        check(
+            "both",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            false,
+            Err(()),
+        );
+        check(
+            "two lengths",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            false,
+            Err(()),
+        );
     }
 }

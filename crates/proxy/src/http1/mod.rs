@@ -7,4 +7,7 @@ mod body;
 mod head;
 
 pub use body::{BodyReader, BodyWriter, Framing};
-pub use head::{Limits, ParsedRequest, ParsedResponse, Refusal, parse_request, parse_response, write_request, write_response};
+pub use head::{
+    Limits, ParsedRequest, ParsedResponse, Refusal, parse_request, parse_response, write_request,
+    write_response,
+};

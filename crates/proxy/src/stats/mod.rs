@@ -35,7 +35,8 @@ impl std::fmt::Debug for Shard {
 impl Shard {
     fn cell(&self, counter: Counter) -> &AtomicU64 {
         let index = counter.0 as usize % (CHUNK * CHUNKS);
-        let chunk = self.chunks[index / CHUNK].get_or_init(|| (0..CHUNK).map(|_| AtomicU64::new(0)).collect());
+        let chunk =
+            self.chunks[index / CHUNK].get_or_init(|| (0..CHUNK).map(|_| AtomicU64::new(0)).collect());
         &chunk[index % CHUNK]
     }
 
@@ -145,9 +146,16 @@ impl Stats {
             let labels: Vec<String> = definition
                 .labels
                 .iter()
-                .map(|(label, value)| format!("{label}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")))
+                .map(|(label, value)| {
+                    format!("{label}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+                })
                 .collect();
-            let line = format!("{}{{{}}} {}\n", definition.prometheus, labels.join(","), self.sum(definition.counter));
+            let line = format!(
+                "{}{{{}}} {}\n",
+                definition.prometheus,
+                labels.join(","),
+                self.sum(definition.counter)
+            );
             families.entry(definition.prometheus).or_insert((definition.kind, Vec::new())).1.push(line);
         }
         let mut out = String::new();
@@ -239,6 +247,10 @@ mod tests {
         one.add(cluster.upstream_rq_total, 2);
         assert_eq!(stats.value("cluster.outbound|80||a.upstream_rq_total"), Some(3));
         assert_eq!(stats.value("cluster.outbound|80||a.upstream_cx_active"), Some(0));
-        assert!(stats.prometheus().contains("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"outbound|80||a\"} 3\n"));
+        assert!(
+            stats
+                .prometheus()
+                .contains("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"outbound|80||a\"} 3\n")
+        );
     }
 }

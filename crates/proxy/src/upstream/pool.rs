@@ -67,7 +67,7 @@ struct Idle {
 
 struct Http2Host {
     host: Arc<Host>,
-    _cluster: Arc<ClusterHandle>,
+    cluster: Arc<ClusterHandle>,
     /// Held while connecting, so that those who come meanwhile wait for the same connection.
     sender: tokio::sync::Mutex<Option<SendRequest<Bytes>>>,
 }
@@ -219,7 +219,7 @@ impl Pools {
         let pool = Rc::clone(self.http2.borrow_mut().entry(key).or_insert_with(|| {
             Rc::new(Http2Host {
                 host: Arc::clone(host),
-                _cluster: Arc::clone(cluster),
+                cluster: Arc::clone(cluster),
                 sender: tokio::sync::Mutex::default(),
             })
         }));
@@ -257,12 +257,13 @@ impl Pools {
         Ok(ready)
     }
 
-    /// Ends connections that were idle for too long, and those to hosts that left.
-    pub fn sweep(&self) {
+    /// Ends connections that were idle for too long, and those of hosts or clusters that are gone.
+    pub fn sweep(&self, is_current: impl Fn(&Arc<ClusterHandle>) -> bool) {
         self.http1.borrow_mut().retain(|_, idle| {
             idle.retain(|Idle { connection, since }| {
                 let config = &connection.cluster.config;
                 !connection.host.is_removed()
+                    && is_current(&connection.cluster)
                     && config.idle_timeout.is_none_or(|limit| since.elapsed() < limit)
                     && config.max_connection_duration.is_none_or(|limit| connection.made.elapsed() < limit)
                     && !connection.shared.is_stale()
@@ -270,7 +271,7 @@ impl Pools {
             !idle.is_empty()
         });
         // Without senders the connection ends when its last stream does.
-        self.http2.borrow_mut().retain(|_, pool| !pool.host.is_removed());
+        self.http2.borrow_mut().retain(|_, pool| !pool.host.is_removed() && is_current(&pool.cluster));
     }
 }
 
@@ -299,7 +300,9 @@ impl Upstream {
     /// Our end of the connection.
     pub fn local_address(&self) -> Option<std::net::SocketAddr> {
         match self {
-            Self::Http1(lease) => lease.connection.as_ref().and_then(|connection| connection.shared.local_address()),
+            Self::Http1(lease) => {
+                lease.connection.as_ref().and_then(|connection| connection.shared.local_address())
+            }
             Self::Http2(_) => None,
         }
     }
@@ -389,7 +392,8 @@ impl UpstreamResponse {
                             lease.keep.set(parsed.keep_alive);
                             let received = Rc::clone(&lease.received);
                             let reader = http1::BodyReader::new(shared, parsed.framing, received);
-                            let body = if reader.is_done() { BodyReader::Done } else { BodyReader::Http1(reader) };
+                            let body =
+                                if reader.is_done() { BodyReader::Done } else { BodyReader::Http1(reader) };
                             return Ok((head, body));
                         }
                         None => {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::core::v3::Node;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
-use lateen_envoy::TypeUrl;
 use lateen_envoy::prost::Message;
 use lateen_xds::Protocol;
 use lateen_xds::client::{self, ClientOptions, Handle, Handler, RejectedResource, Resource, Update};
@@ -81,11 +81,16 @@ impl Handler for Consumer {
                 let applied = match &*kind {
                     Cluster::TYPE_URL => decode(resource).map(|message| manager.apply_cluster(message)),
                     Listener::TYPE_URL => decode(resource).map(|message| manager.apply_listener(message)),
-                    RouteConfiguration::TYPE_URL => decode(resource).map(|message| manager.apply_routes(message)),
-                    ClusterLoadAssignment::TYPE_URL => decode(resource).map(|message| manager.apply_assignment(message)),
+                    RouteConfiguration::TYPE_URL => {
+                        decode(resource).map(|message| manager.apply_routes(message))
+                    }
+                    ClusterLoadAssignment::TYPE_URL => {
+                        decode(resource).map(|message| manager.apply_assignment(message))
+                    }
                     _ => Ok(Ok(())),
                 };
-                let applied = applied.and_then(|applied: Result<(), ApplyError>| applied.map_err(|error| error.to_string()));
+                let applied = applied
+                    .and_then(|applied: Result<(), ApplyError>| applied.map_err(|error| error.to_string()));
                 if let Err(reason) = applied {
                     tracing::warn!(resource = %resource.name, %reason, "a resource was refused");
                     rejected.push(RejectedResource { name: resource.name.clone(), reason });

@@ -62,14 +62,22 @@ async fn answer(name: &str, request: Request<Incoming>) -> Result<Response<Full<
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     let status = path.strip_prefix("/status/").and_then(|status| status.parse().ok()).unwrap_or(200);
-    let mut response = Response::new(Full::new(if body.is_empty() { Bytes::from(name.to_owned()) } else { body }));
+    let mut response =
+        Response::new(Full::new(if body.is_empty() { Bytes::from(name.to_owned()) } else { body }));
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
-    let host = parts.headers.get("host").and_then(|host| host.to_str().ok()).or(parts.uri.authority().map(|a| a.as_str()));
+    let host = parts
+        .headers
+        .get("host")
+        .and_then(|host| host.to_str().ok())
+        .or(parts.uri.authority().map(|a| a.as_str()));
     response.headers_mut().insert("seen-host", host.unwrap_or("-").parse().unwrap());
     response.headers_mut().insert("seen-path", parts.uri.path_and_query().unwrap().as_str().parse().unwrap());
     for (name, value) in &parts.headers {
         if name.as_str().starts_with("x-") {
-            response.headers_mut().insert(http::HeaderName::from_bytes(format!("seen-{name}").as_bytes()).unwrap(), value.clone());
+            response.headers_mut().insert(
+                http::HeaderName::from_bytes(format!("seen-{name}").as_bytes()).unwrap(),
+                value.clone(),
+            );
         }
     }
     Ok(response)
@@ -123,9 +131,12 @@ pub struct Running {
 
 impl Running {
     pub fn start(listener: Value, clusters: Value) -> Self {
-        let text = json!({"node": {"id": "n"}, "static_resources": {"listeners": [listener], "clusters": clusters}}).to_string();
+        let text =
+            json!({"node": {"id": "n"}, "static_resources": {"listeners": [listener], "clusters": clusters}})
+                .to_string();
         let bootstrap = bootstrap::parse(&text, None).unwrap();
-        let options = ProxyOptions { concurrency: 2, drain_time: Duration::from_secs(5), ..ProxyOptions::default() };
+        let options =
+            ProxyOptions { concurrency: 2, drain_time: Duration::from_secs(5), ..ProxyOptions::default() };
         let handle = Proxy::start(bootstrap, options).unwrap();
         let address = handle.listener_address("main").unwrap();
         Self { handle: Some(handle), address }
@@ -147,7 +158,11 @@ impl Running {
     /// One request on a connection of its own.
     pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        Answer::parse(&self.raw(&format!("GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n{fields}\r\n")).await)
+        Answer::parse(
+            &self
+                .raw(&format!("GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n{fields}\r\n"))
+                .await,
+        )
     }
 }
 

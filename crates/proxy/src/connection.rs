@@ -74,9 +74,18 @@ async fn sniff(
                 return Some(true);
             }
         }
-        if !wait_for_input(worker, listener, runtime, shared).await {
+        if !wait_for_input(worker, listener, runtime, shared, true).await {
             return None;
         }
+    }
+}
+
+/// Resolves when an idle connection is to end. One on which nothing was said yet has a moment more: it may have been
+/// accepted just when the end began, with its first request on the way.
+async fn ended(listener: &ActiveListener, first: bool) {
+    listener.drain.closed().await;
+    if first {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -86,6 +95,7 @@ async fn wait_for_input(
     listener: &ActiveListener,
     runtime: &HttpRuntime,
     shared: &Shared,
+    first: bool,
 ) -> bool {
     // What is there already is taken without setting up a timer.
     if let Some(filled) = futures::FutureExt::now_or_never(shared.fill()) {
@@ -95,7 +105,7 @@ async fn wait_for_input(
     tokio::select! {
         biased;
         filled = shared.fill() => matches!(filled, Ok(1..)),
-        () = listener.drain.closed() => false,
+        () = ended(listener, first) => false,
         () = tokio::time::sleep(idle) => {
             worker.stats.increment(runtime.stats.downstream_cx_idle_timeout);
             false
@@ -114,7 +124,7 @@ async fn serve_http1(
     let mut requests = 0u32;
     loop {
         let mut head = RequestHead::default();
-        let parsed = match read_head(worker, listener, runtime, &shared, &mut head).await {
+        let parsed = match read_head(worker, listener, runtime, &shared, &mut head, requests == 0).await {
             Ok(Some(parsed)) => parsed,
             Ok(None) => break,
             Err(refusal) => {
@@ -205,6 +215,7 @@ async fn read_head(
     runtime: &HttpRuntime,
     shared: &Shared,
     head: &mut RequestHead,
+    first: bool,
 ) -> Result<Option<ParsedRequest>, Refusal> {
     let config = &runtime.config;
     let limits = http1::Limits { bytes: config.max_head_bytes, fields: config.max_header_count };
@@ -220,7 +231,7 @@ async fn read_head(
             }
         }
         if shared.input().is_empty() {
-            if !wait_for_input(worker, listener, runtime, shared).await {
+            if !wait_for_input(worker, listener, runtime, shared, first).await {
                 return Ok(None);
             }
             continue;

@@ -618,7 +618,8 @@ impl Tries {
             }
             TryError::Connect(error) => {
                 exchange.info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-                let text = format!("{PREFIX}remote connection failure, transport failure reason: {error}");
+                // The kernel's reason is for the log; the client learns only that there was no connection.
+                let text = format!("{PREFIX}remote connection failure");
                 exchange.info.upstream_transport_failure = Some(error.to_string());
                 Failure::Reply(LocalReply::new(
                     503,

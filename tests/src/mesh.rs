@@ -16,7 +16,7 @@ use crate::http_client::HttpClient;
 use crate::leftovers;
 
 /// The programs of a mesh.
-const BINARIES: [&str; 5] = ["lateen", "lateend", "lateen-agent", "lateen-proxy", "bookinfo"];
+const BINARIES: [&str; 4] = ["lateen", "lateend", "lateen-agent", "bookinfo"];
 /// A user without a name, a group or a privilege.
 const UNPRIVILEGED: u32 = 12_345;
 /// How long a start may take on a busy machine.

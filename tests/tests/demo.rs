@@ -279,7 +279,8 @@ fn status(place: &Place) -> anyhow::Result<()> {
         ensure!(line.matches("SYNCED").count() == 4, "{line}");
     }
     let clusters = run(&["proxy-config", "clusters", "deployment/productpage-v1"])?;
-    ensure!(clusters.contains("reviews.default.svc.cluster.local     9080     v2"), "{clusters}");
+    let words = ["reviews.default.svc.cluster.local", "9080", "v2", "outbound", "EDS", "reviews.default"];
+    ensure!(clusters.lines().any(|line| line.split_whitespace().eq(words)), "{clusters}");
     let routes = run(&["proxy-config", "routes", "deployment/productpage-v1"])?;
     ensure!(routes.contains("reviews.default"), "{routes}");
     let listeners = run(&["proxy-config", "listeners", "deployment/productpage-v1"])?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use http::Method;
+use lateen_proxy::{Proxy, ProxyHandle, ProxyOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -20,6 +21,8 @@ const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(200);
 /// The proxy that serves the workload.
 #[derive(Debug)]
 pub enum DataPlane {
+    /// Our own, on threads of this process.
+    Own(ProxyHandle),
     /// A process of its own.
     Envoy(Envoy),
 }
@@ -29,17 +32,41 @@ impl DataPlane {
     pub fn start(
         workload: &Workload,
         bootstrap: &Path,
-        _document: &serde_json::Value,
+        document: &serde_json::Value,
         log_level: &str,
     ) -> anyhow::Result<Self> {
-        let Some(envoy) = &workload.envoy else { anyhow::bail!("no proxy") };
-        Ok(Self::Envoy(Envoy::start(envoy, bootstrap, &workload.config, log_level)?))
+        if let Some(envoy) = &workload.envoy {
+            return Ok(Self::Envoy(Envoy::start(envoy, bootstrap, &workload.config, log_level)?));
+        }
+        let message = lateen_envoy::json::from_json(document).context("the bootstrap is no bootstrap")?;
+        let options = ProxyOptions {
+            concurrency: concurrency(&workload.config),
+            drain_time: workload.config.drain_duration,
+            ..ProxyOptions::default()
+        };
+        Ok(Self::Own(Proxy::start(message, options).context("the proxy does not start")?))
     }
 
     /// Resolves when the proxy ends by itself, which it should not.
     pub async fn ended(&mut self) -> anyhow::Error {
         match self {
+            Self::Own(proxy) => {
+                proxy.quit_requested().await;
+                anyhow::anyhow!("the proxy was told to quit on its admin page")
+            }
             Self::Envoy(envoy) => envoy.ended().await,
+        }
+    }
+
+    /// Lets open connections end, at most as long as the configuration says, and stops the proxy.
+    pub async fn drain_and_stop(self, role: Role, config: &ProxyConfig) -> anyhow::Result<()> {
+        match self {
+            Self::Own(proxy) => {
+                let time = config.termination_drain_duration;
+                tokio::task::spawn_blocking(move || proxy.shutdown_within(time)).await?;
+                Ok(())
+            }
+            Self::Envoy(mut envoy) => envoy.drain_and_stop(role, config).await,
         }
     }
 }
@@ -76,7 +103,7 @@ impl Envoy {
     }
 
     /// Resolves when Envoy ends by itself, which it should not.
-    pub async fn ended(&mut self) -> anyhow::Error {
+    async fn ended(&mut self) -> anyhow::Error {
         match self.child.wait().await {
             Ok(status) => anyhow::anyhow!("the proxy ended by itself: {status}"),
             Err(error) => anyhow::Error::new(error).context("the proxy cannot be waited for"),
@@ -84,7 +111,7 @@ impl Envoy {
     }
 
     /// Lets open connections end and then ends Envoy.
-    pub async fn drain_and_stop(&mut self, role: Role, config: &ProxyConfig) -> anyhow::Result<()> {
+    async fn drain_and_stop(&mut self, role: Role, config: &ProxyConfig) -> anyhow::Result<()> {
         let path = match role {
             // A sidecar's outbound listeners serve the application to its end.
             Role::Sidecar => "/drain_listeners?inboundonly&graceful",

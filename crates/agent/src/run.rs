@@ -68,7 +68,7 @@ pub(crate) async fn proxy(arguments: ProxyArguments) -> anyhow::Result<()> {
     if let Some(error) = ended {
         return Err(error);
     }
-    proxy.drain_and_stop(arguments.role, &workload).await?;
+    proxy.drain_and_stop(arguments.role, &workload.config).await?;
     // What still asks for status or xDS now has nothing to wait for.
     drop(trigger);
     Ok(())
@@ -117,13 +117,4 @@ async fn serve_status(workload: &Workload, drain: drain::Watch) -> anyhow::Resul
         tokio::spawn(admin::serve(listener, Arc::clone(&handler), drain.clone()));
     }
     Ok(quit)
-}
-
-impl DataPlane {
-    /// Lets connections end, as [`Role`] and configuration say, and stops the proxy.
-    async fn drain_and_stop(&mut self, role: Role, workload: &Workload) -> anyhow::Result<()> {
-        match self {
-            Self::Envoy(envoy) => envoy.drain_and_stop(role, &workload.config).await,
-        }
-    }
 }

@@ -15,6 +15,7 @@ use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use lateen_envoy::json::from_json;
+use lateen_envoy::prost::Message;
 use lateen_proxy::{Proxy, ProxyOptions, bootstrap};
 use lateen_xds::{AdsServer, ChangeSet, Client, EncodedResource, ResourceSource, ServerOptions, Subscriber};
 use parking_lot::Mutex;
@@ -88,7 +89,7 @@ impl Subscriber for Stream {
 }
 
 impl Source {
-    fn put<M: lateen_envoy::prost::Message + TypeUrl + Default>(&self, name: &str, value: serde_json::Value) {
+    fn put<M: Message + TypeUrl + Default>(&self, name: &str, value: serde_json::Value) {
         let message: M = from_json(&value).unwrap();
         self.resources
             .lock()

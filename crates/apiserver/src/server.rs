@@ -60,7 +60,7 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Where Pods reach this server: the endpoint of `kubernetes.default`.
     pub advertised: Option<SocketAddr>,
-    /// The node's Unix socket, which is asked for logs.
+    /// The node's Unix socket, which is asked for logs and for connections to ports inside Pods.
     pub node_socket: Option<PathBuf>,
     /// Groups whose members may do everything.
     pub admin_groups: Vec<String>,
@@ -308,7 +308,7 @@ async fn serve(
         .keep_alive_interval(KEEP_ALIVE)
         .max_concurrent_streams(STREAMS)
         .adaptive_window(true);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,

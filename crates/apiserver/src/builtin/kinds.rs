@@ -56,7 +56,7 @@ const FACTS: &[Facts] = &[
         plural: "pods",
         short_names: &["po"],
         categories: &["all"],
-        subresources: &["status", "log"],
+        subresources: &["status", "log", "portforward", "proxy"],
         generation: true,
         fields: &[
             "spec.nodeName",
@@ -83,7 +83,7 @@ const FACTS: &[Facts] = &[
         plural: "services",
         short_names: &["svc"],
         categories: &["all"],
-        subresources: &["status"],
+        subresources: &["status", "proxy"],
         fields: &["spec.clusterIP", "spec.type"],
         ..PLAIN
     },
@@ -180,6 +180,9 @@ const EVENT_FIELDS: &[&str] = &[
 pub const VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// What can be done through a proxy, by the methods of HTTP.
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 /// All built-in kinds, in the order of discovery.
 pub fn kinds() -> Vec<KindInfo> {
     FACTS.iter().map(kind_info).collect()
@@ -220,6 +223,10 @@ fn subresource(facts: &Facts, name: &'static str) -> Subresource {
     let (group, version, kind, verbs) = match name {
         "scale" => ("autoscaling", "v1", "Scale", vec!["get", "patch", "update"]),
         "token" => ("authentication.k8s.io", "v1", "TokenRequest", vec!["create"]),
+        // Kubernetes names the kinds of the parameters here.
+        "portforward" => ("", "v1", "PodPortForwardOptions", vec!["create", "get"]),
+        "proxy" if facts.kind == "Pod" => ("", "v1", "PodProxyOptions", PROXY_VERBS.to_vec()),
+        "proxy" => ("", "v1", "ServiceProxyOptions", PROXY_VERBS.to_vec()),
         "log" => (facts.group, facts.version, facts.kind, vec!["get"]),
         "finalize" => (facts.group, facts.version, facts.kind, vec!["update"]),
         _ => (facts.group, facts.version, facts.kind, vec!["get", "patch", "update"]),

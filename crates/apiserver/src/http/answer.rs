@@ -9,10 +9,10 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use serde_json::Value;
-use std::convert::Infallible;
+use std::io;
 
-/// The body of every answer.
-pub type Body = BoxBody<Bytes, Infallible>;
+/// The body of every answer. Only one that is passed on from elsewhere can fail: the connection is then cut.
+pub type Body = BoxBody<Bytes, io::Error>;
 
 /// The form in which a client wants objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +59,14 @@ pub fn negotiate(accept: &str) -> Result<Form, Status> {
     Err(Status::not_acceptable())
 }
 
+/// A body that is all there.
+pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
 /// An answer of bytes.
 pub fn bytes(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Full::new(body.into()).boxed());
+    let mut response = Response::new(whole(body));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -88,7 +93,7 @@ pub fn stream(
     chunks: impl Stream<Item = Bytes> + Send + Sync + 'static,
 ) -> Response<Body> {
     use futures::StreamExt as _;
-    let frames = chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
+    let frames = chunks.map(|chunk| Ok::<_, io::Error>(Frame::data(chunk)));
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -3,7 +3,9 @@
 mod answer;
 mod delete;
 mod logs;
+mod port_forward;
 mod protobuf;
+mod proxy;
 mod read;
 mod request;
 mod reviews;
@@ -21,7 +23,7 @@ use crate::seam::{KindInfo, UserInfo};
 use crate::status::Status;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION};
 use http::{Method, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use request::{Query, Request, Target};
 use serde_json::json;
 use std::sync::Arc;
@@ -36,8 +38,9 @@ const KUBERNETES: (&str, &str, &str) = ("1", "32", "v1.32.0+lateen");
 pub async fn handle(
     api: Arc<Api>,
     certificate: Option<Arc<UserInfo>>,
-    request: http::Request<hyper::body::Incoming>,
+    mut request: http::Request<hyper::body::Incoming>,
 ) -> Response<Body> {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let (start, method, uri) = (Instant::now(), parts.method.clone(), parts.uri.clone());
     if let Some(response) = health(&api, parts.uri.path()) {
@@ -53,7 +56,8 @@ pub async fn handle(
         let mut headers = parts.headers;
         let content_type =
             headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if content_type.starts_with(protobuf::MEDIA_TYPE) && !body.is_empty() {
+        let proxied = || Target::parse(uri.path()).is_some_and(|target| target.proxied.is_some());
+        if content_type.starts_with(protobuf::MEDIA_TYPE) && !body.is_empty() && !proxied() {
             body = protobuf::to_json(&body)?;
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -64,6 +68,7 @@ pub async fn handle(
             headers,
             user,
             body,
+            upgrade,
         };
         route(&api, request).await
     };
@@ -123,7 +128,7 @@ async fn route(api: &Arc<Api>, request: Request) -> Result<Response<Body>, Statu
     }
     let unchanged = document.etag.as_deref().is_some_and(|etag| request.header(IF_NONE_MATCH).contains(etag));
     let mut response =
-        Response::new(Full::new(if unchanged { bytes::Bytes::new() } else { document.body }).boxed());
+        Response::new(answer::whole(if unchanged { bytes::Bytes::new() } else { document.body }));
     if unchanged {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
@@ -245,6 +250,8 @@ async fn subresource(
         ("status" | "scale" | "finalize", "update") => write::update(api, &request, target, kind).await,
         ("status" | "scale", "patch") => write::patch(api, &request, target, kind).await,
         ("log", "get") => logs::get(api, &request, target).await,
+        ("portforward", "get" | "create") => port_forward::start(api, request, target).await,
+        ("proxy", _) => proxy::forward(api, request, target).await,
         ("token", "create") => reviews::token(api, &request, target),
         _ => Err(Status::method_not_allowed()),
     }

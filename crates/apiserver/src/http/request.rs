@@ -4,6 +4,7 @@ use crate::seam::{FieldValidation, UserInfo};
 use crate::status::Status;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use hyper::upgrade::OnUpgrade;
 
 /// A request, read in whole.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Request {
     pub user: UserInfo,
     /// The body.
     pub body: Bytes,
+    /// The connection itself, for what goes on in another protocol.
+    pub upgrade: OnUpgrade,
 }
 
 impl Request {
@@ -59,6 +62,11 @@ impl Query {
     /// The first value of a parameter, empty where it is missing.
     pub fn get(&self, key: &str) -> &str {
         self.pairs.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value)
+    }
+
+    /// All values of a parameter.
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
     /// Whether a parameter is `true` or `1`.
@@ -141,11 +149,20 @@ pub struct Target {
     pub name: Option<String>,
     /// Subresource.
     pub subresource: Option<String>,
+    /// What follows `proxy` in the path, as it came: empty, or with a leading slash.
+    pub proxied: Option<String>,
 }
 
 impl Target {
     /// Takes a path apart; `None` where it is not that of a resource.
     pub fn parse(path: &str) -> Option<Target> {
+        if let Some((resource, proxied)) = split_proxied(path) {
+            return Some(Target { proxied: Some(proxied.to_owned()), ..Target::parse_resource(resource)? });
+        }
+        Target::parse_resource(path)
+    }
+
+    fn parse_resource(path: &str) -> Option<Target> {
         let mut segments: Vec<String> = path.trim_matches('/').split('/').map(decode_segment).collect();
         if segments.iter().any(String::is_empty) {
             return None;
@@ -180,6 +197,17 @@ impl Target {
         }
         rest.next().is_none().then_some(target)
     }
+}
+
+/// Splits `/api/v1/namespaces/NAMESPACE/services/NAME/proxy/PATH` behind `proxy`; the rest is another server's and must
+/// not be interpreted.
+fn split_proxied(path: &str) -> Option<(&str, &str)> {
+    let parts: Vec<&str> = path.splitn(9, '/').collect();
+    let ["", "api", _, "namespaces", _, "pods" | "services", _, "proxy", rest @ ..] = parts.as_slice() else {
+        return None;
+    };
+    let length = rest.first().map_or(0, |rest| rest.len() + 1);
+    Some(path.split_at(path.len() - length))
 }
 
 fn decode_segment(text: &str) -> String {
@@ -230,10 +258,30 @@ mod tests {
     }
 
     #[test]
+    fn proxied_paths() {
+        let check = |path: &str, expect: Option<(&str, &str)>| {
+            let target = Target::parse(path);
+            let got = target.as_ref().map(|target| {
+                assert_eq!(target.subresource.as_deref(), Some("proxy"), "{path}");
+                (target.name.as_deref().unwrap_or_default(), target.proxied.as_deref().unwrap_or("none"))
+            });
+            assert_eq!(got, expect, "{path}");
+        };
+        check("/api/v1/namespaces/a/services/s/proxy", Some(("s", "")));
+        check("/api/v1/namespaces/a/services/s/proxy/", Some(("s", "/")));
+        check("/api/v1/namespaces/a/services/http:s:80/proxy/x", Some(("http:s:80", "/x")));
+        check("/api/v1/namespaces/a/pods/https%3Ap%3A80/proxy//x%2Fy//", Some(("https:p:80", "//x%2Fy//")));
+        check("/api/v1/namespaces/a/services/s/proxy/namespaces/a/pods", Some(("s", "/namespaces/a/pods")));
+        check("/api/v1/namespaces/a/services//proxy/x", None);
+        check("/apis/apps/v1/namespaces/a/deployments/d/proxy/x", None);
+    }
+
+    #[test]
     fn queries() {
         let query = Query::parse("labelSelector=a%3Db%2Cc&watch=1&limit=500&x=a+b");
         assert_eq!(query.get("labelSelector"), "a=b,c");
         assert_eq!(query.get("x"), "a b");
+        assert_eq!(Query::parse("p=1&q=2&p=3").all("p").collect::<Vec<_>>(), ["1", "3"]);
         assert!(query.flag("watch"));
         assert_eq!(query.number::<usize>("limit"), Ok(Some(500)));
         assert!(Query::parse("limit=x").number::<u64>("limit").is_err());

@@ -68,8 +68,8 @@ pub(super) async fn start(api: &Api, request: Request, target: &Target) -> Resul
         .store
         .read(&table_name(Resource::new("", "pods")), namespace, name)
         .ok_or_else(|| Status::not_found("", "pods", name))?;
-    let numbers = numbers(request.query.all("ports"))?;
     let accept = handshake(&request)?;
+    let numbers = numbers(request.query.all("ports"))?;
     if pod.value["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
@@ -212,18 +212,21 @@ async fn relay(client: TokioIo<Upgraded>, ports: Vec<Port>, drain: drain::Watch)
         writing.await
     };
     let mut inward = std::pin::pin!(to_pods(stream, writers));
-    let ended = async {
+    let mut ended = std::pin::pin!(async {
         drain.signaled().await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;
-    };
+    });
     let result = tokio::select! {
         result = &mut inward => result,
         result = outward => match result {
             // What the client sent before it heard of the close still goes to the Pod.
-            Ok(()) => tokio::time::timeout(CLOSE_TIMEOUT, inward).await.unwrap_or(Ok(())),
+            Ok(()) => tokio::select! {
+                result = tokio::time::timeout(CLOSE_TIMEOUT, inward) => result.unwrap_or(Ok(())),
+                () = ended => Ok(()),
+            },
             Err(error) => Err(error),
         },
-        () = ended => Ok(()),
+        () = &mut ended => Ok(()),
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a client of forwarded ports is gone");

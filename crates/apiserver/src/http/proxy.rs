@@ -94,7 +94,9 @@ pub(super) async fn forward(api: &Api, request: Request, target: &Target) -> Res
     let namespace = target.namespace.as_deref().unwrap_or_default();
     let name = target.name.as_deref().unwrap_or_default();
     let place = Place::parse(name).ok_or_else(|| {
-        Status::bad_request(format!("{name:?} does not name a place: write NAME, NAME:PORT or SCHEME:NAME:PORT"))
+        Status::bad_request(format!(
+            "{name:?} does not name a place: write NAME, NAME:PORT or SCHEME:NAME:PORT"
+        ))
     })?;
     let mut addresses = match target.plural.as_str() {
         "services" => of_service(&api.store, namespace, &place)?,
@@ -107,10 +109,11 @@ pub(super) async fn forward(api: &Api, request: Request, target: &Target) -> Res
             Ok(connection) => {
                 let path = target.proxied.as_deref().unwrap_or_default();
                 let sent = send(connection, address, request, path);
-                let (response, connection) = tokio::time::timeout(ANSWER_TIMEOUT, sent).await.map_err(|_| {
-                    let text = format!("{address} does not answer within {} s", ANSWER_TIMEOUT.as_secs());
-                    Status::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", text)
-                })??;
+                let (response, connection) =
+                    tokio::time::timeout(ANSWER_TIMEOUT, sent).await.map_err(|_| {
+                        let text = format!("{address} does not answer within {} s", ANSWER_TIMEOUT.as_secs());
+                        Status::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", text)
+                    })??;
                 return Ok(pass_back(response, connection, api.drain.clone()));
             }
             Err(error) => failure = unreachable(address, &error),

@@ -11,6 +11,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("a_pod_runs_and_ends", a_pod_runs_and_ends),
     ("a_deployment_scales_heals_and_survives", a_deployment_scales_heals_and_survives),
     ("containers_start_and_stop_in_order", containers_start_and_stop_in_order),
+    ("ports_inside_a_pod_are_reached", ports_inside_a_pod_are_reached),
 ];
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -168,4 +169,48 @@ spec:
     mesh.wait("the object is gone", || pod()["code"] == 404);
     let text = follow.join().unwrap();
     assert!(text.ends_with("app\nhook\napp-ends\n"), "{text}");
+}
+
+/// Listens on the Pod's loopback address only, reads to the end, and then answers.
+const LISTENER: &str = r#"
+metadata: {name: f, namespace: default, labels: {app: f}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    command:
+    - python3
+    - -c
+    - |
+      import socket
+      server = socket.create_server(("127.0.0.1", 8080))
+      while True:
+          stream, _ = server.accept()
+          text = b""
+          while part := stream.recv(1000):
+              text += part
+          stream.sendall(b"heard " + text)
+          stream.close()
+    readinessProbe:
+      exec:
+        command: [python3, -c, 'import socket; socket.create_connection(("127.0.0.1", 8080)).close()']
+      periodSeconds: 1
+"#;
+
+fn ports_inside_a_pod_are_reached(mesh: &Mesh) {
+    mesh.create(PODS, LISTENER);
+    mesh.wait("it is ready", || Mesh::is_ready(&mesh.get(&format!("{PODS}/f"))));
+    let (head, answer) = mesh.forward("default/f?port=8080", "hello");
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.to_lowercase().contains("upgrade: tcp"), "{head}");
+    assert_eq!(answer, "heard hello");
+    let check = |target: &str, status: &str, expected: &str| {
+        let (head, body) = mesh.forward(target, "");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
+        assert!(body.contains(expected), "{target}: {body}");
+    };
+    check("default/f?port=8081", "502", "port 8081 inside pod f: Connection refused");
+    check("default/none?port=8080", "404", "pod none does not run on this node");
+    mesh.call("DELETE", &format!("{PODS}/f"), &json!({}));
+    mesh.wait("the object is gone", || mesh.get(&format!("{PODS}/f"))["code"] == 404);
+    check("default/f?port=8080", "404", "pod f");
 }

@@ -204,6 +204,27 @@ impl Mesh {
         std::thread::spawn(move || exchange(stream, &request).unwrap_or_default())
     }
 
+    /// Sends `text` to a port inside a Pod and ends; returns the head of the node's answer and what came after it.
+    pub fn forward(&self, target: &str, text: &str) -> (String, String) {
+        let mut stream = std::os::unix::net::UnixStream::connect(self.state().node_socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        let request = format!(
+            "POST /portForward/{target} HTTP/1.1\r\nhost: node\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream.write_all(text.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).unwrap();
+        (String::from_utf8(head).unwrap(), rest)
+    }
+
     /// Kills the processes of this mesh whose command line has `words`.
     fn kill_matching(&self, words: &str, of: impl Fn(i32) -> bool) {
         let mut killed = 0;

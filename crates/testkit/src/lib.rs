@@ -1,1 +1,0 @@
-//! Development only: fixtures, fakes that are real servers, processes and certificates for tests.

@@ -1,5 +1,6 @@
 //! What is reached through the server: ports inside Pods (with the `kube` client, over a node of the test's own) and
 //! HTTP servers behind Services and Pods (with `kube` and the stock `kubectl`).
+#![allow(clippy::unwrap_used)] // Helpers of tests.
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};

@@ -41,7 +41,12 @@ pub(crate) async fn answer(runner: &Runner, mut request: Request<Incoming>) -> R
     };
     let namespace = shown.network.lock().as_ref().map(OwnedFd::try_clone);
     let connected = match namespace {
-        None => return text(StatusCode::NOT_FOUND, format!("pod {} has not been started, or has ended", key.name)),
+        None => {
+            return text(
+                StatusCode::NOT_FOUND,
+                format!("pod {} has not been started, or has ended", key.name),
+            );
+        }
         Some(Err(error)) => Err(error),
         Some(Ok(namespace)) => connect(namespace, port).await,
     };
@@ -69,7 +74,10 @@ pub(crate) async fn answer(runner: &Runner, mut request: Request<Incoming>) -> R
 fn target<B>(request: &Request<B>) -> Result<(ObjectKey, u16), (StatusCode, String)> {
     let parts: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
     let ["portForward", namespace, pod] = parts.as_slice() else {
-        return Err((StatusCode::NOT_FOUND, "no such path; ask for /portForward/NAMESPACE/POD?port=N".to_owned()));
+        return Err((
+            StatusCode::NOT_FOUND,
+            "no such path; ask for /portForward/NAMESPACE/POD?port=N".to_owned(),
+        ));
     };
     if request.method() != Method::POST {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "use POST".to_owned()));
@@ -77,7 +85,8 @@ fn target<B>(request: &Request<B>) -> Result<(ObjectKey, u16), (StatusCode, Stri
     let query = request.uri().query().unwrap_or_default();
     let port = query.split('&').find_map(|pair| pair.strip_prefix("port=")).unwrap_or_default();
     let number = port.parse::<u16>().ok().filter(|port| *port != 0);
-    let number = number.ok_or_else(|| (StatusCode::BAD_REQUEST, format!("port: \"{port}\" is no port's number")))?;
+    let number =
+        number.ok_or_else(|| (StatusCode::BAD_REQUEST, format!("port: \"{port}\" is no port's number")))?;
     let upgrade = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !upgrade.eq_ignore_ascii_case("tcp") {
         return Err((StatusCode::UPGRADE_REQUIRED, "send Connection: Upgrade and Upgrade: tcp".to_owned()));
@@ -97,7 +106,8 @@ async fn connect(namespace: OwnedFd, port: u16) -> io::Result<TcpStream> {
         let entered = nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET);
         let _ = sender.send(entered.map_err(io::Error::from).and_then(|()| TcpSocket::new_v4()));
     })?;
-    let socket = receiver.await.map_err(|_| io::Error::other("the thread that makes the socket ended early"))??;
+    let socket =
+        receiver.await.map_err(|_| io::Error::other("the thread that makes the socket ended early"))??;
     let connecting = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(io::Error::from)??;
     stream.set_nodelay(true)?;
@@ -138,11 +148,13 @@ mod tests {
 
     #[test]
     fn targets() {
-        let check = |method: &str, uri: &str, upgrade: &str, expected: Result<(&str, &str, u16), StatusCode>| {
-            let request = Request::builder().method(method).uri(uri).header(UPGRADE, upgrade).body(()).unwrap();
-            let expected = expected.map(|(namespace, pod, port)| (ObjectKey::new(namespace, pod), port));
-            assert_eq!(target(&request).map_err(|(status, _)| status), expected, "{method} {uri}");
-        };
+        let check =
+            |method: &str, uri: &str, upgrade: &str, expected: Result<(&str, &str, u16), StatusCode>| {
+                let request =
+                    Request::builder().method(method).uri(uri).header(UPGRADE, upgrade).body(()).unwrap();
+                let expected = expected.map(|(namespace, pod, port)| (ObjectKey::new(namespace, pod), port));
+                assert_eq!(target(&request).map_err(|(status, _)| status), expected, "{method} {uri}");
+            };
         check("POST", "/portForward/a/p?port=8080", "tcp", Ok(("a", "p", 8080)));
         check("POST", "/portForward/a/p?x=1&port=1", "TCP", Ok(("a", "p", 1)));
         check("POST", "/portForward/a/p?port=0", "tcp", Err(StatusCode::BAD_REQUEST));

@@ -38,7 +38,7 @@ impl Status {
                 false => admin::text(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no configuration yet\n"),
             },
             (&Method::GET, "/stats/prometheus" | "/metrics") => {
-                self.from_proxy(Method::GET, "/stats/prometheus").await
+                self.ask_proxy(Method::GET, "/stats/prometheus").await
             }
             (&Method::GET, path) if path.starts_with("/app-health/") => match self.probes.probe(path).await {
                 Ok(status) => admin::text(status, ""),
@@ -48,7 +48,7 @@ impl Status {
                 self.quit.send_replace(true);
                 admin::text(StatusCode::OK, "OK\n")
             }
-            (&Method::POST, "/drain") => self.from_proxy(Method::POST, "/drain_listeners?graceful").await,
+            (&Method::POST, "/drain") => self.ask_proxy(Method::POST, "/drain_listeners?graceful").await,
             (_, "/quitquitquit" | "/drain") => {
                 admin::text(StatusCode::METHOD_NOT_ALLOWED, "this page changes something: use POST\n")
             }
@@ -56,7 +56,7 @@ impl Status {
         }
     }
 
-    async fn from_proxy(&self, method: Method, path: &str) -> Reply {
+    async fn ask_proxy(&self, method: Method, path: &str) -> Reply {
         match self.proxy.request(method, path).await {
             Ok((status, body)) => admin::text(status, body),
             Err(error) => {

@@ -1,6 +1,8 @@
 //! The `kube` client against the server, as the control plane and the node use it: kubeconfig, list and watch, patches,
 //! tokens, and resuming after the server has been replaced.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests do.
+
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};

@@ -36,15 +36,19 @@ fn kubeconfig(arguments: &ClusterArguments) -> anyhow::Result<Kubeconfig> {
 pub(crate) async fn connect(arguments: &ClusterArguments) -> anyhow::Result<Client> {
     lateen_tls_provider();
     let options = KubeConfigOptions { context: arguments.context.clone(), ..KubeConfigOptions::default() };
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig(arguments)?, &options).await?;
-    Ok(Client::try_from(config)?)
+    client(kubeconfig(arguments)?, &options).await
 }
 
 /// A client for one kubeconfig file.
 pub(crate) async fn connect_to(kubeconfig: &Path) -> anyhow::Result<Client> {
     lateen_tls_provider();
-    let config = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+    client(Kubeconfig::read_from(kubeconfig)?, &KubeConfigOptions::default()).await
+}
+
+async fn client(kubeconfig: Kubeconfig, options: &KubeConfigOptions) -> anyhow::Result<Client> {
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, options).await?;
+    // A person waits: what does not work is said at once, and not after a minute of further attempts.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 

@@ -3,13 +3,14 @@
 
 use serde_json::Value;
 
+/// Whether a section is of this message; `ScopedRoutesConfigDump` is not `RoutesConfigDump`.
+fn is_message(section: &Value, message: &str) -> bool {
+    section["@type"].as_str().and_then(|url| url.rsplit('.').next()) == Some(message)
+}
+
 /// The resources of one kind in a dump: static, dynamic active, and endpoint configurations.
 fn resources<'a>(dump: &'a Value, message: &str, field: &str) -> Vec<&'a Value> {
-    let section = dump["configs"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|config| config["@type"].as_str().is_some_and(|url| url.ends_with(message)));
+    let section = dump["configs"].as_array().into_iter().flatten().find(|config| is_message(config, message));
     let Some(section) = section else { return Vec::new() };
     let lists = section.as_object().into_iter().flatten().filter_map(|(_, value)| value.as_array());
     lists
@@ -23,9 +24,7 @@ fn resources<'a>(dump: &'a Value, message: &str, field: &str) -> Vec<&'a Value> 
 /// The bootstrap section.
 pub(crate) fn bootstrap(dump: &Value) -> Option<&Value> {
     let configs = dump["configs"].as_array()?;
-    configs
-        .iter()
-        .find(|config| config["@type"].as_str().is_some_and(|url| url.ends_with("BootstrapConfigDump")))
+    configs.iter().find(|config| is_message(config, "BootstrapConfigDump"))
 }
 
 /// The clusters.
@@ -319,11 +318,14 @@ mod tests {
             "metadata": {"filter_metadata": {"istio": {"config": "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews"}}},
         });
         let host = json!({"name": "reviews:9080", "domains": ["a", "a:1", "b", "c"], "routes": [route]});
-        let dump = dump(
+        let mut dump = dump(
             "RoutesConfigDump",
             "dynamic_route_configs",
             json!({"route_config": {"name": "9080", "virtual_hosts": [host]}}),
         );
+        // Envoy puts this section before the one that is asked for.
+        let scoped = json!({"@type": "type.googleapis.com/envoy.admin.v3.ScopedRoutesConfigDump"});
+        dump["configs"].as_array_mut().unwrap().insert(0, scoped);
         assert_eq!(
             route_rows(&dump),
             [["9080", "reviews:9080", "a, b + 1 more...", "/* (end-user)", "reviews.default"]

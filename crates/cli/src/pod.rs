@@ -69,18 +69,35 @@ pub(crate) async fn get(
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace);
     let mut forward = api.portforward(&pod.name, &[port]).await.with_context(what)?;
     let stream = forward.take_stream(port).context("the API opened no stream")?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(what)?;
-    let driver = tokio::spawn(connection);
-    let request =
-        http::Request::get(path).header(http::header::HOST, "localhost").body(Empty::<bytes::Bytes>::new())?;
-    let response = sender.send_request(request).await.with_context(what)?;
-    let status = response.status();
-    let body = response.into_body().collect().await.with_context(what)?.to_bytes();
-    driver.abort();
+    let refusal = forward.take_error(port);
+    let exchange = exchange(stream, path);
+    let (status, body) = match refusal {
+        // The reason comes on a channel of its own, beside a stream that just ends.
+        Some(refusal) => tokio::select! {
+            biased;
+            Some(reason) = refusal => bail!("{}: {reason}", what()),
+            result = exchange => result.with_context(what)?,
+        },
+        None => exchange.await.with_context(what)?,
+    };
     forward.abort();
     if status != http::StatusCode::OK {
         bail!("{}: {path} answered {status}: {}", what(), String::from_utf8_lossy(&body));
     }
     Ok(body)
+}
+
+async fn exchange(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    path: &str,
+) -> anyhow::Result<(http::StatusCode, bytes::Bytes)> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let request =
+        http::Request::get(path).header(http::header::HOST, "localhost").body(Empty::<bytes::Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    driver.abort();
+    Ok((status, body))
 }

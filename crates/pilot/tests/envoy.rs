@@ -2,6 +2,8 @@
 //! must take it. Needs the binary named by `ENVOY_BIN` and Istio's samples under `LATEEN_CORPORA`; says so without.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
+// The crate is pure; this test of it reads files and runs Envoy.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;
 

@@ -133,15 +133,20 @@ impl Place {
         command
     }
 
-    /// Starts `lateen COMMAND` and waits for its summary.
-    pub fn start(&self, command: &str) -> anyhow::Result<Mesh<'_>> {
+    /// The arguments that start `command` with the place's data plane.
+    pub fn start_arguments<'a>(&self, command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         let proxy = match self.proxy {
             Proxy::Lateen => "lateen",
             Proxy::Envoy => "envoy",
         };
+        [&[command, "--proxy", proxy], more].concat()
+    }
+
+    /// Starts `lateen COMMAND` and waits for its summary.
+    pub fn start(&self, command: &str) -> anyhow::Result<Mesh<'_>> {
         let begun = Instant::now();
         let mut up = self
-            .lateen(&[command, "--proxy", proxy])
+            .lateen(&self.start_arguments(command, &[]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -228,9 +233,19 @@ impl Place {
     }
 }
 
-/// Waits for the line of the summary that names the gateway (`http://ADDRESS...` by itself, after "The mesh runs").
+/// The gateway's address in a summary: a line of its own after "The mesh runs", `http://ADDRESS...`.
+pub fn gateway_in(summary: &str) -> anyhow::Result<SocketAddr> {
+    let lines = summary.lines().skip_while(|line| !line.contains("The mesh runs"));
+    let address = lines
+        .filter_map(|line| line.trim().strip_prefix("http://"))
+        .find_map(|rest| rest.split('/').next())
+        .with_context(|| format!("no gateway in {summary:?}"))?;
+    Ok(address.parse()?)
+}
+
+/// Waits for the line of the summary that names the gateway.
 fn wait_for_summary(lines: &mpsc::Receiver<String>, begun: Instant) -> anyhow::Result<SocketAddr> {
-    let mut runs = false;
+    let mut summary = String::new();
     loop {
         let left = START.checked_sub(begun.elapsed()).context("the mesh was not ready in time")?;
         let line = match lines.recv_timeout(left) {
@@ -238,10 +253,10 @@ fn wait_for_summary(lines: &mpsc::Receiver<String>, begun: Instant) -> anyhow::R
             Err(mpsc::RecvTimeoutError::Timeout) => bail!("the mesh was not ready in time"),
             Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the command ended before the mesh was ready"),
         };
-        runs |= line.contains("The mesh runs");
-        if let Some(address) = line.trim().strip_prefix("http://").filter(|_| runs) {
-            let address = address.split('/').next().unwrap_or_default();
-            return Ok(address.parse()?);
+        summary.push_str(&line);
+        summary.push('\n');
+        if let Ok(address) = gateway_in(&summary) {
+            return Ok(address);
         }
     }
 }

@@ -10,7 +10,7 @@ use lateen_tests::bookinfo::{self, PAGE, RATINGS, REVIEWS, assert_shares, review
 use lateen_tests::http_client::HttpClient;
 use lateen_tests::leftovers::Leftovers;
 use lateen_tests::load::Load;
-use lateen_tests::mesh::{Mesh, Place, Proxy, User, eventually, sample};
+use lateen_tests::mesh::{Mesh, Place, Proxy, User, eventually, gateway_in, sample};
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
@@ -75,11 +75,15 @@ async fn story(place: &Place) -> anyhow::Result<()> {
     })
     .await?;
 
-    let mesh = place.start("demo")?;
-    println!("third start: {:?}", mesh.started_in);
-    ok(&mesh.client(), PAGE, None).await?;
-    mesh.stop(Signal::SIGTERM)?;
-    ensure!(Leftovers::look(&place.binaries()) == before, "something is left after SIGTERM");
+    let begun = Instant::now();
+    let said = succeed(place, &place.start_arguments("demo", &["--detach"]))?;
+    println!("third start, in the background: {:?}", begun.elapsed());
+    ok(&HttpClient::new(gateway_in(&said)?), PAGE, None).await?;
+    let second = place.lateen(&place.start_arguments("up", &[])).output()?;
+    let refusal = String::from_utf8_lossy(&second.stderr).into_owned();
+    ensure!(!second.status.success() && refusal.contains("already runs"), "one mesh at a time: {refusal}");
+    succeed(place, &["down"])?;
+    ensure!(Leftovers::look(&place.binaries()) == before, "something is left after `lateen down`");
     Ok(())
 }
 
@@ -263,13 +267,16 @@ async fn refusals(place: &Place, mesh: &Mesh<'_>) -> anyhow::Result<()> {
     ok(&mesh.client(), PAGE, None).await
 }
 
+/// Runs `lateen` to its end, which must be a good one, and returns what it printed.
+fn succeed(place: &Place, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = place.lateen(arguments).output()?;
+    ensure!(output.status.success(), "lateen {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The mesh's own command line agrees.
 fn status(place: &Place) -> anyhow::Result<()> {
-    let run = |arguments: &[&str]| -> anyhow::Result<String> {
-        let output = place.lateen(arguments).output()?;
-        ensure!(output.status.success(), "lateen {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let run = |arguments: &[&str]| succeed(place, arguments);
     let proxies = run(&["proxy-status"])?;
     for name in ["productpage-v1-", "reviews-v3-", "istio-ingressgateway-"] {
         let line = proxies
@@ -289,6 +296,15 @@ fn status(place: &Place) -> anyhow::Result<()> {
     ensure!(endpoints.contains("outbound|9080|v1|reviews.default.svc.cluster.local"), "{endpoints}");
     let bootstrap = run(&["proxy-config", "bootstrap", "deployment/productpage-v1", "-o", "json"])?;
     ensure!(bootstrap.contains("xds-grpc"), "{bootstrap}");
+    let rejections = place.kubectl_ok(&[
+        "get",
+        "--raw",
+        "/api/v1/namespaces/istio-system/services/istiod:15014/proxy/metrics",
+    ])?;
+    ensure!(
+        !rejections.contains("pilot_total_xds_rejects_total{"),
+        "no proxy rejects anything: {rejections}"
+    );
     let version = run(&["version"])?;
     ensure!(version.contains("control plane version"), "{version}");
     Ok(())

@@ -6,6 +6,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::Api;
+use lateen_model::{ConfigKind, ConfigObject, Meta};
 use lateen_pilot::injection::{self, Settings};
 use serde_json::Value;
 
@@ -54,9 +55,52 @@ fn validate(request: &Value) -> Answer {
         return Answer::accepted();
     }
     let verdict = lateen_galley::validate(object);
-    Answer {
-        patch: None,
-        warnings: verdict.warnings.iter().map(ToString::to_string).collect(),
-        refusal: (!verdict.is_valid()).then(|| verdict.message()),
+    if !verdict.is_valid() {
+        return Answer::refused(verdict.message());
+    }
+    let found = verdict.warnings.iter().map(ToString::to_string);
+    Answer { warnings: found.chain(without_effect(object)).collect(), ..Answer::accepted() }
+}
+
+/// A warning for each field that is valid but that this version does not act on.
+fn without_effect(object: &Value) -> Vec<String> {
+    let kind = object["kind"].as_str().and_then(ConfigKind::parse);
+    let config =
+        kind.and_then(|kind| ConfigObject::from_json(kind, meta(object), object["spec"].clone()).ok());
+    let paths = config.as_ref().map(lateen_pilot::unhandled).unwrap_or_default();
+    paths.iter().map(|path| format!("{path}: has no effect in this version of Lateen")).collect()
+}
+
+/// What of an object's metadata a report could depend on.
+fn meta(object: &Value) -> Meta {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    Meta { namespace: text("namespace").into(), name: text("name").to_owned(), ..Meta::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn objects_are_judged_with_the_path_of_what_is_wrong() {
+        let service = |http: Value| {
+            json!({"object": {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "VirtualService",
+                "metadata": {"name": "reviews", "namespace": "default"},
+                "spec": {"hosts": ["reviews"], "http": [http]},
+            }})
+        };
+        let route = json!([{"destination": {"host": "reviews"}}]);
+        let fine = validate(&service(json!({"route": route})));
+        assert_eq!((fine.refusal, fine.warnings), (None, Vec::new()));
+
+        let wrong = validate(&service(json!({"route": route, "match": [{"uri": {"regex": "["}}]})));
+        assert!(wrong.refusal.is_some_and(|reason| reason.contains("spec.http[0].match[0].uri.regex")));
+
+        let unhandled = validate(&service(json!({"delegate": {"name": "other"}})));
+        assert_eq!(unhandled.refusal, None);
+        assert_eq!(unhandled.warnings, ["spec.http[0].delegate: has no effect in this version of Lateen"]);
     }
 }

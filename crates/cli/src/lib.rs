@@ -1,8 +1,8 @@
 //! The `lateen` command line: definitions ([`arguments`]), commands, and one printer through which all output goes.
 //!
-//! A command gets its typed arguments and a [`printer::Printer`], and returns an [`ExitStatus`] or an error that says
+//! A command gets its typed arguments and a `printer::Printer`, and returns an [`ExitStatus`] or an error that says
 //! what went wrong, where, and what to do. `lateen up` and `lateen demo` start a standalone mesh by running `lateend`
-//! as a process ([`standalone`]); every other command talks to a Kubernetes API ([`cluster`]), the embedded one or a
+//! as a process (`standalone`); every other command talks to a Kubernetes API (`cluster`), the embedded one or a
 //! real one alike.
 
 pub mod arguments;

@@ -1,8 +1,8 @@
 //! Assembles `lateend` and holds as little as possible itself.
 //!
-//! `lateend run` starts the embedded API server ([`standalone`]), installs what a mesh begins with ([`install`]), follows
-//! the configuration through `lateen-registry` into `lateen-pilot`'s engine and out over xDS ([`discovery`]), and serves
-//! the webhooks ([`webhooks`]) and debug pages ([`debug`]). `lateend node` is `lateen-node`.
+//! `lateend run` starts the embedded API server (`standalone`), installs what a mesh begins with (`install`), follows
+//! the configuration through `lateen-registry` into `lateen-pilot`'s engine and out over xDS (`discovery`), and serves
+//! the webhooks (`webhooks`) and debug pages (`debug`). `lateend node` is `lateen-node`.
 
 pub mod arguments;
 mod callers;

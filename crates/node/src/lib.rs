@@ -1,7 +1,7 @@
 //! The standalone node: a mesh on one machine without Kubernetes, containers or root.
 //!
 //! `lateend node` is three stages of one program. The *launcher* ([`launcher`]) makes user, mount, network and PID
-//! namespaces and stays behind to forward signals. Stage *init* ([`init`]) is PID 1 in them: it reaps, sets the network
+//! namespaces and stays behind to forward signals. Stage *init* (`init`) is PID 1 in them: it reaps, sets the network
 //! up ([`network`]), starts `lateend run` and restarts it, watches the API like any Kubernetes component ([`cluster`]),
 //! runs the few controllers that one machine needs ([`controllers`]), and turns Pods into processes ([`runner`]). Each
 //! Pod gets stage *sandbox* ([`sandbox`]): a process of one thread that holds the Pod's namespaces and starts what runs

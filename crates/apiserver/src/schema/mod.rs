@@ -1,7 +1,7 @@
 //! The kinds and their schemas: what an object must look like, and what is told about it.
 //!
 //! [`Schemas`] is the schema side of the server ([`SchemaSide`]). What is served at one moment is one immutable
-//! [`State`], replaced as a whole when a definition comes, changes or goes; requests under way keep theirs.
+//! `State`, replaced as a whole when a definition comes, changes or goes; requests under way keep theirs.
 
 mod cel;
 pub(crate) mod check;

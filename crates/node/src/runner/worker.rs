@@ -1,7 +1,7 @@
 //! One Pod's life, from the moment it is ours to its object's end.
 //!
 //! The worker is a loop: something happens (the API says something new, a process ends, a probe decides, a time comes),
-//! its state changes, [`Worker::advance`] starts what is due, and the status is written where it differs.
+//! its state changes, `Worker::advance` starts what is due, and the status is written where it differs.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -241,6 +241,8 @@ mod tests {
             priority,
             locality: Arc::new(Locality::default()),
             locality_weight: None,
+            labels: Default::default(),
+            locality_labels: Default::default(),
         }
     }
 

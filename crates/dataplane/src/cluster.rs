@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub use crate::compile::Bind;
 use crate::listener::Address;
+use crate::transport::{Labels, TransportSelection};
 
 /// How the hosts of a cluster are found.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +114,8 @@ pub struct Cluster {
     pub initial_stream_window: Option<u32>,
     /// HTTP/2 flow control window of connections.
     pub initial_connection_window: Option<u32>,
+    /// Which hosts may be spoken to in plain text.
+    pub transport: TransportSelection,
 }
 
 /// A compiled `ClusterLoadAssignment`.
@@ -143,6 +146,10 @@ pub struct Endpoint {
     pub locality: Arc<Locality>,
     /// Of the locality; none where it does not count.
     pub locality_weight: Option<u32>,
+    /// What its metadata says about the transport socket.
+    pub labels: Labels,
+    /// What the locality's metadata says about it.
+    pub locality_labels: Labels,
 }
 
 /// Where a host stands.

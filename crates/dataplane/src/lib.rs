@@ -20,6 +20,7 @@ pub mod listener;
 pub mod matcher;
 pub mod route;
 pub mod stream_info;
+pub mod transport;
 
 pub use error::{ConfigError, Warning};
 pub use stream_info::StreamInfo;

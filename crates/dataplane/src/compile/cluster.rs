@@ -14,12 +14,13 @@ use lateen_envoy::envoy::extensions::upstreams::http::v3 as upstream;
 use lateen_envoy::{TypeUrl, from_any};
 
 use super::common::{bind, duration, leftover, limit, socket_address};
-use super::load_balancing;
+use super::{load_balancing, transport};
 use crate::cluster::{
     Assignment, BalancePolicy, Cluster, Discovery, Endpoint, Health, Limits, Locality, UpstreamProtocol,
 };
 use crate::error::{Context, Result};
 use crate::listener::Address;
+use crate::transport::Labels;
 
 /// A cluster, and its hosts where they are in the configuration.
 pub(crate) fn cluster(
@@ -48,7 +49,8 @@ pub(crate) fn cluster(
     }
     let http = http_options(context, &mut value)?;
     let alternative = take(&mut value.alt_stat_name);
-    let common = value.common_lb_config.take().unwrap_or_default();
+    let panic_threshold = common_balancing(context, &mut value);
+    let transport = transport::selection(context, &mut value, &discovery)?;
     let compiled = Cluster {
         stat_name: if alternative.is_empty() { stat_name(&name).into() } else { alternative.into() },
         name,
@@ -70,7 +72,7 @@ pub(crate) fn cluster(
             None => None,
         },
         keepalive: keepalive(context, &mut value),
-        panic_threshold: common.healthy_panic_threshold.map_or(50, |percent| percent.value as u32),
+        panic_threshold,
         dns_refresh: duration(&context.field("dns_refresh_rate"), value.dns_refresh_rate.take())?
             .unwrap_or(Duration::from_secs(5)),
         dns_families: match take(&mut value.dns_lookup_family) {
@@ -81,19 +83,21 @@ pub(crate) fn cluster(
         max_concurrent_streams: http.max_concurrent_streams,
         initial_stream_window: http.initial_stream_window,
         initial_connection_window: http.initial_connection_window,
+        transport,
     };
-    transport_socket(context, &mut value)?;
     // Parsed and kept for later: they change nothing as long as nothing measures health.
     if value.outlier_detection.take().is_some_and(|outlier| outlier != Default::default()) {
         context
             .field("outlier_detection")
             .warn("outlier detection is not supported yet; hosts are not ejected");
     }
+    if value.per_connection_buffer_limit_bytes.take().is_some() {
+        context
+            .field("per_connection_buffer_limit_bytes")
+            .warn("buffers have a fixed limit; this one has no effect");
+    }
     value.metadata = None;
-    value.per_connection_buffer_limit_bytes = None;
-    value.respect_dns_ttl = false;
-    value.dns_failure_refresh_rate = None;
-    value.cleanup_interval = None;
+    // They say what follows from health checks, and those are reported already.
     value.close_connections_on_host_health_failure = false;
     value.ignore_health_on_host_removal = false;
     leftover(context, &value);
@@ -175,6 +179,23 @@ fn policy(context: &Context<'_>, value: &mut proto::Cluster) -> Result<BalancePo
     })
 }
 
+/// The panic threshold, in percent.
+fn common_balancing(context: &Context<'_>, value: &mut proto::Cluster) -> u32 {
+    use proto::cluster::common_lb_config::LocalityConfigSpecifier;
+    let context = context.field("common_lb_config");
+    let mut common = value.common_lb_config.take().unwrap_or_default();
+    let threshold = common.healthy_panic_threshold.take().map_or(50, |percent| percent.value as u32);
+    match common.locality_config_specifier.take() {
+        // Weights of localities always count.
+        None | Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {}
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => context
+            .field("zone_aware_lb_config")
+            .warn("zone-aware balancing is not supported yet; hosts of all zones are chosen alike"),
+    }
+    leftover(&context, &common);
+    threshold
+}
+
 fn limits(context: &Context<'_>, value: &mut proto::Cluster) -> Limits {
     let mut limits = Limits::default();
     let mut breakers = value.circuit_breakers.take().unwrap_or_default();
@@ -185,6 +206,12 @@ fn limits(context: &Context<'_>, value: &mut proto::Cluster) -> Limits {
                 .field("priority")
                 .warn("only the default priority is supported; this threshold has no effect");
             continue;
+        }
+        // The largest number is how control planes write that there is no limit.
+        if threshold.max_pending_requests.is_some_and(|limit| limit != u32::MAX) {
+            context
+                .field("max_pending_requests")
+                .warn("requests that wait are not counted; limit max_connections or max_requests instead");
         }
         limits = Limits {
             connections: threshold.max_connections.take().unwrap_or(limits.connections),
@@ -295,44 +322,6 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
     Ok(out)
 }
 
-/// TLS is not there yet. A cluster that asks for it is refused rather than spoken to in plain text, but for matches
-/// that only apply to hosts marked for TLS.
-fn transport_socket(context: &Context<'_>, value: &mut proto::Cluster) -> Result<()> {
-    if !value.transport_socket_matches.is_empty() {
-        let plain_last = value
-            .transport_socket_matches
-            .last()
-            .and_then(|socket| socket.transport_socket.as_ref())
-            .is_some_and(plain);
-        if !plain_last {
-            return Err(context
-                .field("transport_socket_matches")
-                .error("TLS to upstreams is not supported yet"));
-        }
-        context
-            .field("transport_socket_matches")
-            .warn("TLS to upstreams is not supported yet; hosts that ask for it are spoken to in plain text");
-        value.transport_socket_matches.clear();
-    }
-    match value.transport_socket.take() {
-        None => Ok(()),
-        Some(socket) if plain(&socket) => Ok(()),
-        Some(socket) => Err(context
-            .field("transport_socket")
-            .error(format!("the transport socket `{}` is not supported yet; remove it", socket.name))),
-    }
-}
-
-/// Whether a transport socket adds nothing to the bytes.
-pub(crate) fn plain(socket: &core::TransportSocket) -> bool {
-    match &socket.config_type {
-        None => socket.name.contains("raw_buffer"),
-        Some(core::transport_socket::ConfigType::TypedConfig(any)) => {
-            any.type_url.ends_with(".raw_buffer.v3.RawBuffer")
-        }
-    }
-}
-
 /// Compiles a load assignment.
 pub(crate) fn load_assignment(
     context: &Context<'_>,
@@ -352,6 +341,7 @@ pub(crate) fn load_assignment(
             return Err(context.field("priority").error(format!("{priority} is above 128")));
         }
         let locality_weight = locality.load_balancing_weight.take();
+        let locality_labels = transport::labels_of(locality.metadata.take());
         for (at, each) in take(&mut locality.lb_endpoints).into_iter().enumerate() {
             let context = context.field("lb_endpoints").index(at);
             if let Some(mut endpoint) = lb_endpoint(&context, each)? {
@@ -359,10 +349,10 @@ pub(crate) fn load_assignment(
                 endpoint.locality = Arc::clone(&place);
                 // Locality weights count where the cluster's policy asks for them; Istio sends them always.
                 endpoint.locality_weight = locality_weight;
+                endpoint.locality_labels = locality_labels.clone();
                 endpoints.push(endpoint);
             }
         }
-        locality.metadata = None;
         leftover(&context, &locality);
     }
     let mut policy = value.policy.take().unwrap_or_default();
@@ -390,7 +380,7 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
         _ => Health::Healthy,
     };
     let weight = value.load_balancing_weight.take().unwrap_or(1).max(1);
-    value.metadata = None;
+    let labels = transport::labels_of(value.metadata.take());
     let hostname = take(&mut inner.hostname);
     inner.health_check_config = None;
     leftover(&context.field("endpoint"), &inner);
@@ -403,6 +393,8 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
         priority: 0,
         locality: Arc::default(),
         locality_weight: None,
+        labels,
+        locality_labels: Labels::default(),
     }))
 }
 

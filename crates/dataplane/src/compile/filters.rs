@@ -194,6 +194,11 @@ fn compile_fault(context: &Context<'_>, mut value: fault::HttpFault) -> Result<F
         }
     };
     let cluster = take(&mut value.upstream_cluster);
+    if value.max_active_faults.is_some() {
+        context
+            .field("max_active_faults")
+            .warn("faults are not counted; lower the percentage of the fault instead");
+    }
     let compiled = Fault {
         delay,
         abort,

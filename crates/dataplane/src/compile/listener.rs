@@ -12,9 +12,9 @@ use lateen_envoy::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use lateen_envoy::{Any, TypeUrl, from_any};
 
 use super::access_log::access_logs;
-use super::cluster::plain;
 use super::common::{cidrs, leftover, limit, socket_address, socket_options};
 use super::http_manager::http_manager;
+use super::transport::plain;
 use crate::error::{Context, Result};
 use crate::filter_chain::{FilterChainMatch, FilterChains, SourceType};
 use crate::listener::{Address, Direction, FilterChain, Listener, NetworkFilter, TcpProxy};
@@ -42,6 +42,11 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
     let inspectors = listener_filters(context, take(&mut value.listener_filters))?;
     let stat_prefix = take(&mut value.stat_prefix);
     let name = take(&mut value.name);
+    if value.per_connection_buffer_limit_bytes.is_some() {
+        context
+            .field("per_connection_buffer_limit_bytes")
+            .warn("buffers have a fixed limit; this one has no effect");
+    }
     let compiled = Listener {
         stat_prefix: if stat_prefix.is_empty() {
             addresses[0].to_string().replace(':', "_").into()

@@ -2,8 +2,10 @@
 
 use lateen_envoy::envoy::config::cluster::v3::LoadBalancingPolicy;
 use lateen_envoy::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use lateen_envoy::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
 use lateen_envoy::from_any;
 
+use super::common::leftover;
 use crate::cluster::BalancePolicy;
 use crate::error::{Context, Result};
 
@@ -16,11 +18,17 @@ pub(crate) fn policy(context: &Context<'_>, value: LoadBalancingPolicy) -> Resul
         };
         let name = any.type_url.rsplit('/').next().unwrap_or_default();
         match name.strip_prefix("envoy.extensions.load_balancing_policies.") {
-            Some("round_robin.v3.RoundRobin") => return Ok(BalancePolicy::RoundRobin),
+            Some("round_robin.v3.RoundRobin") => {
+                let config: RoundRobin = from_any(&any).map_err(|error| context.error(error))?;
+                leftover(&context, &config);
+                return Ok(BalancePolicy::RoundRobin);
+            }
             Some("random.v3.Random") => return Ok(BalancePolicy::Random),
             Some("least_request.v3.LeastRequest") => {
-                let config: LeastRequest = from_any(&any).map_err(|error| context.error(error))?;
-                return Ok(BalancePolicy::LeastRequest { choices: config.choice_count.unwrap_or(2) });
+                let mut config: LeastRequest = from_any(&any).map_err(|error| context.error(error))?;
+                let choices = config.choice_count.take().unwrap_or(2);
+                leftover(&context, &config);
+                return Ok(BalancePolicy::LeastRequest { choices });
             }
             Some("cluster_provided.v3.ClusterProvided") => return Ok(BalancePolicy::RoundRobin),
             Some("ring_hash.v3.RingHash" | "maglev.v3.Maglev") => {

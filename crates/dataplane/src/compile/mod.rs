@@ -14,6 +14,7 @@ mod http_manager;
 mod listener;
 mod load_balancing;
 mod route;
+mod transport;
 
 use std::cell::RefCell;
 

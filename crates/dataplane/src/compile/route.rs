@@ -334,6 +334,7 @@ fn hashes(context: &Context<'_>, values: Vec<route_action::HashPolicy>) -> Vec<H
     use route_action::hash_policy::PolicySpecifier as Proto;
     let mut out = Vec::new();
     for (at, value) in values.into_iter().enumerate() {
+        context.index(at).warn("hosts are not chosen by a hash yet; this policy has no effect");
         match value.policy_specifier {
             Some(Proto::Header(header)) => {
                 out.push(HashSource::Header(header.header_name.to_ascii_lowercase().into_bytes().into()));
@@ -344,9 +345,7 @@ fn hashes(context: &Context<'_>, values: Vec<route_action::HashPolicy>) -> Vec<H
             }
             Some(Proto::ConnectionProperties(_)) => out.push(HashSource::SourceAddress),
             Some(Proto::QueryParameter(query)) => out.push(HashSource::Query(query.name.into_bytes().into())),
-            _ => context
-                .index(at)
-                .warn("this kind of hash policy is not supported and has no effect; remove it"),
+            _ => {}
         }
     }
     out

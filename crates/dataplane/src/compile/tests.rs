@@ -202,3 +202,126 @@ fn clusters() {
         "never plain text where TLS was asked for"
     );
 }
+
+/// Warnings of a resource, as paths.
+fn paths<T>(compiled: &Compiled<T>) -> Vec<&str> {
+    compiled.warnings.iter().map(|warning| warning.path.as_str()).collect()
+}
+
+#[test]
+fn what_is_parsed_for_later_is_reported() {
+    let cluster = |name: &str, mut value: Value, expect: &[&str]| {
+        value["name"] = "c".into();
+        let compiled = compile_cluster(from_json(&value).unwrap()).unwrap();
+        assert_eq!(paths(&compiled), expect, "{name}");
+    };
+    let pending = |limit: u32| json!({"circuit_breakers": {"thresholds": [{"max_pending_requests": limit}]}});
+    cluster("pending", pending(1), &["circuit_breakers.thresholds[0].max_pending_requests"]);
+    cluster("pending without a limit", pending(u32::MAX), &[]);
+    cluster(
+        "buffers",
+        json!({"per_connection_buffer_limit_bytes": 32768}),
+        &["per_connection_buffer_limit_bytes"],
+    );
+    cluster(
+        "zones",
+        json!({"common_lb_config": {"zone_aware_lb_config": {}}}),
+        &["common_lb_config.zone_aware_lb_config"],
+    );
+    cluster(
+        "weights of localities and panic",
+        json!({"common_lb_config": {"locality_weighted_lb_config": {}, "healthy_panic_threshold": {"value": 0}}}),
+        &[],
+    );
+    cluster("names", json!({"respect_dns_ttl": true}), &["respect_dns_ttl"]);
+    let hash = json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "route": {"cluster": "c", "hash_policy": [{"header": {"header_name": "x"}}]}}]}]});
+    assert_eq!(paths(&routes(hash).unwrap()), ["virtual_hosts[0].routes[0].route.hash_policy[0]"]);
+    let fault = json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"envoy.filters.http.fault": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault", "max_active_faults": 1}}}]}]});
+    let fault = routes(fault).unwrap();
+    assert!(
+        paths(&fault).iter().any(|path| path.ends_with("max_active_faults")) && fault.warnings.len() == 1,
+        "{:?}",
+        fault.warnings
+    );
+}
+
+/// A cluster whose sockets are chosen by metadata: `true` is plain text.
+fn with_matches(kind: &str, matches: &[(Value, bool)], otherwise: Option<bool>) -> Value {
+    let socket = |plain: bool| {
+        let name = if plain { "raw_buffer" } else { "tls" };
+        json!({"name": format!("envoy.transport_sockets.{name}")})
+    };
+    let matches: Vec<Value> = matches
+        .iter()
+        .map(|(labels, plain)| json!({"name": "m", "match": labels, "transport_socket": socket(*plain)}))
+        .collect();
+    let mut cluster = json!({"name": "c", "type": kind, "transport_socket_matches": matches});
+    if kind == "ORIGINAL_DST" {
+        cluster["lb_policy"] = "CLUSTER_PROVIDED".into();
+    }
+    if let Some(plain) = otherwise {
+        cluster["transport_socket"] = socket(plain);
+    }
+    cluster
+}
+
+#[test]
+fn hosts_that_ask_for_tls_are_told_from_others() {
+    let istio = [(json!({"tlsMode": "istio"}), false), (json!({}), true)];
+    let disabled = [(json!({"tlsMode": "disabled"}), true), (json!({}), false)];
+    let flag = [(json!({"acceptMTLS": true}), false)];
+    let endpoint = |own: Value, locality: Value| {
+        let metadata = |labels: Value| json!({"filter_metadata": {"envoy.transport_socket_match": labels}});
+        let value = json!({"cluster_name": "c", "endpoints": [{"metadata": metadata(locality), "lb_endpoints": [
+            {"metadata": metadata(own), "endpoint": {"address":
+                {"socket_address": {"address": "127.0.0.1", "port_value": 80}}}}]}]});
+        compile_assignment(from_json(&value).unwrap()).unwrap().value.endpoints.remove(0)
+    };
+    let check = |name: &str,
+                 matches: &[(Value, bool)],
+                 otherwise: Option<bool>,
+                 own: Value,
+                 locality: Value,
+                 expect: bool| {
+        let compiled = compile_cluster(from_json(&with_matches("EDS", matches, otherwise)).unwrap()).unwrap();
+        assert!(!compiled.warnings.is_empty(), "{name}: the entry for TLS is reported");
+        assert_eq!(compiled.value.0.transport.is_plain(&endpoint(own, locality)), expect, "{name}");
+    };
+    let mode = |mode: &str| json!({"tlsMode": mode});
+    check("no label", &istio, None, json!({}), json!({}), true);
+    check("the label of TLS", &istio, None, mode("istio"), json!({}), false);
+    check(
+        "the label of TLS and another",
+        &istio,
+        None,
+        json!({"tlsMode": "istio", "x": 1}),
+        json!({}),
+        false,
+    );
+    check("another value", &istio, None, mode("disabled"), json!({}), true);
+    check("plain by label", &disabled, None, mode("disabled"), json!({}), true);
+    check("TLS unless labelled", &disabled, None, json!({}), json!({}), false);
+    check("no match, plain", &flag, None, json!({"acceptMTLS": false}), json!({}), true);
+    check("a boolean", &flag, None, json!({"acceptMTLS": true}), json!({}), false);
+    check("a boolean is no text", &flag, None, json!({"acceptMTLS": "true"}), json!({}), true);
+    check("by the locality", &flag, None, json!({}), json!({"acceptMTLS": true}), false);
+    check("its own labels come first", &istio, None, json!({}), mode("istio"), true);
+    check("no match, TLS", &disabled[..1], Some(false), json!({}), json!({}), false);
+    check("match, TLS otherwise", &disabled[..1], Some(false), mode("disabled"), json!({}), true);
+}
+
+#[test]
+fn clusters_that_need_tls_are_refused() {
+    let check = |name: &str, value: Value, path: &str| {
+        assert_eq!(compile_cluster(from_json(&value).unwrap()).unwrap_err().path, path, "{name}");
+    };
+    let tls = [(json!({}), false)];
+    let unless = [(json!({"tlsMode": "disabled"}), true), (json!({}), false)];
+    let list = [(json!({"a": ["b"]}), true)];
+    check("TLS everywhere", with_matches("EDS", &tls, Some(false)), "transport_socket");
+    check("no metadata", with_matches("ORIGINAL_DST", &unless, None), "transport_socket_matches");
+    check("not a label", with_matches("EDS", &list, None), "transport_socket_matches[0].match.a");
+}

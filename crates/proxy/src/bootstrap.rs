@@ -1,9 +1,12 @@
 //! Reading an Envoy bootstrap: YAML or JSON, to the message, and what of it is ours.
 
 use lateen_dataplane::cluster::Bind;
-use lateen_dataplane::compile::compile_bind;
+use lateen_dataplane::compile::{Compiled, compile_bind};
+use lateen_dataplane::error::Warning;
 use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
+use lateen_envoy::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use lateen_envoy::envoy::config::core::v3 as core;
+use lateen_envoy::fields::{Descend, walk_set_fields};
 
 /// Why a bootstrap is refused.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +61,43 @@ fn merge(base: &mut serde_json::Value, overlay: serde_json::Value) {
 
 /// How upstream sockets are made where a cluster says nothing.
 pub fn default_bind(bootstrap: &Bootstrap) -> Result<Bind, BootstrapError> {
+    Ok(compiled_bind(bootstrap)?.map_or_else(Bind::default, |compiled| compiled.value))
+}
+
+fn compiled_bind(bootstrap: &Bootstrap) -> Result<Option<Compiled<Bind>>, BootstrapError> {
     let config = bootstrap.cluster_manager.as_ref().and_then(|manager| manager.upstream_bind_config.clone());
-    Ok(match config {
-        Some(config) => compile_bind(config)?.value,
-        None => Bind::default(),
-    })
+    Ok(config.map(compile_bind).transpose()?)
+}
+
+/// Fields that are set and have no effect. Those of clusters and listeners are told where these are compiled.
+pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
+    let mut warnings = compiled_bind(bootstrap)?.map_or_else(Vec::new, |compiled| compiled.warnings);
+    // Resources are left out of the copy: they may be large, and are not looked into.
+    let mut rest = Bootstrap { static_resources: None, ..bootstrap.clone() };
+    if let Some(resources) = &bootstrap.static_resources {
+        rest.static_resources =
+            Some(StaticResources { secrets: resources.secrets.clone(), ..Default::default() });
+    }
+    walk_set_fields(&rest, &mut |field| match field.path.as_str() {
+        // Looked into.
+        "admin" | "cluster_manager" | "dynamic_resources" | "static_resources" => Descend::Into,
+        // Obeyed.
+        "node"
+        | "admin.address"
+        | "cluster_manager.upstream_bind_config"
+        | "dynamic_resources.ads_config"
+        | "dynamic_resources.cds_config"
+        | "dynamic_resources.lds_config" => Descend::Skip,
+        _ => {
+            warnings.push(Warning {
+                resource: "Bootstrap".to_owned(),
+                path: field.path,
+                message: "this field is not supported and has no effect; remove it".to_owned(),
+            });
+            Descend::Skip
+        }
+    });
+    Ok(warnings)
 }
 
 /// The cluster through which ADS is reached, and whether its protocol is the incremental one.
@@ -92,5 +127,36 @@ mod tests {
         assert!(parse("{\"node\": {\"id\": \"a\"}}", None).is_ok());
         let error = parse("node: {idd: a}", None).unwrap_err().to_string();
         assert!(error.contains("idd"), "{error}");
+    }
+
+    #[test]
+    fn what_has_no_effect_is_reported() {
+        let check = |name: &str, yaml: &str, expect: &[&str]| {
+            let warnings = warnings(&parse(yaml, None).unwrap()).unwrap();
+            let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+            assert_eq!(paths, expect, "{name}");
+            assert!(warnings.iter().all(|warning| warning.resource == "Bootstrap"), "{name}");
+        };
+        let address = "address: {socket_address: {address: 127.0.0.1, port_value: 0}}";
+        check("all obeyed", &format!("node: {{id: n}}\nadmin: {{{address}}}"), &[]);
+        check("discovery", "dynamic_resources: {ads_config: {api_type: GRPC}, cds_config: {ads: {}}}", &[]);
+        check("resources tell themselves", "static_resources: {clusters: [{name: c}]}", &[]);
+        check("secrets", "static_resources: {secrets: [{name: s}]}", &["static_resources.secrets"]);
+        check("a field of the root", "header_prefix: x-mine", &["header_prefix"]);
+        check(
+            "below the administration",
+            &format!("admin: {{{address}, profile_path: /p}}"),
+            &["admin.profile_path"],
+        );
+        check(
+            "below clusters",
+            "cluster_manager: {local_cluster_name: c}",
+            &["cluster_manager.local_cluster_name"],
+        );
+        check(
+            "of a bind configuration",
+            "cluster_manager: {upstream_bind_config: {additional_source_addresses: [{address: {address: 10.0.0.1, port_value: 0}}]}}",
+            &["cluster_manager.upstream_bind_config.additional_source_addresses"],
+        );
     }
 }

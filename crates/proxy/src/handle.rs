@@ -75,8 +75,7 @@ pub struct ProxyHandle {
 impl Proxy {
     /// Checks the bootstrap and everything in it, and starts nothing.
     pub fn validate(bootstrap: &Bootstrap) -> Result<Vec<Warning>, StartError> {
-        default_bind(bootstrap)?;
-        let mut warnings = Vec::new();
+        let mut warnings = crate::bootstrap::warnings(bootstrap)?;
         let resources = bootstrap.static_resources.clone().unwrap_or_default();
         for cluster in resources.clusters {
             warnings.extend(
@@ -186,6 +185,8 @@ impl Main {
     async fn set_up(
         &mut self,
     ) -> Result<(Option<SocketAddr>, Option<lateen_xds::client::Handle>), StartError> {
+        let warnings = crate::bootstrap::warnings(&self.bootstrap)?;
+        self.manager.lock().note(warnings);
         let resources = self.bootstrap.static_resources.take().unwrap_or_default();
         for cluster in resources.clusters {
             self.manager.lock().apply_cluster(cluster)?;

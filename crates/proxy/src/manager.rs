@@ -107,7 +107,8 @@ impl Manager {
         &self.state
     }
 
-    fn note(&mut self, warnings: Vec<Warning>) {
+    /// Keeps what has no effect, for the admin listener.
+    pub fn note(&mut self, warnings: Vec<Warning>) {
         for warning in warnings {
             tracing::debug!("{warning}");
             if !self.warnings.contains(&warning) {

@@ -1,12 +1,13 @@
 //! What all threads of a proxy share: the active configuration. Read without locks, written by one task.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Host, HostSet};
+use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet};
 use lateen_dataplane::listener::{
     AccessLog, Address, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
 };
@@ -38,13 +39,31 @@ pub struct ClusterHandle {
     pub connections: AtomicU32,
     /// Hosts of an original destination cluster, by address.
     pub destinations: Mutex<HashMap<SocketAddr, Arc<Host>>>,
+    /// How many hosts of the newest assignment were left out.
+    unusable: AtomicUsize,
 }
 
 impl ClusterHandle {
-    /// Replaces the hosts; those that left are marked, so that nothing is sent to them again.
+    /// Replaces the hosts; those that left are marked, so that nothing is sent to them again. Hosts that are to be
+    /// spoken to through TLS are left out: there is none yet, and plain text is not what was asked for.
     pub fn set_hosts(&self, assignment: &Assignment) {
+        let plain = |endpoint: &Endpoint| self.config.transport.is_plain(endpoint);
+        let unusable = assignment.endpoints.iter().filter(|endpoint| !plain(endpoint)).count();
+        // Said when it changes, not with every push.
+        if self.unusable.swap(unusable, Relaxed) != unusable && unusable > 0 {
+            tracing::warn!(
+                cluster = %self.config.name,
+                hosts = unusable,
+                "hosts whose metadata select a TLS transport socket are not used; TLS to upstreams is not supported yet"
+            );
+        }
+        let usable: Cow<'_, [Endpoint]> = if unusable == 0 {
+            Cow::Borrowed(&assignment.endpoints)
+        } else {
+            Cow::Owned(assignment.endpoints.iter().filter(|endpoint| plain(endpoint)).cloned().collect())
+        };
         let old = self.hosts.load_full();
-        let (new, _removed) = HostSet::update(&old, &assignment.endpoints, assignment.overprovisioning);
+        let (new, _removed) = HostSet::update(&old, &usable, assignment.overprovisioning);
         self.hosts.store(Arc::new(new));
     }
 
@@ -254,6 +273,7 @@ impl State {
             retries: AtomicU32::new(0),
             connections: AtomicU32::new(0),
             destinations: Mutex::default(),
+            unusable: AtomicUsize::new(0),
         }
     }
 

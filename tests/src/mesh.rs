@@ -92,6 +92,15 @@ impl Place {
         self.folder.path().join(name)
     }
 
+    /// How long rules are changed under load: a minute for each data plane and for each user once, less for the other two
+    /// of the four.
+    pub fn patience(&self) -> Duration {
+        match (self.user, self.proxy) {
+            (User::Root, Proxy::Envoy) | (User::Unprivileged, Proxy::Lateen) => Duration::from_secs(60),
+            _ => Duration::from_secs(15),
+        }
+    }
+
     /// The folder of the binaries; nothing else runs from it.
     pub fn binaries(&self) -> PathBuf {
         self.path("bin")

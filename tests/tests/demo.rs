@@ -320,7 +320,7 @@ async fn disturb(place: &Place, mesh: &Mesh<'_>) -> anyhow::Result<()> {
     // Files applied in a loop.
     let load = Load::start(mesh.client(), PAGE, RATE);
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(60) {
+    while begun.elapsed() < place.patience() {
         for file in [
             "all-v1",
             "reviews-test-v2",

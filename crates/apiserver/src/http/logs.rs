@@ -1,6 +1,7 @@
 //! `pods/NAME/log`: asked of the node over its Unix socket, passed on as it comes.
 
 use super::answer::{self, Body};
+use super::node::NodeConnection;
 use super::request::{Request, Target};
 use crate::api::Api;
 use crate::seam::Resource;
@@ -9,7 +10,6 @@ use crate::store::table_name;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -79,19 +79,12 @@ async fn ask_node(api: &Api, path: &str) -> Result<Response<hyper::body::Incomin
         .node_socket
         .as_deref()
         .ok_or_else(|| Status::unavailable("this server has no node to ask for logs"))?;
-    let unreachable = |error: &dyn std::fmt::Display| {
-        Status::unavailable(format!("the node cannot be asked for logs at {}: {error}", socket.display()))
-    };
-    let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| unreachable(&error))?;
-    tokio::spawn(connection);
+    let mut node = NodeConnection::open(socket, "logs").await?;
     let request = http::Request::get(path)
         .header(http::header::HOST, "node")
         .body(Empty::<Bytes>::new())
         .map_err(|error| Status::bad_request(format!("the parameters of the log request: {error}")))?;
-    sender.send_request(request).await.map_err(|error| unreachable(&error))
+    node.send(request).await
 }
 
 /// The container asked for: the default one of a Pod with several is the first, as `kubectl` has it.

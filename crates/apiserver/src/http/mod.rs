@@ -3,6 +3,7 @@
 mod answer;
 mod delete;
 mod logs;
+mod node;
 mod port_forward;
 mod protobuf;
 mod proxy;

@@ -7,6 +7,7 @@
 //! (`POST /portForward/NAMESPACE/POD?port=N`, `Upgrade: tcp`), for only it can enter a Pod's network.
 
 use super::answer::{self, Body};
+use super::node::NodeConnection;
 use super::request::{Request, Target};
 use crate::api::Api;
 use crate::seam::Resource;
@@ -151,24 +152,17 @@ fn handshake(request: &Request) -> Result<HeaderValue, Status> {
 
 /// Asks the node for a connection. What is wrong with one port alone is no error of the request.
 async fn open(socket: &Path, namespace: &str, pod: &str, number: u16) -> Result<Port, Status> {
-    let unreachable = |error: &dyn std::fmt::Display| {
-        Status::unavailable(format!("the node cannot be asked for ports at {}: {error}", socket.display()))
-    };
-    let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| unreachable(&error))?;
-    tokio::spawn(connection.with_upgrades());
+    let mut node = NodeConnection::open(socket, "ports").await?;
     let request = http::Request::post(format!("/portForward/{namespace}/{pod}?port={number}"))
         .header(HOST, "node")
         .header(CONNECTION, "Upgrade")
         .header(UPGRADE, "tcp")
         .body(Empty::<Bytes>::new())
         .map_err(Status::internal)?;
-    let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+    let response = node.send(request).await?;
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        let upgraded = hyper::upgrade::on(response).await.map_err(|error| unreachable(&error))?;
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| node.unreachable(&error))?;
         return Ok(Port { number, connection: Ok(TokioIo::new(upgraded)) });
     }
     let body = Limited::new(response.into_body(), REFUSAL_LIMIT).collect().await;

@@ -153,13 +153,7 @@ pub(super) fn server_port(path: &str, port: &Port, bind: &str, verdict: &mut Ver
 
 pub(super) fn server_tls(path: &str, tls: &ServerTlsSettings, verdict: &mut Verdict) {
     if tls.mode == ServerTlsMode::IstioMutual {
-        for (name, file) in [
-            ("serverCertificate", &tls.server_certificate),
-            ("privateKey", &tls.private_key),
-            ("caCertificates", &tls.ca_certificates),
-            ("credentialName", &tls.credential_name),
-            ("caCrl", &tls.ca_crl),
-        ] {
+        for (name, file) in certificate_sources(tls) {
             if !file.is_empty() {
                 verdict.error(
                     format!("{path}.{name}"),
@@ -212,17 +206,22 @@ pub(super) fn server_tls(path: &str, tls: &ServerTlsSettings, verdict: &mut Verd
     }
 }
 
+/// Where the certificates of a server come from, by field.
+fn certificate_sources(tls: &ServerTlsSettings) -> [(&'static str, &String); 5] {
+    [
+        ("serverCertificate", &tls.server_certificate),
+        ("privateKey", &tls.private_key),
+        ("caCertificates", &tls.ca_certificates),
+        ("credentialName", &tls.credential_name),
+        ("caCrl", &tls.ca_crl),
+    ]
+}
+
 fn certificates(path: &str, tls: &ServerTlsSettings, verdict: &mut Verdict) {
     let terminates =
         matches!(tls.mode, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
     if matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) {
-        for (name, file) in [
-            ("serverCertificate", &tls.server_certificate),
-            ("privateKey", &tls.private_key),
-            ("caCertificates", &tls.ca_certificates),
-            ("credentialName", &tls.credential_name),
-            ("caCrl", &tls.ca_crl),
-        ] {
+        for (name, file) in certificate_sources(tls) {
             if !file.is_empty() {
                 verdict.warn(
                     format!("{path}.{name}"),

@@ -3,6 +3,7 @@
 mod cel;
 mod destination_rule;
 mod gateway;
+mod http_action;
 mod names;
 mod policy;
 mod service_entry;

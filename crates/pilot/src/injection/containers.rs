@@ -96,32 +96,29 @@ pub(super) fn sidecar(context: &Context<'_>) -> Value {
         "timeoutSeconds": 3,
         "failureThreshold": 600,
     });
-    container["securityContext"] = json!({
-        "allowPrivilegeEscalation": false,
-        // The mark by which the proxy's own connections are known needs NET_RAW where uid 1337 does not exist.
-        "capabilities": {"add": ["NET_RAW"], "drop": ["ALL"]},
-        "privileged": false,
-        "readOnlyRootFilesystem": true,
-        "runAsGroup": 1337,
-        "runAsNonRoot": true,
-        "runAsUser": 1337,
-    });
+    // The mark by which the proxy's own connections are known needs NET_RAW where uid 1337 does not exist.
+    container["securityContext"] = security_context(json!({"add": ["NET_RAW"], "drop": ["ALL"]}));
     container
 }
 
 /// A gateway's only container.
 pub(super) fn gateway(context: &Context<'_>) -> Value {
     let mut container = proxy(context, "router");
-    container["securityContext"] = json!({
+    container["securityContext"] = security_context(json!({"drop": ["ALL"]}));
+    container
+}
+
+/// The proxy's user, and no more rights than `capabilities`.
+fn security_context(capabilities: Value) -> Value {
+    json!({
         "allowPrivilegeEscalation": false,
-        "capabilities": {"drop": ["ALL"]},
+        "capabilities": capabilities,
         "privileged": false,
         "readOnlyRootFilesystem": true,
         "runAsGroup": 1337,
         "runAsNonRoot": true,
         "runAsUser": 1337,
-    });
-    container
+    })
 }
 
 fn proxy(context: &Context<'_>, role: &str) -> Value {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use lateen_api::networking::{
-    CorsPolicy, Destination, FaultAbort, FaultDelay, HeaderOperations, HttpDirectResponse,
+    CorsPolicy, Destination, FaultAbort, FaultDelay, GRPC_STATUS_NAMES, HeaderOperations, HttpDirectResponse,
     HttpFaultInjection, HttpRedirect, HttpRetry, HttpRoute, Percent, RedirectPortSelection, StringMatch,
 };
 
@@ -318,28 +318,9 @@ fn abort(abort: &FaultAbort) -> Option<ext::filters::http::fault::v3::FaultAbort
     })
 }
 
-/// The number of a gRPC status name (gRPC's "Status codes and their use").
+/// The number of a gRPC status name.
 fn grpc_status(name: &str) -> Option<u32> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.iter().position(|known| *known == name).map(|index| index as u32)
+    GRPC_STATUS_NAMES.iter().position(|known| *known == name).map(|index| index as u32)
 }
 
 fn cors(policy: &CorsPolicy) -> ext::filters::http::cors::v3::CorsPolicy {

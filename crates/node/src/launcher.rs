@@ -19,6 +19,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid};
 
+use crate::namespace_settings::remedy;
+
 /// Why the node's namespaces could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -70,7 +72,7 @@ pub fn launch() -> Result<ExitCode, LaunchError> {
     let child = unsafe { libc::syscall(libc::SYS_clone, NAMESPACES | libc::SIGCHLD, 0, 0, 0, 0) };
     if child < 0 {
         let source = io::Error::last_os_error();
-        return Err(LaunchError::Namespaces { step: "clone", remedy: remedy(&source), source });
+        return Err(LaunchError::Namespaces { step: "clone", remedy: remedy(), source });
     }
     if child == 0 {
         drop((release_write, error_read));
@@ -84,7 +86,7 @@ pub fn launch() -> Result<ExitCode, LaunchError> {
     if let Err(source) = write_maps(child) {
         let _ = kill(child, Signal::SIGKILL);
         let _ = waitpid(child, None);
-        return Err(LaunchError::Namespaces { step: "uid map", remedy: remedy(&source), source });
+        return Err(LaunchError::Namespaces { step: "uid map", remedy: remedy(), source });
     }
     std::fs::File::from(release_write)
         .write_all(b"g")
@@ -94,11 +96,7 @@ pub fn launch() -> Result<ExitCode, LaunchError> {
     if !message.is_empty() {
         let _ = waitpid(child, None);
         let source = io::Error::other(message);
-        return Err(LaunchError::Namespaces {
-            step: "inside the namespaces",
-            remedy: remedy(&source),
-            source,
-        });
+        return Err(LaunchError::Namespaces { step: "inside the namespaces", remedy: remedy(), source });
     }
     lead_out(child);
     Ok(attend(child, &signals))
@@ -227,35 +225,6 @@ fn identity_map(own: &str) -> String {
         .collect()
 }
 
-/// What an operator can change, from what this system says about itself.
-fn remedy(error: &io::Error) -> String {
-    let setting = |path: &str| std::fs::read_to_string(path).ok().map(|value| value.trim().to_owned());
-    let mut lines = Vec::new();
-    if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        lines.push("  sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".to_owned());
-    }
-    if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        lines.push("  sudo sysctl -w kernel.unprivileged_userns_clone=1".to_owned());
-    }
-    let limits =
-        [("max_user_namespaces", "64"), ("max_net_namespaces", "256"), ("max_mnt_namespaces", "256")];
-    for (name, least) in limits {
-        let value = setting(&format!("/proc/sys/user/{name}")).and_then(|value| value.parse::<u64>().ok());
-        if value.is_some_and(|value| value < 64) {
-            lines.push(format!("  sudo sysctl -w user.{name}={least} (or more)"));
-        }
-    }
-    if lines.is_empty() {
-        lines.push(format!(
-            "  The settings kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces and \
-             kernel.unprivileged_userns_clone look right; a container runtime's seccomp or AppArmor profile may \
-             refuse ({error})."
-        ));
-    }
-    lines.insert(0, "help: allow it, or run the same command with sudo:".to_owned());
-    lines.join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,11 +235,5 @@ mod tests {
         check("         0          0 4294967295\n", "0 0 4294967295\n");
         check("0 1000 1\n1 100000 65536\n", "0 0 1\n1 1 65536\n");
         check("", "");
-    }
-
-    #[test]
-    fn the_remedy_always_offers_sudo() {
-        let text = remedy(&io::Error::from(io::ErrorKind::PermissionDenied));
-        assert!(text.contains("sudo"), "{text}");
     }
 }

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod forward;
 mod init;
 pub mod launcher;
+mod namespace_settings;
 pub mod network;
 mod options;
 mod pod_network;

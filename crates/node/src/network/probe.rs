@@ -2,7 +2,6 @@
 //! capabilities in them away.
 #![allow(unsafe_code)] // fork(2): a process with threads cannot enter a user namespace, its child can.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
@@ -12,6 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, getegid, geteuid};
 use rtnetlink::LinkVeth;
+
+use crate::namespace_settings::remedy;
 
 /// Why not, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +40,10 @@ pub fn probe_namespaces() -> Result<(), Explanation> {
             let _ = waitpid(child, None);
             match read {
                 Ok(_) if text.is_empty() => Ok(()),
-                Ok(_) => Err(Explanation(explain(&text, &setting))),
+                Ok(_) => Err(Explanation(format!(
+                    "this system does not let you run a mesh as this user: {text}\n{}",
+                    remedy()
+                ))),
                 Err(error) => Err(Explanation(error.to_string())),
             }
         }
@@ -68,59 +72,4 @@ fn attempt() -> Result<(), String> {
     let rules =
         Connection::open().and_then(|mut connection| Redirect::default().ruleset().apply(&mut connection));
     rules.map_err(|error| format!("a network namespace can be made, but no packet rule in it ({error})"))
-}
-
-fn setting(name: &str) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")))
-        .ok()
-        .map(|text| text.trim().to_owned())
-}
-
-/// The settings that may be the cause, worst first.
-fn explain(problem: &str, setting: &dyn Fn(&str) -> Option<String>) -> String {
-    const KNOWN: [(&str, &str, &str); 4] = [
-        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
-        ("kernel.unprivileged_userns_clone", "0", "1"),
-        ("user.max_user_namespaces", "0", "15000"),
-        ("user.max_net_namespaces", "0", "15000"),
-    ];
-    let mut text = format!("this system does not let you run a mesh as this user: {problem}\n");
-    let mut found = false;
-    for (name, bad, good) in KNOWN {
-        if setting(name).as_deref() == Some(bad) {
-            found = true;
-            let _ = writeln!(text, "  {name} is {bad}; allow it with: sudo sysctl -w {name}={good}");
-        }
-    }
-    if !found {
-        text.push_str(
-            "  kernel.apparmor_restrict_unprivileged_userns, kernel.unprivileged_userns_clone and \
-             user.max_user_namespaces do not forbid it; a container's seccomp or AppArmor profile may, or a kernel \
-             without the modules veth and nf_tables\n",
-        );
-    }
-    text.push_str("  or run the same command with sudo");
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_explanation_names_the_setting_and_offers_sudo() {
-        let check = |set: &[(&str, &str)], expected: &str| {
-            let find =
-                |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            let text = explain("a namespace cannot be made", &find);
-            assert!(text.contains(expected) && text.contains("with sudo"), "{text}");
-        };
-        check(
-            &[("kernel.apparmor_restrict_unprivileged_userns", "1")],
-            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-        );
-        check(&[("user.max_user_namespaces", "0")], "user.max_user_namespaces is 0");
-        check(&[("kernel.unprivileged_userns_clone", "0")], "kernel.unprivileged_userns_clone=1");
-        check(&[("user.max_user_namespaces", "100")], "seccomp");
-    }
 }

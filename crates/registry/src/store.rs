@@ -76,6 +76,25 @@ impl<K, V> Default for Index<K, V> {
     }
 }
 
+impl Slice {
+    /// Notes `service`, which is the slice's, under the Pods and nodes of the slice's endpoints.
+    fn link(
+        &self,
+        service: &ObjectKey,
+        by_pod: &mut Index<ObjectKey, ObjectKey>,
+        by_node: &mut Index<String, ObjectKey>,
+    ) {
+        for endpoint in &self.endpoints {
+            if let Some(pod) = &endpoint.pod {
+                by_pod.insert(ObjectKey::new(&service.namespace, pod), service.clone());
+            }
+            if let Some(node) = &endpoint.node {
+                by_node.insert(node.clone(), service.clone());
+            }
+        }
+    }
+}
+
 /// What must be computed again at the end of a batch, each once.
 #[derive(Default)]
 struct Dirty {
@@ -272,14 +291,7 @@ impl Store {
     fn link_slice(&mut self, key: &ObjectKey, slice: &Slice, dirty: &mut Dirty) {
         let service = ObjectKey::new(&key.namespace, &slice.service);
         self.slices_by_service.insert(service.clone(), key.clone());
-        for endpoint in &slice.endpoints {
-            if let Some(pod) = &endpoint.pod {
-                self.services_by_pod.insert(ObjectKey::new(&key.namespace, pod), service.clone());
-            }
-            if let Some(node) = &endpoint.node {
-                self.services_by_node.insert(node.clone(), service.clone());
-            }
-        }
+        slice.link(&service, &mut self.services_by_pod, &mut self.services_by_node);
         dirty.endpoints.insert(service);
     }
 
@@ -299,14 +311,7 @@ impl Store {
         let others: Vec<ObjectKey> = self.slices_by_service.get(&service).cloned().collect();
         for other in others {
             let Some(slice) = self.slices.get(&other) else { continue };
-            for endpoint in &slice.endpoints {
-                if let Some(pod) = &endpoint.pod {
-                    self.services_by_pod.insert(ObjectKey::new(&key.namespace, pod), service.clone());
-                }
-                if let Some(node) = &endpoint.node {
-                    self.services_by_node.insert(node.clone(), service.clone());
-                }
-            }
+            slice.link(&service, &mut self.services_by_pod, &mut self.services_by_node);
         }
         dirty.endpoints.insert(service);
     }

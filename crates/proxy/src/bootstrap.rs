@@ -155,7 +155,7 @@ mod tests {
         );
         check(
             "of a bind configuration",
-            "cluster_manager: {upstream_bind_config: {additional_source_addresses: [{address: {address: 10.0.0.1, port_value: 0}}]}}",
+            "cluster_manager: {upstream_bind_config: {additional_source_addresses: [{address: 10.0.0.1, port_value: 0}]}}",
             &["cluster_manager.upstream_bind_config.additional_source_addresses"],
         );
     }

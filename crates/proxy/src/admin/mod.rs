@@ -190,7 +190,7 @@ impl Admin {
                 "{name}::default_priority::max_connections::{}\n{name}::default_priority::max_requests::{}\n{name}::added_via_api::true\n",
                 limits.connections, limits.requests
             ));
-            list.push(json!({"name": name, "added_via_api": true, "host_statuses": statuses}));
+            list.push(json!({"name": *name, "added_via_api": true, "host_statuses": statuses}));
         }
         if query.get("format") == Some(&"json") {
             return json(format!("{:#}", json!({"cluster_statuses": list})));

@@ -1,0 +1,177 @@
+//! One try: the exchange with one host, until the head of its answer is there.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lateen_dataplane::cluster::{Host, UpstreamProtocol};
+use lateen_dataplane::head::ResponseHead;
+use lateen_dataplane::route::RetryStatus;
+use lateen_dataplane::stream_info::Protocol;
+
+use super::Forwarded;
+use super::active::ActiveRequest;
+use super::failure::{TryError, mark_begun, reset};
+use super::tries::Tries;
+use super::upload::{UploadError, upload};
+use crate::message::{BodyReader, BodyWriter, MessageError};
+use crate::respond::Responder;
+use crate::router::Exchange;
+use crate::upstream::{AcquireError, Upstream, UpstreamResponse};
+
+/// An answer's head, and where its body comes from.
+type Answer = (ResponseHead, BodyReader);
+
+/// What all waiting of a try has to know.
+#[derive(Clone, Copy)]
+struct Waiting {
+    /// The connection had served another request before.
+    reused: bool,
+    /// How long the answer to a complete request may take.
+    per_try: Option<Duration>,
+}
+
+impl Tries {
+    /// One try.
+    pub(super) async fn attempt(
+        &mut self,
+        exchange: &mut Exchange,
+        host: &Arc<Host>,
+        body: &mut BodyReader,
+        responder: &mut Responder,
+        fresh: bool,
+    ) -> Result<Forwarded, TryError> {
+        let upstream = self.acquire(exchange, host, body, responder, fresh).await?;
+        let waiting = Waiting {
+            reused: upstream.reused(),
+            per_try: self.per_try.or(self.retry.as_ref().and_then(|policy| policy.per_try_timeout)),
+        };
+        exchange.info.upstream_local_address = upstream.local_address();
+        let sent_at = exchange.begun.elapsed();
+        let end = body.is_done() && self.recording.chunks.is_empty() && self.recording.trailers.is_none();
+        let sent = upstream.send(&exchange.head, end, exchange.upgrade.as_deref()).await;
+        let (mut writer, mut response) = sent.map_err(|error| reset(&error, false, waiting.reused))?;
+        let tunnel = exchange.upgrade.is_some();
+        let answer = match &mut writer {
+            Some(writer) if !tunnel => {
+                self.upload_and_wait(exchange, body, writer, &mut response, responder, waiting).await
+            }
+            writer => {
+                // What is sent through a tunnel follows the answer.
+                if let Some(writer) = writer {
+                    writer.flush().await.map_err(|error| reset(&error, true, waiting.reused))?;
+                }
+                let head = pin!(response.head());
+                self.wait(head, responder, body.is_done() && !tunnel, waiting).await
+            }
+        };
+        // An answer that came before the connection broke is an answer.
+        let (head, response_body) =
+            answer.map_err(|error| if response.has_begun() { mark_begun(error) } else { error })?;
+        if self.recording.complete {
+            response.request_sent();
+            if !tunnel {
+                writer = None;
+            }
+        }
+        exchange.info.response_duration = Some(exchange.begun.elapsed());
+        let Some(active) = self.active.take() else { return Err(TryError::ClientFailed) };
+        // Should this answer lead to another try, that one counts as the same request.
+        if self.retry.as_ref().is_some_and(|policy| policy.wants(RetryStatus::Response(&head))) {
+            self.active = Some(ActiveRequest::again(&exchange.worker, &self.cluster));
+        }
+        Ok(Forwarded {
+            head,
+            body: response_body,
+            writer,
+            response,
+            deadline: self.deadline,
+            sent_at,
+            suppress_envoy_headers: false,
+            weighted: None,
+            _active: active,
+        })
+    }
+
+    /// A connection to the host, or a stream on one.
+    async fn acquire(
+        &self,
+        exchange: &Exchange,
+        host: &Arc<Host>,
+        body: &BodyReader,
+        responder: &mut Responder,
+        fresh: bool,
+    ) -> Result<Upstream, TryError> {
+        let worker = &exchange.worker;
+        let http2 = match self.cluster.config.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::AsDownstream => exchange.info.protocol == Some(Protocol::Http2),
+        } && exchange.upgrade.is_none();
+        let upstream = tokio::select! {
+            biased;
+            upstream = worker.pools.acquire(&worker.stats, &self.cluster, host, http2, fresh) => upstream,
+            () = responder.client_gone(body.is_done()) => return Err(TryError::ClientGone),
+            () = until(self.deadline) => return Err(TryError::Timeout),
+        };
+        upstream.map_err(|error| match error {
+            AcquireError::Connect(error) => TryError::Connect(error),
+            AcquireError::Overflow => TryError::Overflow,
+        })
+    }
+
+    /// Sends the body. The time for the answer begins with its end.
+    async fn upload_and_wait(
+        &mut self,
+        exchange: &mut Exchange,
+        body: &mut BodyReader,
+        writer: &mut BodyWriter,
+        response: &mut UpstreamResponse,
+        responder: &mut Responder,
+        waiting: Waiting,
+    ) -> Result<Answer, TryError> {
+        let mut head = pin!(response.head());
+        let idle = exchange.runtime.config.stream_idle_timeout;
+        let received = &mut exchange.info.bytes_received;
+        {
+            let mut upload = pin!(upload(&mut self.recording, body, writer, idle, received));
+            tokio::select! {
+                biased;
+                // An early answer: the rest of the request is sent meanwhile.
+                head = &mut head => return head.map_err(|error| reset(&error, true, waiting.reused)),
+                uploaded = &mut upload => uploaded.map_err(|error| match error {
+                    UploadError::Client => TryError::ClientFailed,
+                    UploadError::Upstream(error) => reset(&error, true, waiting.reused),
+                })?,
+            }
+        }
+        exchange.info.request_duration = Some(exchange.begun.elapsed());
+        self.deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        self.wait(head, responder, true, waiting).await
+    }
+
+    /// Waits for the head of the answer to a complete request.
+    async fn wait(
+        &self,
+        mut head: Pin<&mut impl Future<Output = Result<Answer, MessageError>>>,
+        responder: &mut Responder,
+        request_done: bool,
+        waiting: Waiting,
+    ) -> Result<Answer, TryError> {
+        let per_try_deadline = waiting.per_try.map(|time| Instant::now() + time);
+        tokio::select! {
+            biased;
+            head = &mut head => head.map_err(|error| reset(&error, true, waiting.reused)),
+            () = responder.client_gone(request_done) => Err(TryError::ClientGone),
+            () = until(self.deadline) => Err(TryError::Timeout),
+            () = until(per_try_deadline) => Err(TryError::PerTryTimeout),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,120 @@
+//! Sending a request upstream: cluster, host, tries, until there is the head of an answer.
+//!
+//! A request is sent again in two cases. The route's retry policy asks for it, and nothing has been sent to the client
+//! yet. Or a kept connection turned out to be closed by its peer: then nothing of an answer came, and either nothing of
+//! the request was sent, or its method is idempotent (RFC 9110, 9.2.2).
+//!
+//! [`forward`] chooses the cluster and lets `head` change the request's head; `tries` chooses hosts and decides about
+//! other tries, each of which is an `attempt`; `upload` sends the body and keeps it for the next; `mirror` sends copies.
+
+mod active;
+mod attempt;
+mod failure;
+mod head;
+mod mirror;
+mod tries;
+mod upload;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lateen_dataplane::filters::HttpFilterKind;
+use lateen_dataplane::head::ResponseHead;
+use lateen_dataplane::route::{Action, ClusterSpecifier, Forward, Found, HeaderMutations, RouteTable};
+use lateen_dataplane::stream_info::ResponseFlags;
+
+use self::active::{ActiveRequest, activate};
+use self::head::prepare_head;
+use self::mirror::mirror;
+use self::tries::Tries;
+use crate::message::{BodyReader, BodyWriter};
+use crate::respond::Responder;
+use crate::router::{Exchange, LocalReply};
+use crate::upstream::UpstreamResponse;
+
+/// An answer whose head is there.
+pub struct Forwarded {
+    /// The head.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: BodyReader,
+    /// Where the rest of the request goes.
+    pub writer: Option<BodyWriter>,
+    /// Held until both messages are complete.
+    pub response: UpstreamResponse,
+    /// When the whole answer must be there.
+    pub deadline: Option<Instant>,
+    /// When the last try began, since the request's begin.
+    pub sent_at: Duration,
+    /// Whether the router adds no fields of its own.
+    pub suppress_envoy_headers: bool,
+    weighted: Option<usize>,
+    _active: ActiveRequest,
+}
+
+/// Why there is no answer of an upstream.
+pub enum Failure {
+    /// We answer.
+    Reply(LocalReply),
+    /// Nobody is there to be answered.
+    ClientGone,
+}
+
+impl Forwarded {
+    /// Header changes of the chosen entry of a weighted route.
+    pub fn cluster_mutations<'a>(&self, found: &'a Found) -> Option<&'a HeaderMutations> {
+        let Action::Forward(forward) = &found.route.action else { return None };
+        let ClusterSpecifier::Weighted { clusters, .. } = &forward.cluster else {
+            return None;
+        };
+        Some(&clusters.get(self.weighted?)?.mutations)
+    }
+
+    /// The answer is complete; a request that is not leaves its connection unusable.
+    pub fn request_ended_early(&self, body: &BodyReader) {
+        if body.is_done() && self.writer.is_none() {
+            self.response.request_sent();
+        }
+    }
+}
+
+/// Sends a request upstream.
+pub async fn forward(
+    exchange: &mut Exchange,
+    found: &Found,
+    table: Option<&RouteTable>,
+    action: &Forward,
+    body: &mut BodyReader,
+    responder: &mut Responder,
+) -> Result<Forwarded, Failure> {
+    let worker = Rc::clone(&exchange.worker);
+    let chosen = action.cluster.choose(&exchange.head, exchange.random);
+    let name = chosen.as_ref().map(|(name, _)| Arc::clone(name));
+    let cluster = name.as_ref().and_then(|name| worker.state.clusters.load().get(name).cloned());
+    exchange.info.upstream_cluster = name;
+    let Some(cluster) = cluster else {
+        worker.stats.increment(exchange.runtime.stats.no_cluster);
+        exchange.info.flags.set(ResponseFlags::NO_CLUSTER);
+        return Err(Failure::Reply(LocalReply::new(action.cluster_not_found, "", "cluster_not_found")));
+    };
+    let weighted = match (&action.cluster, chosen.and_then(|(_, entry)| entry)) {
+        (ClusterSpecifier::Weighted { clusters, .. }, Some(entry)) => {
+            clusters.iter().position(|cluster| std::ptr::eq(cluster, entry))
+        }
+        _ => None,
+    };
+    let suppress_envoy_headers = exchange.runtime.config.filters.iter().any(
+        |filter| matches!(&filter.kind, HttpFilterKind::Router(router) if router.suppress_envoy_headers),
+    );
+    prepare_head(exchange, found, table, action, weighted, suppress_envoy_headers);
+    let active = activate(&worker, &cluster, exchange)?;
+    let mut tries = Tries::new(cluster, active, &mut exchange.head, found, action, body.is_done());
+    let mut forwarded = tries.run(exchange, body, responder).await?;
+    forwarded.weighted = weighted;
+    forwarded.suppress_envoy_headers = suppress_envoy_headers;
+    if !action.mirrors.is_empty() && tries.recording.complete && tries.recording.replayable() {
+        mirror(exchange, action, &tries.recording);
+    }
+    Ok(forwarded)
+}

@@ -68,7 +68,12 @@ impl Place {
             std::env::var_os("LATEEN_BIN_DIR")
                 .context("set LATEEN_BIN_DIR to the folder of the built programs (`make process` does)")?,
         );
-        let folder = tempfile::Builder::new().prefix("lateen-").tempdir_in("/tmp")?;
+        // Root's programs lie in root's home, as after `make demo`: other users of a Pod must reach them all the same.
+        let parent = match user {
+            User::Root => std::env::home_dir().context("there is no home")?,
+            User::Unprivileged => PathBuf::from("/tmp"),
+        };
+        let folder = tempfile::Builder::new().prefix("lateen-").tempdir_in(parent)?;
         let place = Self { folder, user, proxy };
         for sub in ["bin", "home"] {
             std::fs::create_dir(place.path(sub))?;

@@ -80,8 +80,9 @@ pub struct Wanted {
 const SYSTEM: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "dev", "sys"];
 /// Bound whole, or opened up where a mount point lies inside.
 const OPENED: &[&str] = &["opt", "home"];
+/// Fresh folders. `/root` may be passed through by any user, since our programs may lie below it.
 const FRESH: &[(&str, u32)] =
-    &[("/run", 0o755), ("/tmp", 0o1777), ("/var", 0o755), ("/var/tmp", 0o1777), ("/root", 0o700)];
+    &[("/run", 0o755), ("/tmp", 0o1777), ("/var", 0o755), ("/var/tmp", 0o1777), ("/root", 0o711)];
 /// Where the links of `/etc` point.
 const HOST_ETC: &str = "/.host/etc";
 

@@ -20,6 +20,8 @@ use super::{process, wire};
 
 /// Runs stage `sandbox`. Must be called while the process has one thread.
 pub(crate) fn run(descriptor: std::os::fd::RawFd) -> ExitCode {
+    // The folders above a mount point must let every user of the Pod pass, whatever the node's user prefers.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let channel = match lateen_base::descriptors::inherited(descriptor) {
         Ok(channel) => channel,
         Err(_) => return ExitCode::FAILURE,

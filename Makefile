@@ -26,7 +26,7 @@ tools: ## Debian packages, Envoy and kubectl for the tests
 	tools/install $(TOOLS)
 
 unit: tools
-	. $(TOOLS)/env && cargo test --locked --workspace
+	. $(TOOLS)/env && cargo test --locked --workspace --no-fail-fast
 
 # Whole processes: one test at a time, for each wants both cores.
 process: tools build

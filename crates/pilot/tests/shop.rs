@@ -104,12 +104,16 @@ fn a_sidecar_has_its_application_and_every_service() {
 }
 
 #[test]
-fn inbound_connections_come_from_an_address_of_their_own_and_carry_the_mark() {
+fn inbound_connections_come_from_an_address_of_their_own_and_carry_the_mark_where_the_proxy_marks() {
     let mut world = World::new(&[SHOP]);
-    let class = world.sidecar("reviews-v1");
+    let known_by_uid = world.sidecar("reviews-v1");
+    let known_by_mark = world.marking_sidecar("reviews-v1");
     for name in ["inbound|9080||", "InboundPassthroughCluster"] {
-        let bind = world.cluster(&class, name).upstream_bind_config.unwrap();
+        let bind = world.cluster(&known_by_uid, name).upstream_bind_config.unwrap();
         assert_eq!(bind.source_address.unwrap().address, "127.0.0.6", "{name}");
+        assert!(bind.socket_options.is_empty(), "{name}: marking takes a capability that such a proxy has not");
+
+        let bind = world.cluster(&known_by_mark, name).upstream_bind_config.unwrap();
         let option = &bind.socket_options[0];
         assert_eq!((option.level, option.name), (1, 36), "{name}");
     }

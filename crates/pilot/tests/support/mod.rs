@@ -120,22 +120,27 @@ impl World {
 
     /// A sidecar of the workload that a Deployment made.
     pub fn sidecar(&mut self, deployment: &str) -> Arc<Class> {
-        self.proxy("sidecar", deployment)
+        self.proxy("sidecar", deployment, serde_json::json!({"CLUSTER_ID": CLUSTER}))
+    }
+
+    /// The same, that marks its sockets.
+    pub fn marking_sidecar(&mut self, deployment: &str) -> Arc<Class> {
+        let metadata = serde_json::json!({"CLUSTER_ID": CLUSTER, "LATEEN_SOCKET_MARK": "1337"});
+        self.proxy("sidecar", deployment, metadata)
     }
 
     /// A gateway of the workload that a Deployment made.
     pub fn gateway(&mut self, deployment: &str) -> Arc<Class> {
-        self.proxy("router", deployment)
+        self.proxy("router", deployment, serde_json::json!({"CLUSTER_ID": CLUSTER}))
     }
 
-    fn proxy(&mut self, kind: &str, deployment: &str) -> Arc<Class> {
+    fn proxy(&mut self, kind: &str, deployment: &str, metadata: serde_json::Value) -> Arc<Class> {
         let snapshot = Arc::clone(self.engine.snapshot());
         let workload =
             snapshot.workloads().find(|workload| workload.owner == deployment).expect("a workload");
         let (address, key) = (workload.addresses[0], &workload.key);
         let id =
             format!("{kind}~{address}~{}.{}~{}.svc.cluster.local", key.name, key.namespace, key.namespace);
-        let metadata = serde_json::json!({"CLUSTER_ID": CLUSTER});
         self.engine.proxy_class(&ProxyNode::parse(&id, metadata.as_object().unwrap()).unwrap())
     }
 

@@ -111,7 +111,10 @@ fn inbound_connections_come_from_an_address_of_their_own_and_carry_the_mark_wher
     for name in ["inbound|9080||", "InboundPassthroughCluster"] {
         let bind = world.cluster(&known_by_uid, name).upstream_bind_config.unwrap();
         assert_eq!(bind.source_address.unwrap().address, "127.0.0.6", "{name}");
-        assert!(bind.socket_options.is_empty(), "{name}: marking takes a capability that such a proxy has not");
+        assert!(
+            bind.socket_options.is_empty(),
+            "{name}: marking takes a capability that such a proxy has not"
+        );
 
         let bind = world.cluster(&known_by_mark, name).upstream_bind_config.unwrap();
         let option = &bind.socket_options[0];

@@ -134,7 +134,7 @@ impl World {
         self.proxy("router", deployment, serde_json::json!({"CLUSTER_ID": CLUSTER}))
     }
 
-    fn proxy(&mut self, kind: &str, deployment: &str, metadata: serde_json::Value) -> Arc<Class> {
+    fn proxy(&mut self, kind: &str, deployment: &str, metadata: Value) -> Arc<Class> {
         let snapshot = Arc::clone(self.engine.snapshot());
         let workload =
             snapshot.workloads().find(|workload| workload.owner == deployment).expect("a workload");

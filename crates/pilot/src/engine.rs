@@ -16,15 +16,6 @@ use crate::rules::Rules;
 use crate::world::World;
 use crate::{Class, ProxyNode};
 
-/// Which resources of a type a stream asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subscription<'a> {
-    /// All.
-    Wildcard,
-    /// Those of these names.
-    Names(&'a BTreeSet<String>),
-}
-
 /// What a change made different for one class.
 #[derive(Debug, Clone)]
 pub struct ClassChange {
@@ -146,25 +137,6 @@ impl Engine {
         }
         self.caches.sweep();
         applied
-    }
-
-    /// The resources of a type that a class holds, as far as they are asked for, in the order of names. A class that
-    /// [`Engine::proxy_class`] did not give has none.
-    pub fn resources(
-        &self,
-        class: &Class,
-        type_url: &str,
-        subscription: Subscription<'_>,
-    ) -> Vec<Arc<Encoded>> {
-        let Some(resources) = self.classes.get(class).and_then(|held| held.view.of_type(type_url)) else {
-            return Vec::new();
-        };
-        match subscription {
-            Subscription::Wildcard => resources.values().cloned().collect(),
-            Subscription::Names(names) => {
-                names.iter().filter_map(|name| resources.get(name.as_str())).cloned().collect()
-            }
-        }
     }
 
     /// What a class holds now; nothing for a class that [`Engine::proxy_class`] did not give.

@@ -28,6 +28,6 @@ mod world;
 
 pub use class::{Class, InboundPort, Role};
 pub use encoded::Encoded;
-pub use engine::{Applied, ClassChange, Engine, Subscription, View};
+pub use engine::{Applied, ClassChange, Engine, View};
 pub use node::{NodeError, ProxyNode};
 pub use unhandled::unhandled;

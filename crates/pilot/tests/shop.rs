@@ -264,10 +264,9 @@ trait Versions {
 impl Versions for lateen_pilot::Engine {
     fn resource_versions(&self, class: &lateen_pilot::Class) -> std::collections::BTreeMap<String, String> {
         let types = [type_urls::CLUSTER, type_urls::ENDPOINT, type_urls::LISTENER, type_urls::ROUTE];
+        let view = self.view(class);
         let all = types.into_iter().flat_map(|type_url| {
-            let resources = self.resources(class, type_url, lateen_pilot::Subscription::Wildcard);
-            resources
-                .into_iter()
+            view.list(type_url)
                 .map(move |resource| (format!("{type_url}/{}", resource.name), resource.version.to_string()))
         });
         all.collect()

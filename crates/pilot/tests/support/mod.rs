@@ -14,7 +14,7 @@ use lateen_model::{
     ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort, Workload,
     WorkloadKey, service_entry,
 };
-use lateen_pilot::{Class, Engine, ProxyNode, Subscription};
+use lateen_pilot::{Class, Engine, ProxyNode};
 use prost::Message;
 use serde_json::Value;
 
@@ -146,8 +146,8 @@ impl World {
 
     pub fn all<M: Message + TypeUrl + Default>(&self, class: &Class) -> Vec<M> {
         self.engine
-            .resources(class, M::TYPE_URL, Subscription::Wildcard)
-            .iter()
+            .view(class)
+            .list(M::TYPE_URL)
             .map(|resource| from_any(&Any::decode(resource.bytes.clone()).unwrap()).unwrap())
             .collect()
     }

@@ -159,7 +159,8 @@ impl Session {
             let error = request.error_detail.map(|error| error.message);
             Self::answered(&type_url, state, &self.status, error, subscriber);
         }
-        let first = !known || request.response_nonce.is_empty();
+        // Without a nonce a client begins anew, unless there was no response yet whose nonce it could repeat.
+        let first = !known || request.response_nonce.is_empty() && !state.last_nonce.is_empty();
         if first {
             state.held.clear();
             state.in_flight = None;

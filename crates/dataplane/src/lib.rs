@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod compile;
 pub mod error;
 pub mod filter_chain;
+pub mod filter_state;
 pub mod filters;
 pub mod format;
 pub mod head;
@@ -20,6 +21,7 @@ pub mod listener;
 pub mod matcher;
 pub mod route;
 pub mod stream_info;
+pub mod token_bucket;
 pub mod transport;
 
 pub use error::{ConfigError, Warning};

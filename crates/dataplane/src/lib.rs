@@ -17,6 +17,7 @@ pub mod filter_state;
 pub mod filters;
 pub mod format;
 pub mod head;
+pub mod http_protocol;
 pub mod listener;
 pub mod matcher;
 pub mod route;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::filter_chain::FilterChains;
 use crate::filters::HttpFilter;
 use crate::format::Format;
+use crate::http_protocol::{Http1Options, Http2Options};
 use crate::matcher::HeaderMatcher;
 use crate::route::{Fraction, RouteTable};
 
@@ -228,20 +229,12 @@ pub struct HttpConnectionManager {
     pub max_head_bytes: usize,
     /// Fields of a request's head.
     pub max_header_count: usize,
-    /// Whether HTTP/1.0 is served.
-    pub accept_http_10: bool,
-    /// The host of HTTP/1.0 requests without one.
-    pub default_host: Option<Box<str>>,
-    /// Whether trailers of HTTP/1 are passed on.
-    pub http1_trailers: bool,
+    /// HTTP/1.
+    pub http1: Http1Options,
+    /// HTTP/2.
+    pub http2: Http2Options,
     /// Whether a port is removed from the host: none, the listener's own, any.
     pub strip_port: StripPort,
-    /// Streams at a time on an HTTP/2 connection.
-    pub max_concurrent_streams: Option<u32>,
-    /// HTTP/2 flow control window of streams.
-    pub initial_stream_window: Option<u32>,
-    /// HTTP/2 flow control window of connections.
-    pub initial_connection_window: Option<u32>,
 }
 
 /// Which ports are removed from a request's host.

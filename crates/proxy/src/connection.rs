@@ -195,7 +195,7 @@ async fn serve_http1_request(
         to_head: head.method() == b"HEAD",
         keep_alive: parsed.keep_alive && !last,
         draining: Box::new(move || drain.drain.is_draining()),
-        trailers: runtime.config.http1_trailers,
+        trailers: runtime.config.http1.trailers,
         failed: false,
     });
     let protocol = if parsed.http10 { Protocol::Http10 } else { Protocol::Http11 };
@@ -257,11 +257,11 @@ fn check_version(
     parsed: ParsedRequest,
 ) -> Result<ParsedRequest, Refusal> {
     if parsed.http10 {
-        if !config.accept_http_10 {
+        if !config.http1.accept_http_10 {
             return Err(Refusal { status: 426, details: "low_version" });
         }
         if head.authority().is_empty() {
-            match &config.default_host {
+            match &config.http1.default_host {
                 Some(host) => head.set_authority(host.as_bytes()),
                 None => return Err(Refusal { status: 400, details: "missing_host_header" }),
             }
@@ -353,13 +353,7 @@ async fn serve_http2(
     facts: &Rc<ConnectionFacts>,
 ) {
     let config = &runtime.config;
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(config.initial_stream_window.unwrap_or(1 << 20))
-        .initial_connection_window_size(config.initial_connection_window.unwrap_or(16 << 20))
-        .max_concurrent_streams(config.max_concurrent_streams.unwrap_or(1024))
-        .max_frame_size(64 * 1024)
-        .max_header_list_size(config.max_head_bytes as u32);
+    let builder = http2::server_builder(&config.http2, config.max_head_bytes);
     let handshake =
         tokio::time::timeout(Duration::from_secs(10), builder.handshake::<_, Bytes>(stream)).await;
     let Ok(Ok(mut connection)) = handshake else {

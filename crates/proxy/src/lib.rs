@@ -13,6 +13,7 @@ pub mod admin;
 pub mod bootstrap;
 pub mod connection;
 pub mod forward;
+pub mod fuzz;
 pub mod http1;
 pub mod http2;
 pub mod inspect;

@@ -12,6 +12,7 @@ use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::
 use super::access_log::access_logs;
 use super::common::{duration, leftover, limit};
 use super::filters::http_filters;
+use super::http_protocol::{http1_options, http2_options};
 use super::route::route_table;
 use crate::error::{Context, Result};
 use crate::listener::{
@@ -39,7 +40,7 @@ pub(crate) fn http_manager(
     };
     let common = common_options(context, &mut value)?;
     let http1 = value.http_protocol_options.take().unwrap_or_default();
-    let mut http2 = value.http2_protocol_options.take().unwrap_or_default();
+    let http2 = value.http2_protocol_options.take().unwrap_or_default();
     let name = take(&mut value.server_name);
     let via = take(&mut value.via);
     let remote = value.use_remote_address.take().unwrap_or(false);
@@ -105,20 +106,14 @@ pub(crate) fn http_manager(
         max_requests_per_connection: common.max_requests.filter(|requests| *requests > 0),
         max_head_bytes: value.max_request_headers_kb.take().unwrap_or(60) as usize * 1024,
         max_header_count: common.max_headers.unwrap_or(100) as usize,
-        accept_http_10: http1.accept_http_10,
-        default_host: (!http1.default_host_for_http_10.is_empty())
-            .then(|| http1.default_host_for_http_10.into()),
-        http1_trailers: http1.enable_trailers,
+        http1: http1_options(&context.field("http_protocol_options"), http1)?,
+        http2: http2_options(&context.field("http2_protocol_options"), http2)?,
         strip_port: match value.strip_port_mode.take() {
             Some(StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
             _ if take(&mut value.strip_matching_host_port) => StripPort::Matching,
             _ => StripPort::Never,
         },
-        max_concurrent_streams: http2.max_concurrent_streams.take(),
-        initial_stream_window: http2.initial_stream_window_size.take(),
-        initial_connection_window: http2.initial_connection_window_size.take(),
     };
-    leftover(&context.field("http2_protocol_options"), &http2);
     // Said for a tracer, and there is none; a delayed close happens where a client still sends; the client's
     // certificate has no details without TLS; dropping the connection on an invalid message is what is done.
     value.tracing = None;

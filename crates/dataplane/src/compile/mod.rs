@@ -11,6 +11,7 @@ mod cluster;
 mod common;
 mod filters;
 mod http_manager;
+mod http_protocol;
 mod listener;
 mod load_balancing;
 mod route;

@@ -1,48 +1,22 @@
-//! Bodies of HTTP/1 messages.
+//! Bodies of HTTP/1 messages on their connections.
 
 use std::io::Write;
 
 use bytes::Bytes;
 use lateen_dataplane::head::Headers;
 
+use super::decode::{BodyDecoder, Framing};
 use crate::message::{BodyEvent, MessageError};
 use crate::stream::Shared;
 
-/// How the end of a body is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// So many bytes.
-    Length(u64),
-    /// In chunks.
-    Chunked,
-    /// At the end of the connection: responses, and everything after an upgrade.
-    UntilClose,
-}
-
-/// The longest line of a chunked body: sizes with extensions, and trailers.
-const MAX_LINE: usize = 8 * 1024;
-const MAX_TRAILERS: usize = 60 * 1024;
 /// Chunks up to this are copied behind what waits for the kernel; longer ones are written from where they are.
 const COPIED: usize = 8 * 1024;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Left(u64),
-    Size,
-    Chunk(u64),
-    ChunkEnd,
-    Trailers,
-    UntilClose,
-    Done,
-}
 
 /// A body that is being received.
 #[derive(Debug)]
 pub struct BodyReader {
     connection: Shared,
-    state: State,
-    trailers: Headers,
-    trailer_bytes: usize,
+    decoder: BodyDecoder,
     /// Whether the body ended where it should, so that the next message follows.
     complete: std::rc::Rc<std::cell::Cell<bool>>,
 }
@@ -50,148 +24,32 @@ pub struct BodyReader {
 impl BodyReader {
     /// A reader; `complete` is set when the body has been read to its end.
     pub fn new(connection: Shared, framing: Framing, complete: std::rc::Rc<std::cell::Cell<bool>>) -> Self {
-        let state = match framing {
-            Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Left(length),
-            Framing::Chunked => State::Size,
-            Framing::UntilClose => State::UntilClose,
-        };
-        complete.set(state == State::Done);
-        Self { connection, state, trailers: Headers::new(), trailer_bytes: 0, complete }
+        let decoder = BodyDecoder::new(framing);
+        complete.set(decoder.is_done());
+        Self { connection, decoder, complete }
     }
 
     /// Whether nothing more comes.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.decoder.is_done()
     }
 
     /// The next part.
     pub async fn next(&mut self) -> Result<BodyEvent, MessageError> {
         loop {
-            if let Some(event) = self.take_input()? {
+            let event = self.decoder.next(&mut self.connection.input())?;
+            if let Some(event) = event {
+                self.complete.set(self.decoder.is_done());
                 return Ok(event);
             }
             if self.connection.fill().await? == 0 {
-                if self.state == State::UntilClose {
-                    self.state = State::Done;
+                if self.decoder.close() {
                     return Ok(BodyEvent::End);
                 }
                 return Err(MessageError::Closed);
             }
         }
     }
-
-    /// What the input read so far gives.
-    fn take_input(&mut self) -> Result<Option<BodyEvent>, MessageError> {
-        let connection = self.connection.clone();
-        let mut input = connection.input();
-        loop {
-            match self.state {
-                State::Done => {
-                    self.complete.set(true);
-                    if self.trailers.is_empty() {
-                        return Ok(Some(BodyEvent::End));
-                    }
-                    return Ok(Some(BodyEvent::Trailers(std::mem::take(&mut self.trailers))));
-                }
-                State::UntilClose => {
-                    if input.is_empty() {
-                        return Ok(None);
-                    }
-                    return Ok(Some(BodyEvent::Data(input.split().freeze())));
-                }
-                State::Left(left) | State::Chunk(left) => {
-                    if input.is_empty() {
-                        return Ok(None);
-                    }
-                    let count = (input.len() as u64).min(left);
-                    let chunk = input.split_to(count as usize).freeze();
-                    let left = left - count;
-                    self.state = match self.state {
-                        State::Left(_) if left == 0 => State::Done,
-                        State::Left(_) => State::Left(left),
-                        _ if left == 0 => State::ChunkEnd,
-                        _ => State::Chunk(left),
-                    };
-                    if self.state == State::Done {
-                        self.complete.set(true);
-                    }
-                    return Ok(Some(BodyEvent::Data(chunk)));
-                }
-                State::Size => {
-                    let Some(line) = line(&mut input)? else { return Ok(None) };
-                    let size =
-                        chunk_size(&line).ok_or(MessageError::Protocol("a chunk's size is not valid"))?;
-                    self.state = if size == 0 { State::Trailers } else { State::Chunk(size) };
-                }
-                State::ChunkEnd => {
-                    let Some(line) = line(&mut input)? else { return Ok(None) };
-                    if !line.is_empty() {
-                        return Err(MessageError::Protocol("a chunk is longer than its size"));
-                    }
-                    self.state = State::Size;
-                }
-                State::Trailers => {
-                    let Some(line) = line(&mut input)? else { return Ok(None) };
-                    self.trailer_bytes += line.len();
-                    if line.is_empty() {
-                        self.state = State::Done;
-                    } else {
-                        if self.trailer_bytes > MAX_TRAILERS {
-                            return Err(MessageError::Protocol("the trailers are too large"));
-                        }
-                        self.trailer(&line)?;
-                    }
-                }
-            }
-        }
-    }
-
-    fn trailer(&mut self, line: &[u8]) -> Result<(), MessageError> {
-        let mut fields = [httparse::EMPTY_HEADER; 1];
-        let text = [line, b"\r\n\r\n"].concat();
-        match httparse::parse_headers(&text, &mut fields) {
-            Ok(httparse::Status::Complete((_, [field]))) => {
-                // A trailer must not change how the message is understood (RFC 9110, 6.5.1).
-                let forbidden =
-                    ["content-length", "transfer-encoding", "host", "connection", "trailer", "te", "upgrade"];
-                if !forbidden.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
-                    self.trailers.append(field.name, field.value);
-                }
-                Ok(())
-            }
-            _ => Err(MessageError::Protocol("a trailer is not valid")),
-        }
-    }
-}
-
-/// Takes a line that ends with CR LF; a lone LF or CR is refused.
-fn line(input: &mut bytes::BytesMut) -> Result<Option<Bytes>, MessageError> {
-    let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
-        return if input.len() > MAX_LINE {
-            Err(MessageError::Protocol("a line of the body's framing is too long"))
-        } else {
-            Ok(None)
-        };
-    };
-    if end > MAX_LINE {
-        return Err(MessageError::Protocol("a line of the body's framing is too long"));
-    }
-    let line = input.split_to(end + 1).freeze();
-    match line.strip_suffix(b"\r\n") {
-        Some(text) if !text.contains(&b'\r') => Ok(Some(line.slice(..end - 1))),
-        _ => Err(MessageError::Protocol("a line of the body's framing does not end with CR LF")),
-    }
-}
-
-/// Hexadecimal digits, and after a semicolon whatever there is.
-fn chunk_size(line: &[u8]) -> Option<u64> {
-    let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
-    let rest = line[digits..].trim_ascii_start();
-    if digits == 0 || digits > 15 || !(rest.is_empty() || rest[0] == b';') {
-        return None;
-    }
-    u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()
 }
 
 /// A body that is being sent. The head is in the connection's output already.
@@ -220,10 +78,7 @@ impl BodyWriter {
                     .checked_sub(chunk.len() as u64)
                     .ok_or(MessageError::Protocol("the body is longer than its content-length"))?;
             }
-            Framing::Chunked => {
-                // Writing to memory cannot fail.
-                let _ = write!(self.connection.output(), "{:x}\r\n", chunk.len());
-            }
+            Framing::Chunked => write_size(&mut self.connection.output(), chunk.len()),
             Framing::UntilClose => {}
         }
         if chunk.len() <= COPIED && self.connection.output().len() <= COPIED {
@@ -241,17 +96,7 @@ impl BodyWriter {
     pub async fn finish(&mut self, trailers: Option<Headers>) -> Result<(), MessageError> {
         match self.framing {
             Framing::Chunked => {
-                let mut output = self.connection.output();
-                output.extend_from_slice(b"0\r\n");
-                if let Some(trailers) = trailers.filter(|_| self.trailers) {
-                    for (name, value) in trailers.iter() {
-                        output.extend_from_slice(name);
-                        output.extend_from_slice(b": ");
-                        output.extend_from_slice(value);
-                        output.extend_from_slice(b"\r\n");
-                    }
-                }
-                output.extend_from_slice(b"\r\n");
+                write_end(&mut self.connection.output(), trailers.as_ref().filter(|_| self.trailers));
             }
             Framing::Length(left) if left > 0 => {
                 return Err(MessageError::Protocol("the body is shorter than its content-length"));
@@ -267,6 +112,32 @@ impl BodyWriter {
             return Ok(());
         }
         Ok(self.connection.flush().await?)
+    }
+}
+
+fn write_size(out: &mut Vec<u8>, size: usize) {
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{size:x}\r\n");
+}
+
+/// Writes the end of a chunked body.
+pub fn write_end(out: &mut Vec<u8>, trailers: Option<&Headers>) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers.iter().flat_map(|trailers| trailers.iter()) {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes one chunk of a chunked body; nothing for no bytes, for that would be its end.
+pub fn write_chunk(out: &mut Vec<u8>, chunk: &[u8]) {
+    if !chunk.is_empty() {
+        write_size(out, chunk.len());
+        out.extend_from_slice(chunk);
+        out.extend_from_slice(b"\r\n");
     }
 }
 

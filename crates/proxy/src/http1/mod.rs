@@ -4,9 +4,11 @@
 //! server would frame differently is never passed on.
 
 mod body;
+mod decode;
 mod head;
 
-pub use body::{BodyReader, BodyWriter, Framing};
+pub use body::{BodyReader, BodyWriter, write_chunk, write_end};
+pub use decode::{BodyDecoder, Framing};
 pub use head::{
     Limits, ParsedRequest, ParsedResponse, Refusal, parse_request, parse_response, write_request,
     write_response,

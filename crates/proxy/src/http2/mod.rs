@@ -4,12 +4,31 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
+use lateen_dataplane::http_protocol::Http2Options;
 
 use crate::message::{BodyEvent, MessageError};
 
 /// Fields that mean something for one HTTP/1 connection and are forbidden here (RFC 9113, 8.2.2).
 const CONNECTION_FIELDS: [&[u8]; 6] =
     [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"host"];
+
+/// The server side of connections as these options say. `head_bytes` bounds a request's head.
+pub fn server_builder(options: &Http2Options, head_bytes: usize) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(options.initial_stream_window)
+        .initial_connection_window_size(options.initial_connection_window)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .max_frame_size(64 * 1024)
+        .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX));
+    if let Some(size) = options.hpack_table_size {
+        builder.header_table_size(size);
+    }
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    builder
+}
 
 /// A body that is being received.
 #[derive(Debug)]

@@ -1,0 +1,110 @@
+//! Protocol options, which listeners and clusters have in common.
+
+use std::mem::take;
+
+use lateen_envoy::TypeUrl;
+use lateen_envoy::envoy::config::core::v3 as core;
+use lateen_envoy::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
+use lateen_envoy::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+
+use super::common::{duration, leftover};
+use crate::error::{Context, Result};
+use crate::http_protocol::{HeaderCase, Http1Options, Http2Options, Keepalive};
+
+/// `Http1ProtocolOptions`.
+pub(crate) fn http1_options(
+    context: &Context<'_>,
+    mut value: core::Http1ProtocolOptions,
+) -> Result<Http1Options> {
+    let host = take(&mut value.default_host_for_http_10);
+    let options = Http1Options {
+        allow_absolute_url: value.allow_absolute_url.take().unwrap_or(true),
+        accept_http_10: take(&mut value.accept_http_10),
+        default_host: (!host.is_empty()).then(|| host.into()),
+        trailers: take(&mut value.enable_trailers),
+        header_case: match value.header_key_format.take().and_then(|format| format.header_format) {
+            None => HeaderCase::Lower,
+            Some(HeaderFormat::ProperCaseWords(_)) => HeaderCase::Proper,
+            Some(HeaderFormat::StatefulFormatter(extension)) => {
+                let url = extension.typed_config.map(|any| any.type_url).unwrap_or_default();
+                if url != PreserveCaseFormatterConfig::TYPE_URL {
+                    let context = context.field("header_key_format.stateful_formatter");
+                    return Err(context.error(format!("the formatter `{url}` is not supported")));
+                }
+                HeaderCase::Preserve
+            }
+        },
+        stream_error: value.override_stream_error_on_invalid_http_message.take(),
+        allow_chunked_length: take(&mut value.allow_chunked_length),
+        fully_qualified_url: take(&mut value.send_fully_qualified_url),
+    };
+    // Which parser of Envoy's is used; methods are checked by syntax alone, as with custom methods allowed.
+    value.use_balsa_parser = None;
+    value.allow_custom_methods = false;
+    leftover(context, &value);
+    Ok(options)
+}
+
+/// `Http2ProtocolOptions`.
+pub(crate) fn http2_options(
+    context: &Context<'_>,
+    mut value: core::Http2ProtocolOptions,
+) -> Result<Http2Options> {
+    let defaults = Http2Options::default();
+    let window = |name: &str, size: Option<u32>, default: u32| match size {
+        Some(size) if !(65_535..=0x7fff_ffff).contains(&size) => {
+            Err(context.field(name).error(format!("{size} is not within 65535 and 2147483647")))
+        }
+        size => Ok(size.unwrap_or(default)),
+    };
+    let stream = value.initial_stream_window_size.take();
+    let connection = value.initial_connection_window_size.take();
+    let deprecated = take(&mut value.stream_error_on_invalid_http_messaging);
+    let options = Http2Options {
+        hpack_table_size: value.hpack_table_size.take(),
+        max_concurrent_streams: value
+            .max_concurrent_streams
+            .take()
+            .unwrap_or(defaults.max_concurrent_streams),
+        initial_stream_window: window("initial_stream_window_size", stream, defaults.initial_stream_window)?,
+        initial_connection_window: window(
+            "initial_connection_window_size",
+            connection,
+            defaults.initial_connection_window,
+        )?,
+        allow_connect: take(&mut value.allow_connect),
+        stream_error: value
+            .override_stream_error_on_invalid_http_message
+            .take()
+            .or(deprecated.then_some(true)),
+        max_outbound_frames: value.max_outbound_frames.take().unwrap_or(defaults.max_outbound_frames),
+        keepalive: match value.connection_keepalive.take() {
+            Some(settings) => Some(keepalive(&context.field("connection_keepalive"), settings)?),
+            None => None,
+        },
+    };
+    // Metadata frames are Envoy's own and are ignored, as RFC 9113 says of unknown frames. Floods of control frames,
+    // empty frames, priorities and window updates are bounded by limits of the library's own; which codec of Envoy's
+    // is used, and how it encodes text, changes nothing that a peer sees.
+    value.max_outbound_control_frames = None;
+    value.max_consecutive_inbound_frames_with_empty_payload = None;
+    value.max_inbound_priority_frames_per_stream = None;
+    value.max_inbound_window_update_frames_per_data_frame_sent = None;
+    value.use_oghttp2_codec = None;
+    value.enable_huffman_encoding = None;
+    leftover(context, &value);
+    Ok(options)
+}
+
+fn keepalive(context: &Context<'_>, mut value: core::KeepaliveSettings) -> Result<Keepalive> {
+    let settings = Keepalive {
+        interval: duration(&context.field("interval"), value.interval.take())?,
+        timeout: duration(&context.field("timeout"), value.timeout.take())?
+            .ok_or_else(|| context.field("timeout").error("say how long an answer may take"))?,
+        jitter_percent: value.interval_jitter.take().map_or(15, |percent| percent.value as u32),
+        idle: duration(&context.field("connection_idle_interval"), value.connection_idle_interval.take())?
+            .filter(|idle| !idle.is_zero()),
+    };
+    leftover(context, &value);
+    Ok(settings)
+}

@@ -1,0 +1,100 @@
+//! How HTTP is spoken on a connection, with clients and with upstreams: `envoy.config.core.v3`'s protocol options.
+
+use std::time::Duration;
+
+/// `Http1ProtocolOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http1Options {
+    /// `allow_absolute_url`; requests to a proxy in absolute form are taken apart, else only the path counts.
+    pub allow_absolute_url: bool,
+    /// `accept_http_10`.
+    pub accept_http_10: bool,
+    /// `default_host_for_http_10`: the host of HTTP/1.0 requests without one.
+    pub default_host: Option<Box<str>>,
+    /// `enable_trailers`: trailers are passed on; else they are dropped, whichever side they come from.
+    pub trailers: bool,
+    /// `header_key_format`.
+    pub header_case: HeaderCase,
+    /// `override_stream_error_on_invalid_http_message`: a message that is wrong ends its stream and not the connection.
+    pub stream_error: Option<bool>,
+    /// `allow_chunked_length`: a message that is chunked and has a length too is taken as chunked, its length dropped.
+    pub allow_chunked_length: bool,
+    /// `send_fully_qualified_url`: upstream the target is the whole URL.
+    pub fully_qualified_url: bool,
+}
+
+impl Default for Http1Options {
+    fn default() -> Self {
+        Self {
+            allow_absolute_url: true,
+            accept_http_10: false,
+            default_host: None,
+            trailers: false,
+            header_case: HeaderCase::Lower,
+            stream_error: None,
+            allow_chunked_length: false,
+            fully_qualified_url: false,
+        }
+    }
+}
+
+/// The case of field names that are sent over HTTP/1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeaderCase {
+    /// As HTTP/2 has them.
+    #[default]
+    Lower,
+    /// `Proper-Case-Words`.
+    Proper,
+    /// As the other side sent them.
+    Preserve,
+}
+
+/// `Http2ProtocolOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http2Options {
+    /// Entries of the dynamic table of HPACK, in bytes.
+    pub hpack_table_size: Option<u32>,
+    /// Streams at a time that the peer may open.
+    pub max_concurrent_streams: u32,
+    /// Flow control window of a stream.
+    pub initial_stream_window: u32,
+    /// Flow control window of a connection.
+    pub initial_connection_window: u32,
+    /// `allow_connect`: extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
+    /// A message that is wrong ends its stream and not the connection.
+    pub stream_error: Option<bool>,
+    /// Frames that may wait for the peer to read (answers to its floods).
+    pub max_outbound_frames: u32,
+    /// Pings that ask whether the peer is there.
+    pub keepalive: Option<Keepalive>,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            hpack_table_size: None,
+            max_concurrent_streams: 1024,
+            initial_stream_window: 1 << 20,
+            initial_connection_window: 16 << 20,
+            allow_connect: false,
+            stream_error: None,
+            max_outbound_frames: 10_000,
+            keepalive: None,
+        }
+    }
+}
+
+/// `KeepaliveSettings`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Between pings; none: only after `idle`.
+    pub interval: Option<Duration>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// The share of the interval that is added at random, in percent.
+    pub jitter_percent: u32,
+    /// A request after such a pause is preceded by a ping.
+    pub idle: Option<Duration>,
+}

@@ -3,6 +3,9 @@
 //! Nothing of upstream is committed: the files are read where cargo has put that package, and the code and the
 //! descriptor set go to `OUT_DIR`.
 
+#[path = "build/schema.rs"]
+mod schema;
+
 use std::collections::BTreeSet;
 use std::env;
 use std::error::Error;
@@ -36,7 +39,7 @@ const WANTED: [&str; 5] =
     ["data-plane-api/envoy/", "xds/xds/", "xds/udpa/", "googleapis/google/rpc/", "ratelimit/"];
 
 /// Files that no part of the mesh has a use for (a path containing one of these is left out): they would cost
-/// compile time and a larger descriptor pool.
+/// compile time and larger tables.
 const UNWANTED: [&str; 38] = [
     "dynamic_modules",
     "aws",
@@ -85,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let upstream = upstream_protos(&manifest_dir)?;
 
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed={}", own_protos.display());
     println!("cargo:rerun-if-changed={}", upstream.display());
 
@@ -102,7 +106,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let descriptor_path = out_dir.join("descriptors.bin");
     run_protoc(&import_roots, &files, &descriptor_path)?;
-    let mut descriptors = FileDescriptorSet::decode(fs::read(&descriptor_path)?.as_slice())?;
+    let bytes = fs::read(&descriptor_path)?;
+    schema::write(&bytes, &out_dir)?;
+    let mut descriptors = FileDescriptorSet::decode(bytes.as_slice())?;
     // Services are described where they are served (`xds`, `citadel`), never here.
     for file in &mut descriptors.file {
         file.service.clear();

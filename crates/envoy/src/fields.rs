@@ -2,9 +2,9 @@
 //! instead of ignoring it.
 
 use prost::Message;
-use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 
-use crate::json;
+use crate::schema::{Kind, Message as MessageType};
+use crate::wire::{self, MAX_DEPTH, Malformed};
 use crate::{Any, TypeUrl};
 
 /// A field that is set.
@@ -40,72 +40,75 @@ pub enum Descend {
 
 /// Like [`set_fields`], with a visitor that decides what to look into.
 pub fn walk_set_fields<M: Message + TypeUrl>(message: &M, visit: &mut dyn FnMut(SetField) -> Descend) {
-    let descriptor = json::descriptor(M::TYPE_URL);
-    let dynamic = descriptor
-        .and_then(|descriptor| DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).ok());
-    if let Some(dynamic) = dynamic {
-        walk(&dynamic, "", visit);
+    if let Some(known) = MessageType::named(M::TYPE_URL) {
+        // We have just encoded it, so it is well-formed. What is not, in an `Any`, has no fields to be listed.
+        let _ = walk(known, &message.encode_to_vec(), "", 0, visit);
     }
 }
 
-fn walk(message: &DynamicMessage, prefix: &str, visit: &mut dyn FnMut(SetField) -> Descend) {
-    let descriptor = message.descriptor();
-    if descriptor.full_name() == "google.protobuf.Any" {
-        let inner = message
-            .transcode_to::<Any>()
-            .ok()
-            .and_then(|any| DynamicMessage::decode(json::descriptor(&any.type_url)?, any.value).ok());
-        if let Some(inner) = inner {
-            walk(&inner, prefix, visit);
-        }
-        return;
+fn walk(
+    message: MessageType,
+    bytes: &[u8],
+    prefix: &str,
+    depth: u32,
+    visit: &mut dyn FnMut(SetField) -> Descend,
+) -> Result<(), Malformed> {
+    if depth > MAX_DEPTH {
+        return Err(Malformed);
+    }
+    if message.full_name() == "google.protobuf.Any" {
+        let any = Any::decode(bytes).map_err(|_| Malformed)?;
+        return match MessageType::named(&any.type_url) {
+            Some(inner) => walk(inner, &any.value, prefix, depth + 1, visit),
+            None => Ok(()),
+        };
     }
     // Durations, wrappers, structs and the like are values, not configuration with fields of their own.
-    if descriptor.full_name().starts_with("google.protobuf.") {
-        return;
+    if message.full_name().starts_with("google.protobuf.") {
+        return Ok(());
     }
-    for (field, value) in message.fields() {
+    for set in wire::decode(message, bytes)? {
+        let field = set.field;
         let path =
             if prefix.is_empty() { field.name().to_owned() } else { format!("{prefix}.{}", field.name()) };
         let report = SetField {
             path: path.clone(),
-            message: descriptor.full_name().to_owned(),
+            message: message.full_name().to_owned(),
             name: field.name().to_owned(),
+        };
+        let Kind::Message(inner) = field.kind() else {
+            visit(report);
+            continue;
         };
         if visit(report) == Descend::Skip {
             continue;
         }
-        match value {
-            Value::Message(inner) => walk(inner, &path, visit),
-            Value::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    if let Value::Message(inner) = item {
-                        walk(inner, &format!("{path}[{index}]"), visit);
-                    }
-                }
+        if field.is_map() {
+            for entry in wire::map(field, &set.values)? {
+                let Kind::Message(inner) = entry.value_kind else { break };
+                let key = match entry.key_kind {
+                    Kind::String => format!("{:?}", entry.key_text()?),
+                    _ => entry.key_text()?,
+                };
+                // Of a malformed `Any` in one place the others should not suffer.
+                let _ = walk(inner, entry.value.bytes()?, &format!("{path}[{key}]"), depth + 1, visit);
             }
-            Value::Map(entries) => {
-                let mut entries: Vec<(&MapKey, &Value)> = entries.iter().collect();
-                entries.sort_by(|left, right| left.0.cmp(right.0));
-                for (key, item) in entries {
-                    if let Value::Message(inner) = item {
-                        let key = match key {
-                            MapKey::String(key) => format!("{key:?}"),
-                            other => format!("{other:?}"),
-                        };
-                        walk(inner, &format!("{path}[{key}]"), visit);
-                    }
-                }
+        } else if field.is_repeated() {
+            for (index, item) in set.values.iter().enumerate() {
+                let _ = walk(inner, item.bytes()?, &format!("{path}[{index}]"), depth + 1, visit);
             }
-            _ => {}
+        } else if let Some(value) = set.values.first() {
+            let _ = walk(inner, value.bytes()?, &path, depth + 1, visit);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::envoy::config::listener::v3::Listener;
+    use crate::json;
 
     fn listener() -> Listener {
         json::from_json(&serde_json::json!({

@@ -14,8 +14,10 @@
 pub mod fields;
 pub mod json;
 mod pack;
+mod schema;
 pub mod type_urls;
 mod well_known;
+mod wire;
 
 #[allow(missing_docs, clippy::all, unused_qualifications, rustdoc::all)]
 mod generated {

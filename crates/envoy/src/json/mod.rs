@@ -6,15 +6,13 @@
 
 mod path;
 mod read;
+mod well_known;
 mod write;
 
-use std::sync::LazyLock;
-
 use prost::Message;
-use prost_reflect::{DescriptorPool, MessageDescriptor};
 use serde_json::Value;
 
-use crate::pack::type_name;
+use crate::schema;
 use crate::{Any, TypeUrl};
 
 /// What is wrong in a JSON document, and where.
@@ -27,23 +25,14 @@ pub struct JsonError {
     pub reason: String,
 }
 
-/// Descriptors of all messages of this crate; decoded when first asked for.
-pub fn descriptors() -> &'static DescriptorPool {
-    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-        let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-        DescriptorPool::decode(bytes).expect("the compiler's own output")
-    });
-    &POOL
-}
-
-/// The descriptor for a type URL or a full name; `None` where this crate has no such message.
-pub fn descriptor(type_url: &str) -> Option<MessageDescriptor> {
-    descriptors().get_message_by_name(type_name(type_url))
+/// Whether this crate has the message of a type URL or full name.
+pub fn is_known(type_url: &str) -> bool {
+    schema::Message::named(type_url).is_some()
 }
 
 /// Reads a message.
 pub fn from_json<M: Message + TypeUrl + Default>(json: &Value) -> Result<M, JsonError> {
-    let bytes = read::encode(&own_descriptor::<M>(), json)?;
+    let bytes = read::encode(own_type::<M>(), json)?;
     M::decode(bytes).map_err(|error| JsonError { path: String::new(), reason: error.to_string() })
 }
 
@@ -55,13 +44,13 @@ pub fn any_from_json(json: &Value) -> Result<Any, JsonError> {
 /// Writes a message with the field names of its proto file. An `Any` of a type that this crate does not know becomes
 /// `{"@type": ..., "value": base64}`.
 pub fn to_json<M: Message + TypeUrl>(message: &M) -> Value {
-    write::message(&own_descriptor::<M>(), &message.encode_to_vec(), Redaction::Nothing)
+    write::message(own_type::<M>(), &message.encode_to_vec(), Redaction::Nothing)
 }
 
 /// Like [`to_json`], with what the protocol marks as sensitive (private keys, passwords, tokens) replaced by
 /// `[redacted]`, in nested `Any`s too. For everything that a person or a tool gets to see.
 pub fn to_json_redacted<M: Message + TypeUrl>(message: &M) -> Value {
-    write::message(&own_descriptor::<M>(), &message.encode_to_vec(), Redaction::Sensitive)
+    write::message(own_type::<M>(), &message.encode_to_vec(), Redaction::Sensitive)
 }
 
 /// Writes an `Any` as an object with `@type`.
@@ -78,8 +67,8 @@ pub enum Redaction {
     Sensitive,
 }
 
-fn own_descriptor<M: TypeUrl>() -> MessageDescriptor {
-    descriptor(M::TYPE_URL).expect("every generated message is in the descriptors")
+fn own_type<M: TypeUrl>() -> schema::Message {
+    schema::Message::named(M::TYPE_URL).expect("every generated message is in the schema")
 }
 
 #[cfg(test)]

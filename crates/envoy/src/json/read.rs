@@ -1,4 +1,4 @@
-//! JSON to the wire format, guided by descriptors.
+//! JSON to the wire format, guided by the schema.
 //!
 //! The wire format is written directly: a dynamic message in between would keep maps in random order, and the bytes of
 //! a nested `Any` would differ from run to run.
@@ -9,14 +9,16 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value};
 
 use super::JsonError;
 use super::path::Path;
+use super::well_known::{read_duration, read_timestamp};
 use crate::Any;
 use crate::google::protobuf;
 use crate::pack::type_name;
+use crate::schema::{Enumeration, Field, Kind, Message as MessageType};
+use crate::wire::wire_type;
 
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
@@ -24,7 +26,7 @@ const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-pub(super) fn encode(descriptor: &MessageDescriptor, json: &Value) -> Result<Bytes, JsonError> {
+pub(super) fn encode(descriptor: MessageType, json: &Value) -> Result<Bytes, JsonError> {
     let mut buffer = Vec::new();
     message(descriptor, json, &Path::ROOT, &mut buffer)?;
     Ok(buffer.into())
@@ -35,7 +37,7 @@ pub(super) fn any(json: &Value) -> Result<Any, JsonError> {
 }
 
 fn message(
-    descriptor: &MessageDescriptor,
+    descriptor: MessageType,
     json: &Value,
     path: &Path<'_>,
     buffer: &mut Vec<u8>,
@@ -60,11 +62,20 @@ fn message(
             buffer.extend(protobuf::ListValue { values }.encode_to_vec());
             Ok(())
         }
-        name if has_own_json_form(name) => {
-            let message = DynamicMessage::deserialize(descriptor.clone(), json)
-                .map_err(|error| path.error(error.to_string()))?;
-            buffer.extend(message.encode_to_vec());
+        "google.protobuf.Duration" => {
+            let duration = read_duration(text(json, path)?).map_err(|reason| path.error(reason))?;
+            buffer.extend(duration.encode_to_vec());
             Ok(())
+        }
+        "google.protobuf.Timestamp" => {
+            let time = read_timestamp(text(json, path)?).map_err(|reason| path.error(reason))?;
+            buffer.extend(time.encode_to_vec());
+            Ok(())
+        }
+        name if has_own_json_form(name) && name != "google.protobuf.Empty" => {
+            // The wrappers.
+            let field = descriptor.field(1).ok_or_else(|| path.error("is no wrapper"))?;
+            unless_default(1, field.kind(), json, path, buffer)
         }
         _ => fields(descriptor, as_object(json, path)?, path, buffer),
     }
@@ -73,30 +84,27 @@ fn message(
 /// Well-known types whose JSON form is not an object of their fields.
 pub(super) fn has_own_json_form(full_name: &str) -> bool {
     full_name.strip_prefix("google.protobuf.").is_some_and(|name| {
-        matches!(
-            name,
-            "Any" | "Struct" | "Value" | "ListValue" | "Duration" | "Timestamp" | "FieldMask" | "Empty"
-        ) || name.ends_with("Value") && !name.contains('.') && name != "EnumValue"
+        matches!(name, "Any" | "Struct" | "Value" | "ListValue" | "Duration" | "Timestamp" | "Empty")
+            || name.ends_with("Value") && !name.contains('.') && name != "EnumValue"
     })
 }
 
 fn fields(
-    descriptor: &MessageDescriptor,
+    descriptor: MessageType,
     object: &Map<String, Value>,
     path: &Path<'_>,
     buffer: &mut Vec<u8>,
 ) -> Result<(), JsonError> {
-    let mut set: Vec<(FieldDescriptor, &str, &Value)> = Vec::with_capacity(object.len());
+    let mut set: Vec<(Field, &str, &Value)> = Vec::with_capacity(object.len());
     for (name, value) in object {
         // `@type` belongs to the `Any` around this message.
         if name == "@type" && path.is_any_value() {
             continue;
         }
         let field = descriptor
-            .get_field_by_name(name)
-            .or_else(|| descriptor.get_field_by_json_name(name))
+            .field_named(name)
             .ok_or_else(|| path.field(name).error(unknown_field(descriptor, name)))?;
-        if !value.is_null() || is_nullable(&field) {
+        if !value.is_null() || is_nullable(field) {
             set.push((field, name, value));
         }
     }
@@ -108,39 +116,33 @@ fn fields(
     }
     for (index, (field, name, value)) in set.iter().enumerate() {
         let path = path.field(name);
-        if let Some(oneof) = field.containing_oneof().filter(|oneof| !oneof.is_synthetic())
-            && let Some((_, other, _)) =
-                set[..index].iter().find(|(other, ..)| other.containing_oneof().as_ref() == Some(&oneof))
+        if let Some(oneof) = field.oneof()
+            && let Some((_, other, _)) = set[..index].iter().find(|(other, ..)| other.oneof() == Some(oneof))
         {
             return Err(path.error(format!("cannot be set together with {other}")));
         }
-        self::field(field, value, &path, buffer)?;
+        self::field(*field, value, &path, buffer)?;
     }
     Ok(())
 }
 
-fn field(
-    field: &FieldDescriptor,
-    json: &Value,
-    path: &Path<'_>,
-    buffer: &mut Vec<u8>,
-) -> Result<(), JsonError> {
+fn field(field: Field, json: &Value, path: &Path<'_>, buffer: &mut Vec<u8>) -> Result<(), JsonError> {
     let (number, kind) = (field.number(), field.kind());
     if field.is_map() {
         return map(field, as_object(json, path)?, path, buffer);
     }
-    if !field.is_list() {
+    if !field.is_repeated() {
         // A field without presence is not written when it is zero: then equal messages have equal bytes.
         return match field.supports_presence() {
-            true => tagged(number, &kind, json, path, buffer),
-            false => unless_default(number, &kind, json, path, buffer),
+            true => tagged(number, kind, json, path, buffer),
+            false => unless_default(number, kind, json, path, buffer),
         };
     }
     let Value::Array(items) = json else { return Err(mismatch(path, "a list", json)) };
     if field.is_packed() {
         let mut packed = Vec::new();
         for (index, item) in items.iter().enumerate() {
-            value(&kind, item, &path.index(index), &mut packed)?;
+            value(kind, item, &path.index(index), &mut packed)?;
         }
         if !packed.is_empty() {
             length_delimited(number, &packed, buffer);
@@ -148,19 +150,21 @@ fn field(
         return Ok(());
     }
     for (index, item) in items.iter().enumerate() {
-        tagged(number, &kind, item, &path.index(index), buffer)?;
+        tagged(number, kind, item, &path.index(index), buffer)?;
     }
     Ok(())
 }
 
 fn map(
-    field: &FieldDescriptor,
+    field: Field,
     object: &Map<String, Value>,
     path: &Path<'_>,
     buffer: &mut Vec<u8>,
 ) -> Result<(), JsonError> {
     let Kind::Message(entry) = field.kind() else { return Err(path.error("is no map")) };
-    let (key_field, value_field) = (entry.map_entry_key_field(), entry.map_entry_value_field());
+    let (Some(key_field), Some(value_field)) = (entry.field(1), entry.field(2)) else {
+        return Err(path.error("is no map"));
+    };
     let mut entries: Vec<(&String, &Value)> = object.iter().collect();
     entries.sort_by_key(|(key, _)| *key);
     for (key, item) in entries {
@@ -170,8 +174,8 @@ fn map(
             _ => Value::String(key.clone()),
         };
         let mut pair = Vec::new();
-        unless_default(1, &key_field.kind(), &key_json, &path, &mut pair)?;
-        unless_default(2, &value_field.kind(), item, &path, &mut pair)?;
+        unless_default(1, key_field.kind(), &key_json, &path, &mut pair)?;
+        unless_default(2, value_field.kind(), item, &path, &mut pair)?;
         length_delimited(field.number(), &pair, buffer);
     }
     Ok(())
@@ -179,28 +183,23 @@ fn map(
 
 fn tagged(
     number: u32,
-    kind: &Kind,
+    kind: Kind,
     json: &Value,
     path: &Path<'_>,
     buffer: &mut Vec<u8>,
 ) -> Result<(), JsonError> {
-    match kind {
-        Kind::Message(descriptor) => {
-            let mut inner = Vec::new();
-            message(descriptor, json, path, &mut inner)?;
-            length_delimited(number, &inner, buffer);
-            return Ok(());
-        }
-        Kind::String | Kind::Bytes => encode_key(number, WireType::LengthDelimited, buffer),
-        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => encode_key(number, WireType::SixtyFourBit, buffer),
-        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => encode_key(number, WireType::ThirtyTwoBit, buffer),
-        _ => encode_key(number, WireType::Varint, buffer),
+    if let Kind::Message(descriptor) = kind {
+        let mut inner = Vec::new();
+        message(descriptor, json, path, &mut inner)?;
+        length_delimited(number, &inner, buffer);
+        return Ok(());
     }
+    encode_key(number, wire_type(kind), buffer);
     value(kind, json, path, buffer)
 }
 
 /// A scalar, without its key.
-fn value(kind: &Kind, json: &Value, path: &Path<'_>, buffer: &mut Vec<u8>) -> Result<(), JsonError> {
+fn value(kind: Kind, json: &Value, path: &Path<'_>, buffer: &mut Vec<u8>) -> Result<(), JsonError> {
     match kind {
         Kind::Bool => match json {
             Value::Bool(flag) => buffer.push(u8::from(*flag)),
@@ -253,7 +252,7 @@ fn any_at(json: &Value, path: &Path<'_>) -> Result<Any, JsonError> {
     let Value::String(type_url) = type_url else {
         return Err(mismatch(&path.field("@type"), "a string", type_url));
     };
-    let Some(descriptor) = super::descriptor(type_url) else {
+    let Some(descriptor) = MessageType::named(type_url) else {
         // What `to_json` writes for a type it does not know.
         if let (2, Some(Value::String(text))) = (object.len(), object.get("value"))
             && let Ok(value) = base64::engine::general_purpose::STANDARD.decode(text)
@@ -265,22 +264,19 @@ fn any_at(json: &Value, path: &Path<'_>) -> Result<Any, JsonError> {
     let mut value = Vec::new();
     if has_own_json_form(descriptor.full_name()) {
         let inner = object.get("value").ok_or_else(|| path.error("lacks \"value\""))?;
-        message(&descriptor, inner, &path.field("value"), &mut value)?;
+        message(descriptor, inner, &path.field("value"), &mut value)?;
     } else {
-        message(&descriptor, json, &path.any_value(), &mut value)?;
+        message(descriptor, json, &path.any_value(), &mut value)?;
     }
     Ok(Any { type_url: type_url.clone(), value: value.into() })
 }
 
-fn enumeration(descriptor: &EnumDescriptor, json: &Value, path: &Path<'_>) -> Result<i32, JsonError> {
+fn enumeration(descriptor: Enumeration, json: &Value, path: &Path<'_>) -> Result<i32, JsonError> {
     match json {
-        Value::String(name) => {
-            descriptor.get_value_by_name(name).map(|value| value.number()).ok_or_else(|| {
-                let names: Vec<String> =
-                    descriptor.values().take(16).map(|value| value.name().to_owned()).collect();
-                path.error(format!("{name:?} is none of {}", names.join(", ")))
-            })
-        }
+        Value::String(name) => descriptor.number_of(name).ok_or_else(|| {
+            let names: Vec<&str> = descriptor.values().take(16).map(|(name, _)| name).collect();
+            path.error(format!("{name:?} is none of {}", names.join(", ")))
+        }),
         Value::Number(_) => integer::<i32>(json, path),
         // google.protobuf.NullValue
         Value::Null => Ok(0),
@@ -302,6 +298,13 @@ fn integer<T: TryFrom<i128>>(json: &Value, path: &Path<'_>) -> Result<T, JsonErr
     };
     let wide = wide.ok_or_else(|| mismatch(path, "a whole number", json))?;
     T::try_from(wide).map_err(|_| path.error(format!("{wide} does not fit into the field")))
+}
+
+fn text<'a>(json: &'a Value, path: &Path<'_>) -> Result<&'a str, JsonError> {
+    match json {
+        Value::String(text) => Ok(text),
+        _ => Err(mismatch(path, "a string", json)),
+    }
 }
 
 fn float(json: &Value, path: &Path<'_>) -> Result<f64, JsonError> {
@@ -338,7 +341,7 @@ fn length_delimited(number: u32, bytes: &[u8], buffer: &mut Vec<u8>) {
 /// Like [`tagged`], but writes nothing for the default of the kind.
 fn unless_default(
     number: u32,
-    kind: &Kind,
+    kind: Kind,
     json: &Value,
     path: &Path<'_>,
     buffer: &mut Vec<u8>,
@@ -355,7 +358,7 @@ fn unless_default(
     Ok(())
 }
 
-fn is_nullable(field: &FieldDescriptor) -> bool {
+fn is_nullable(field: Field) -> bool {
     match field.kind() {
         Kind::Message(message) => message.full_name() == "google.protobuf.Value",
         Kind::Enum(descriptor) => descriptor.full_name() == "google.protobuf.NullValue",
@@ -382,10 +385,10 @@ fn mismatch(path: &Path<'_>, expected: &str, found: &Value) -> JsonError {
     path.error(format!("expected {expected} but found {found}"))
 }
 
-fn unknown_field(descriptor: &MessageDescriptor, name: &str) -> String {
+fn unknown_field(descriptor: MessageType, name: &str) -> String {
     let best = descriptor
         .fields()
-        .map(|field| (distance(field.name(), name), field.name().to_owned()))
+        .map(|field| (distance(field.name(), name), field.name()))
         .min()
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4);
     match best {

@@ -1,34 +1,27 @@
-//! Messages to JSON, guided by descriptors.
-
-use std::collections::HashSet;
-use std::sync::LazyLock;
+//! Messages to JSON, guided by the schema.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use prost::Message;
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, SerializeOptions,
-    Value as Field,
-};
 use serde_json::{Map, Value, json};
 
 use super::Redaction;
 use super::read::has_own_json_form;
+use super::well_known::{write_duration, write_timestamp};
 use crate::Any;
 use crate::google::protobuf;
+use crate::schema::{Field, Kind, Message};
+use crate::wire::{self, MAX_DEPTH, Malformed, Raw};
 
 const REDACTED: &str = "[redacted]";
 
-pub(super) fn message(descriptor: &MessageDescriptor, bytes: &[u8], redaction: Redaction) -> Value {
-    match DynamicMessage::decode(descriptor.clone(), bytes) {
-        Ok(message) => dynamic(&message, Mode::from(redaction)),
-        // The typed message was encoded by us, so this does not happen; it is not worth a panic either.
-        Err(_) => json!({"value": STANDARD.encode(bytes)}),
-    }
+pub(super) fn message(message: Message, bytes: &[u8], redaction: Redaction) -> Value {
+    // The typed message was encoded by us, so a failure does not happen; it is not worth a panic either.
+    in_mode(message, bytes, Mode::from(redaction), 0)
+        .unwrap_or_else(|Malformed| json!({"value": STANDARD.encode(bytes)}))
 }
 
 pub(super) fn any(type_url: &str, value: &[u8], redaction: Redaction) -> Value {
-    any_in_mode(type_url, value, Mode::from(redaction))
+    any_in_mode(type_url, value, Mode::from(redaction), 0)
 }
 
 /// What happens to the field being written.
@@ -51,28 +44,26 @@ impl From<Redaction> for Mode {
 }
 
 impl Mode {
-    fn inside(self, field: &FieldDescriptor) -> Self {
-        if self == Self::Guarded && is_sensitive(field) { Self::Hidden } else { self }
+    fn inside(self, field: Field) -> Self {
+        if self == Self::Guarded && field.is_sensitive() { Self::Hidden } else { self }
     }
 }
 
-fn any_in_mode(type_url: &str, value: &[u8], mode: Mode) -> Value {
+fn any_in_mode(type_url: &str, value: &[u8], mode: Mode, depth: u32) -> Value {
     let mut object = Map::new();
     if type_url.is_empty() && value.is_empty() {
         return Value::Object(object);
     }
     object.insert("@type".into(), type_url.into());
-    let known =
-        super::descriptor(type_url).and_then(|descriptor| DynamicMessage::decode(descriptor, value).ok());
+    let known = Message::named(type_url)
+        .and_then(|message| Some((message, in_mode(message, value, mode, depth + 1).ok()?)));
     match known {
-        Some(message) => match dynamic(&message, mode) {
-            Value::Object(fields) if !has_own_json_form(message.descriptor().full_name()) => {
-                object.extend(fields);
-            }
-            other => {
-                object.insert("value".into(), other);
-            }
-        },
+        Some((message, Value::Object(fields))) if !has_own_json_form(message.full_name()) => {
+            object.extend(fields);
+        }
+        Some((_, other)) => {
+            object.insert("value".into(), other);
+        }
         // Nothing tells what is in it, so nothing of it is shown where something might be sensitive.
         None if mode == Mode::Hidden => {
             object.insert("value".into(), STANDARD.encode(REDACTED).into());
@@ -84,99 +75,102 @@ fn any_in_mode(type_url: &str, value: &[u8], mode: Mode) -> Value {
     Value::Object(object)
 }
 
-fn dynamic(message: &DynamicMessage, mode: Mode) -> Value {
-    let descriptor = message.descriptor();
-    match descriptor.full_name() {
-        "google.protobuf.Any" => match message.transcode_to::<Any>() {
-            Ok(any) => any_in_mode(&any.type_url, &any.value, mode),
-            Err(_) => json!({}),
-        },
+fn in_mode(message: Message, bytes: &[u8], mode: Mode, depth: u32) -> Result<Value, Malformed> {
+    if depth > MAX_DEPTH {
+        return Err(Malformed);
+    }
+    Ok(match message.full_name() {
+        "google.protobuf.Any" => {
+            let any = typed::<Any>(bytes)?;
+            any_in_mode(&any.type_url, &any.value, mode, depth)
+        }
         // A value by itself could be anything, so hidden it is text.
         "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue"
             if mode == Mode::Hidden =>
         {
             REDACTED.into()
         }
-        "google.protobuf.Struct" => match message.transcode_to::<protobuf::Struct>() {
-            Ok(object) => Value::Object(object.into()),
-            Err(_) => json!({}),
-        },
-        "google.protobuf.Value" => message.transcode_to::<protobuf::Value>().map_or(Value::Null, Value::from),
-        "google.protobuf.ListValue" => match message.transcode_to::<protobuf::ListValue>() {
-            Ok(list) => list.values.into_iter().map(Value::from).collect(),
-            Err(_) => json!([]),
-        },
-        name if has_own_json_form(name) => {
-            if mode == Mode::Hidden && matches!(name, "google.protobuf.StringValue") {
-                return REDACTED.into();
-            }
-            if mode == Mode::Hidden && matches!(name, "google.protobuf.BytesValue") {
-                return STANDARD.encode(REDACTED).into();
-            }
-            message
-                .serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new())
-                // A duration or time out of range has no JSON form.
-                .unwrap_or_else(|_| Value::String(STANDARD.encode(message.encode_to_vec())))
+        "google.protobuf.Struct" => Value::Object(typed::<protobuf::Struct>(bytes)?.into()),
+        "google.protobuf.Value" => typed::<protobuf::Value>(bytes)?.into(),
+        "google.protobuf.ListValue" => {
+            typed::<protobuf::ListValue>(bytes)?.values.into_iter().map(Value::from).collect()
         }
+        // A duration or time out of range has no JSON form.
+        "google.protobuf.Duration" => write_duration(&typed(bytes)?).ok_or(Malformed)?.into(),
+        "google.protobuf.Timestamp" => write_timestamp(&typed(bytes)?).ok_or(Malformed)?.into(),
+        name if has_own_json_form(name) && name != "google.protobuf.Empty" => wrapped(message, bytes, mode)?,
         _ => {
             let mut object = Map::new();
-            for (field, value) in message.fields() {
-                let mode = mode.inside(&field);
-                let value = match value {
-                    Field::List(items) => {
-                        Value::Array(items.iter().map(|item| scalar(item, &field.kind(), mode)).collect())
-                    }
-                    Field::Map(entries) => {
-                        let Kind::Message(entry) = field.kind() else { continue };
-                        let kind = entry.map_entry_value_field().kind();
-                        let mut entries: Vec<_> =
-                            entries.iter().map(|(key, item)| (key_text(key), item)).collect();
-                        entries.sort_by(|left, right| left.0.cmp(&right.0));
-                        entries.into_iter().map(|(key, item)| (key, scalar(item, &kind, mode))).collect()
-                    }
-                    single => scalar(single, &field.kind(), mode),
-                };
-                object.insert(field.name().to_owned(), value);
+            for set in wire::decode(message, bytes)? {
+                let value = field(set.field, &set.values, mode.inside(set.field), depth)?;
+                object.insert(set.field.name().to_owned(), value);
             }
             Value::Object(object)
         }
+    })
+}
+
+fn typed<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, Malformed> {
+    M::decode(bytes).map_err(|_| Malformed)
+}
+
+/// The value of a wrapper such as `UInt32Value`.
+fn wrapped(message: Message, bytes: &[u8], mode: Mode) -> Result<Value, Malformed> {
+    let field = message.field(1).ok_or(Malformed)?;
+    match wire::decode(message, bytes)?.first() {
+        Some(set) => scalar(set.values.first().ok_or(Malformed)?, field.kind(), mode, 0),
+        None => scalar(&Raw::default_of(field.kind()), field.kind(), mode, 0),
     }
 }
 
-fn scalar(value: &Field, kind: &Kind, mode: Mode) -> Value {
-    let hidden = mode == Mode::Hidden;
-    match value {
-        Field::Message(message) => dynamic(message, mode),
-        Field::String(_) if hidden => REDACTED.into(),
-        Field::Bytes(_) if hidden => STANDARD.encode(REDACTED).into(),
-        Field::Bool(_) if hidden => false.into(),
-        Field::EnumNumber(_) if hidden => 0.into(),
-        Field::I32(_) | Field::I64(_) | Field::U32(_) | Field::U64(_) | Field::F32(_) | Field::F64(_)
-            if hidden =>
-        {
-            0.into()
+fn field(field: Field, values: &[Raw<'_>], mode: Mode, depth: u32) -> Result<Value, Malformed> {
+    if field.is_map() {
+        let mut entries = Vec::new();
+        for entry in wire::map(field, values)? {
+            entries.push((entry.key_text()?, scalar(&entry.value, entry.value_kind, mode, depth)?));
         }
-        Field::Bool(flag) => (*flag).into(),
-        Field::I32(number) => (*number).into(),
-        Field::U32(number) => (*number).into(),
-        // JavaScript has no 64-bit integers, so the form of such a number is a string.
-        Field::I64(number) => number.to_string().into(),
-        Field::U64(number) => number.to_string().into(),
-        // Through text, so that 0.1 stays 0.1.
-        Field::F32(number) => float(number.to_string().parse().unwrap_or(f64::from(*number))),
-        Field::F64(number) => float(*number),
-        Field::String(text) => text.as_str().into(),
-        Field::Bytes(bytes) => STANDARD.encode(bytes).into(),
-        Field::EnumNumber(number) => match kind {
-            Kind::Enum(descriptor) if descriptor.full_name() == "google.protobuf.NullValue" => Value::Null,
-            Kind::Enum(descriptor) => match descriptor.get_value(*number) {
-                Some(known) => known.name().into(),
-                None => (*number).into(),
-            },
-            _ => (*number).into(),
-        },
-        Field::List(_) | Field::Map(_) => Value::Null,
+        entries.sort_by(|left, right| left.0.cmp(&right.0));
+        return Ok(entries.into_iter().collect());
     }
+    if field.is_repeated() {
+        return values.iter().map(|item| scalar(item, field.kind(), mode, depth)).collect();
+    }
+    scalar(values.first().ok_or(Malformed)?, field.kind(), mode, depth)
+}
+
+fn scalar(raw: &Raw<'_>, kind: Kind, mode: Mode, depth: u32) -> Result<Value, Malformed> {
+    let hidden = mode == Mode::Hidden;
+    Ok(match (kind, raw) {
+        (Kind::Message(message), raw) => in_mode(message, raw.bytes()?, mode, depth + 1)?,
+        (Kind::String, _) if hidden => REDACTED.into(),
+        (Kind::Bytes, _) if hidden => STANDARD.encode(REDACTED).into(),
+        (Kind::Bool, _) if hidden => false.into(),
+        _ if hidden => 0.into(),
+        (Kind::String, raw) => raw.text()?.into(),
+        (Kind::Bytes, raw) => STANDARD.encode(raw.bytes()?).into(),
+        (Kind::Bool, Raw::Varint(number)) => (*number != 0).into(),
+        // Through text, so that 0.1 stays 0.1.
+        (Kind::Float, Raw::Fixed32(bits)) => {
+            let number = f32::from_bits(*bits);
+            float(number.to_string().parse().unwrap_or(f64::from(number)))
+        }
+        (Kind::Double, Raw::Fixed64(bits)) => float(f64::from_bits(*bits)),
+        (Kind::Enum(enumeration), Raw::Varint(number)) => match enumeration.name_of(*number as i32) {
+            _ if enumeration.full_name() == "google.protobuf.NullValue" => Value::Null,
+            Some(name) => name.into(),
+            None => (*number as i32).into(),
+        },
+        (kind, raw) => {
+            let number = wire::integer(raw, kind).ok_or(Malformed)?;
+            match kind {
+                // JavaScript has no 64-bit integers, so the form of such a number is a string.
+                Kind::Int64 | Kind::Uint64 | Kind::Sint64 | Kind::Fixed64 | Kind::Sfixed64 => {
+                    number.to_string().into()
+                }
+                _ => i64::try_from(number).map_err(|_| Malformed)?.into(),
+            }
+        }
+    })
 }
 
 fn float(number: f64) -> Value {
@@ -189,31 +183,4 @@ fn float(number: f64) -> Value {
     } else {
         number.into()
     }
-}
-
-fn key_text(key: &MapKey) -> String {
-    match key {
-        MapKey::Bool(flag) => flag.to_string(),
-        MapKey::I32(number) => number.to_string(),
-        MapKey::I64(number) => number.to_string(),
-        MapKey::U32(number) => number.to_string(),
-        MapKey::U64(number) => number.to_string(),
-        MapKey::String(text) => text.clone(),
-    }
-}
-
-/// Whether the field carries `udpa.annotations.sensitive`.
-fn is_sensitive(field: &FieldDescriptor) -> bool {
-    static SENSITIVE: LazyLock<HashSet<String>> = LazyLock::new(|| {
-        let pool = super::descriptors();
-        let Some(annotation) = pool.get_extension_by_name("udpa.annotations.sensitive") else {
-            return HashSet::new();
-        };
-        pool.all_messages()
-            .flat_map(|message| message.fields().collect::<Vec<_>>())
-            .filter(|field| field.options().get_extension(&annotation).as_bool() == Some(true))
-            .map(|field| field.full_name().to_owned())
-            .collect()
-    });
-    SENSITIVE.contains(field.full_name())
 }

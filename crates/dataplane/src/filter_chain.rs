@@ -213,7 +213,9 @@ mod tests {
     use crate::listener::NetworkFilter;
 
     fn chains(conditions: Vec<(&str, FilterChainMatch)>, default: Option<&str>) -> FilterChains {
-        let chain = |name: &str| Arc::new(FilterChain { name: name.into(), network: NetworkFilter::Close });
+        let chain = |name: &str| {
+            Arc::new(FilterChain { name: name.into(), gates: Vec::new(), network: NetworkFilter::Close })
+        };
         FilterChains {
             chains: conditions.into_iter().map(|(name, condition)| (condition, chain(name))).collect(),
             default: default.map(chain),

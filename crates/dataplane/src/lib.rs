@@ -20,6 +20,7 @@ pub mod head;
 pub mod http_protocol;
 pub mod listener;
 pub mod matcher;
+pub mod network;
 pub mod route;
 pub mod stream_info;
 pub mod token_bucket;

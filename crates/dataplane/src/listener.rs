@@ -10,9 +10,11 @@ use crate::filters::HttpFilter;
 use crate::format::Format;
 use crate::http_protocol::{Http1Options, Http2Options};
 use crate::matcher::HeaderMatcher;
+use crate::network::{DirectResponse, NetworkGate};
 use crate::route::{Fraction, RouteTable};
 
 pub use crate::compile::SocketOption;
+pub use crate::network::TcpProxy;
 
 /// Where a listener or a host is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,6 +96,8 @@ pub struct Listener {
 pub struct FilterChain {
     /// Its name.
     pub name: Arc<str>,
+    /// What a connection passes first.
+    pub gates: Vec<NetworkGate>,
     /// What is at its end.
     pub network: NetworkFilter,
 }
@@ -105,6 +109,10 @@ pub enum NetworkFilter {
     Http(Arc<HttpConnectionManager>),
     /// Bytes.
     Tcp(Arc<TcpProxy>),
+    /// Everything comes back (`envoy.extensions.filters.network.echo.v3.Echo`).
+    Echo,
+    /// A text, and the end (`envoy.extensions.filters.network.direct_response.v3.Config`).
+    DirectResponse(DirectResponse),
     /// A chain without filters: connections are closed.
     Close,
 }
@@ -247,38 +255,6 @@ pub enum StripPort {
     Matching,
     /// Any.
     Any,
-}
-
-/// A compiled `TcpProxy`.
-#[derive(Debug)]
-pub struct TcpProxy {
-    /// Under which its counters are.
-    pub stat_prefix: Box<str>,
-    /// Clusters and weights; the sum is above 0.
-    pub clusters: Vec<(Arc<str>, u64)>,
-    /// A connection without bytes.
-    pub idle_timeout: Option<Duration>,
-    /// A connection at all.
-    pub max_duration: Option<Duration>,
-    /// Hosts that are tried.
-    pub connect_attempts: u32,
-    /// Where connections are logged.
-    pub access_log: Vec<AccessLog>,
-}
-
-impl TcpProxy {
-    /// The cluster for a connection.
-    pub fn cluster(&self, random: u64) -> &Arc<str> {
-        let total: u64 = self.clusters.iter().map(|(_, weight)| weight).sum();
-        let mut left = random % total.max(1);
-        for (name, weight) in &self.clusters {
-            if left < *weight {
-                return name;
-            }
-            left -= weight;
-        }
-        &self.clusters[0].0
-    }
 }
 
 /// Where and how requests are logged.

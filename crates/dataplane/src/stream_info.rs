@@ -35,6 +35,7 @@ flags! {
     DOWNSTREAM_PROTOCOL_ERROR = 14, "DPE", "The client broke the protocol.";
     UPSTREAM_PROTOCOL_ERROR = 15, "UPE", "The upstream broke the protocol.";
     MAX_DURATION = 16, "UMSDR", "The stream lived for too long.";
+    DURATION_TIMEOUT = 17, "DT", "The connection lived for too long.";
 }
 
 impl ResponseFlags {

@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod listener;
 pub mod manager;
 pub mod message;
+pub mod network;
 pub mod options;
 pub mod request;
 pub mod respond;

@@ -4,18 +4,21 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use lateen_dataplane::filter_chain;
+use lateen_dataplane::filter_state::FilterState;
+use lateen_dataplane::format::Source;
+use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use crate::state::{ActiveListener, ChainRuntime, ListenerHandle};
+use crate::state::{ActiveChain, ActiveListener, ChainRuntime, ListenerHandle};
 use crate::stream::Stream;
 use crate::worker::{ConnectionGuard, Worker};
-use crate::{connection, inspect, socket, tcp};
+use crate::{connection, inspect, network, socket, tcp};
 
 /// What is known of a client's connection.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +33,8 @@ pub struct ConnectionFacts {
     pub server_name: Option<Arc<str>>,
     /// What the HTTP inspector found.
     pub http: Option<inspect::Http>,
+    /// What filters set.
+    pub filter_state: FilterState,
 }
 
 /// Accepts until told to stop.
@@ -95,47 +100,93 @@ pub async fn serve_memory(worker: Rc<Worker>, handle: Arc<ListenerHandle>, strea
     serve(worker, active, Stream::Memory(stream), ConnectionFacts::default()).await;
 }
 
+/// Serves a connection to its end.
 async fn serve(worker: Rc<Worker>, listener: Arc<ActiveListener>, stream: Stream, facts: ConnectionFacts) {
     let _guard = ConnectionGuard::new(&worker);
-    let stats = listener.stats;
-    worker.stats.increment(stats.downstream_cx_total);
-    worker.stats.increment(stats.downstream_cx_active);
-    dispatch(&worker, &listener, stream, facts).await;
-    worker.stats.decrement(stats.downstream_cx_active);
-    worker.stats.increment(stats.downstream_cx_destroy);
+    let begun = Instant::now();
+    let mut info = None;
+    dispatch(&worker, &listener, stream, facts, &mut info).await;
+    if let Some(mut info) = info.filter(|_| !listener.log.is_empty()) {
+        info.duration = Some(begun.elapsed());
+        let hostname = &worker.state.hostname;
+        let source = Source { info: &info, request: None, response: None, trailers: None, hostname };
+        for sink in &listener.log {
+            sink.log(&source, worker.random());
+        }
+    }
 }
 
+/// Inspects a connection, finds its chain and serves it. What is to be logged of it is left in `info`.
 async fn dispatch(
     worker: &Rc<Worker>,
     listener: &Arc<ActiveListener>,
     mut stream: Stream,
     mut facts: ConnectionFacts,
+    info: &mut Option<StreamInfo>,
 ) {
-    let config = &listener.config;
     let mut input = BytesMut::new();
-    let mut found = inspect::Found::default();
-    if config.inspect_http || config.inspect_tls {
-        let inspection = look(&mut stream, &mut input, config.inspect_tls, config.inspect_http);
-        match tokio::time::timeout(config.inspect_timeout.unwrap_or(Duration::from_secs(86_400)), inspection)
-            .await
-        {
-            Ok(Some(seen)) => found = seen,
-            Ok(None) => return,
-            Err(_) => {
-                worker.stats.increment(listener.stats.downstream_pre_cx_timeout);
-                if !config.continue_on_timeout {
-                    return;
-                }
-            }
-        }
-    }
+    let Some(found) = inspected(worker, listener, &mut stream, &mut input).await else {
+        *info = Some(facts.stream_info(worker));
+        return;
+    };
     facts.server_name = found.server_name.as_deref().map(Arc::from);
     facts.http = found.http;
+    let Some(chain) = find_chain(listener, &facts, &found) else {
+        worker.stats.increment(listener.stats.no_filter_chain_match);
+        let mut missed = facts.stream_info(worker);
+        missed.flags.set(ResponseFlags::NO_ROUTE);
+        missed.response_code_details = Some("filter_chain_not_found");
+        *info = Some(missed);
+        tracing::debug!(listener = %listener.config.name, destination = ?facts.local, "no filter chain serves this connection");
+        return;
+    };
+    let stats = listener.stats;
+    worker.stats.increment(stats.downstream_cx_total);
+    worker.stats.increment(stats.downstream_cx_active);
+    *info = run_chain(worker, listener, chain, stream, input, facts).await;
+    worker.stats.decrement(stats.downstream_cx_active);
+    worker.stats.increment(stats.downstream_cx_destroy);
+}
+
+/// What the listener filters find; none where the connection is to be closed.
+async fn inspected(
+    worker: &Rc<Worker>,
+    listener: &ActiveListener,
+    stream: &mut Stream,
+    input: &mut BytesMut,
+) -> Option<inspect::Found> {
+    let config = &listener.config;
+    if !config.inspect_http && !config.inspect_tls {
+        return Some(inspect::Found::default());
+    }
+    worker.stats.increment(listener.stats.downstream_pre_cx_active);
+    let inspection = look(stream, input, config.inspect_tls, config.inspect_http);
+    let limit = config.inspect_timeout.unwrap_or(Duration::from_secs(86_400));
+    let outcome = tokio::time::timeout(limit, inspection).await;
+    worker.stats.decrement(listener.stats.downstream_pre_cx_active);
+    match outcome {
+        Ok(Some(found)) => Some(found),
+        Ok(None) => {
+            worker.stats.increment(listener.stats.downstream_listener_filter_remote_close);
+            None
+        }
+        Err(_) => {
+            worker.stats.increment(listener.stats.downstream_pre_cx_timeout);
+            config.continue_on_timeout.then(inspect::Found::default)
+        }
+    }
+}
+
+fn find_chain<'a>(
+    listener: &'a ActiveListener,
+    facts: &ConnectionFacts,
+    found: &inspect::Found,
+) -> Option<&'a ActiveChain> {
     let protocols: Vec<&str> = match found.http {
         Some(http) => vec![http.as_str()],
         None => found.application_protocols.iter().map(String::as_str).collect(),
     };
-    let chain = config.chains.find(&filter_chain::ConnectionFacts {
+    let chain = listener.config.chains.find(&filter_chain::ConnectionFacts {
         destination: facts.local,
         source: facts.remote,
         direct_source: facts.direct,
@@ -145,19 +196,52 @@ async fn dispatch(
             _ => "raw_buffer",
         },
         application_protocols: &protocols,
-    });
-    let Some(chain) = chain else {
-        worker.stats.increment(listener.stats.no_filter_chain_match);
-        tracing::debug!(listener = %config.name, destination = ?facts.local, "no filter chain serves this connection");
-        return;
-    };
-    match listener.chain(chain) {
-        ChainRuntime::Http(runtime) => {
-            connection::serve(worker, listener, &runtime, stream, input, facts).await
+    })?;
+    listener.chain(chain)
+}
+
+/// Takes a connection through its chain. Gives what the listener's log says of it, if there is such a log.
+async fn run_chain(
+    worker: &Rc<Worker>,
+    listener: &Arc<ActiveListener>,
+    chain: &ActiveChain,
+    stream: Stream,
+    input: BytesMut,
+    mut facts: ConnectionFacts,
+) -> Option<StreamInfo> {
+    let _held = match chain.gates.enter(worker, &mut facts) {
+        Ok(held) => held,
+        Err(refused) => {
+            let mut info = facts.stream_info(worker);
+            tcp::note_refusal(&mut info, &refused);
+            if let Some(delay) = refused.delay {
+                tokio::time::sleep(delay).await;
+                info.duration = Some(delay);
+            }
+            if let ChainRuntime::Tcp(runtime) = &chain.end {
+                tcp::refused(worker, runtime, &info);
+            }
+            return Some(info);
         }
-        ChainRuntime::Tcp(runtime) => tcp::serve(worker, listener, &runtime, stream, input, facts).await,
+    };
+    let mut info = (!listener.log.is_empty()).then(|| facts.stream_info(worker));
+    match &chain.end {
+        ChainRuntime::Http(runtime) => {
+            connection::serve(worker, listener, runtime, stream, input, facts).await;
+        }
+        ChainRuntime::Tcp(runtime) => {
+            let begun = info.unwrap_or_else(|| facts.stream_info(worker));
+            info = Some(tcp::serve(worker, listener, runtime, stream, input, &facts, begun).await);
+        }
+        ChainRuntime::Echo => {
+            network::echo(listener, stream, input, info.get_or_insert_default()).await;
+        }
+        ChainRuntime::DirectResponse(text) => {
+            network::respond(text, stream, input, info.get_or_insert_default()).await;
+        }
         ChainRuntime::Close => {}
     }
+    info
 }
 
 /// Reads until the inspectors know enough. None where the client is gone before it said anything.

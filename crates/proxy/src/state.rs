@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet};
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::access_log::{LogFiles, LogSink};
+use crate::network::{Gates, Registry};
 use crate::stats::{ClusterStats, HttpStats, ListenerStats, Stats, TcpStats};
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -111,8 +113,21 @@ pub enum ChainRuntime {
     Http(Arc<HttpRuntime>),
     /// Bytes.
     Tcp(Arc<TcpRuntime>),
+    /// Everything comes back.
+    Echo,
+    /// A text, and the end.
+    DirectResponse(bytes::Bytes),
     /// Nothing.
     Close,
+}
+
+/// A chain with what it needs at run time.
+#[derive(Debug)]
+pub struct ActiveChain {
+    /// What a connection passes first.
+    pub gates: Gates,
+    /// What is at its end.
+    pub end: ChainRuntime,
 }
 
 /// One version of a listener. Connections keep the version with which they began.
@@ -123,7 +138,7 @@ pub struct ActiveListener {
     /// Its counters.
     pub stats: ListenerStats,
     /// By the address of the chain.
-    chains: FastMap<usize, ChainRuntime>,
+    chains: FastMap<usize, ActiveChain>,
     /// Its log.
     pub log: Vec<LogSink>,
     /// How its end comes.
@@ -132,8 +147,8 @@ pub struct ActiveListener {
 
 impl ActiveListener {
     /// The runtime of a chain of this listener.
-    pub fn chain(&self, chain: &Arc<FilterChain>) -> ChainRuntime {
-        self.chains.get(&(Arc::as_ptr(chain) as usize)).cloned().unwrap_or(ChainRuntime::Close)
+    pub fn chain(&self, chain: &Arc<FilterChain>) -> Option<&ActiveChain> {
+        self.chains.get(&(Arc::as_ptr(chain) as usize))
     }
 }
 
@@ -221,6 +236,10 @@ pub struct State {
     routes: Mutex<HashMap<Arc<str>, Arc<RouteSlot>>>,
     /// All numbers.
     pub stats: Stats,
+    /// What network filters share.
+    pub network: Registry,
+    /// When this proxy began: the clock of token buckets.
+    pub epoch: Instant,
     /// Log files.
     pub logs: LogFiles,
     /// Of sockets of clusters without a bind configuration.
@@ -241,6 +260,8 @@ impl State {
             listeners: ArcSwap::default(),
             routes: Mutex::default(),
             stats: Stats::default(),
+            network: Registry::default(),
+            epoch: Instant::now(),
             logs: LogFiles::default(),
             default_bind,
             hostname: nix::unistd::gethostname()
@@ -279,11 +300,8 @@ impl State {
 
     /// Makes a version of a listener.
     pub fn make_listener(&self, config: Listener) -> ActiveListener {
-        let chains = config
-            .chains
-            .iter()
-            .map(|chain| (Arc::as_ptr(chain) as usize, self.make_chain(&chain.network)))
-            .collect();
+        let chains =
+            config.chains.iter().map(|chain| (Arc::as_ptr(chain) as usize, self.make_chain(chain))).collect();
         ActiveListener {
             stats: ListenerStats::new(&self.stats, &config.stat_prefix),
             chains,
@@ -297,8 +315,9 @@ impl State {
         logs.iter().map(|log| self.logs.sink(log)).collect()
     }
 
-    fn make_chain(&self, network: &NetworkFilter) -> ChainRuntime {
-        match network {
+    fn make_chain(&self, chain: &FilterChain) -> ActiveChain {
+        let gates = Gates::new(&chain.gates, &self.network, &self.stats);
+        let end = match &chain.network {
             NetworkFilter::Http(config) => ChainRuntime::Http(Arc::new(HttpRuntime {
                 routes: match &config.routes {
                     RouteSource::Inline(table) => Arc::new(RouteSlot::from(Some(Arc::clone(table)))),
@@ -313,7 +332,10 @@ impl State {
                 log: self.sinks(&config.access_log),
                 config: Arc::clone(config),
             })),
+            NetworkFilter::Echo => ChainRuntime::Echo,
+            NetworkFilter::DirectResponse(response) => ChainRuntime::DirectResponse(response.0.clone()),
             NetworkFilter::Close => ChainRuntime::Close,
-        }
+        };
+        ActiveChain { gates, end }
     }
 }

@@ -1,171 +1,288 @@
-//! The TCP proxy: bytes both ways, each direction with an end of its own.
+//! The TCP proxy: chooses a cluster and a host, connects, and moves bytes until one of many ends.
 
-use std::net::SocketAddr;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
+use lateen_dataplane::cluster::Host;
+use lateen_dataplane::filter_state::{TCP_PROXY_CLUSTER, TCP_PROXY_IDLE_TIMEOUT};
 use lateen_dataplane::format::Source;
 use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
+use tokio::io::AsyncReadExt;
 
 use crate::listener::ConnectionFacts;
+use crate::network::Refused;
+use crate::network::pump::{Account, Pump, Side};
 use crate::state::{ActiveListener, ClusterHandle, TcpRuntime};
-use crate::stream::{Shared, Stream};
+use crate::stream::Stream;
 use crate::upstream::{ConnectError, connect};
 use crate::worker::Worker;
 
-/// Serves a connection to its end.
+/// What a connection needs from the outside, for as long as it lives.
+struct Session<'a> {
+    worker: &'a Rc<Worker>,
+    listener: &'a Arc<ActiveListener>,
+    runtime: &'a Arc<TcpRuntime>,
+    facts: &'a ConnectionFacts,
+    begun: Instant,
+}
+
+/// Serves a connection to its end, and gives what is to be said of it.
 pub async fn serve(
     worker: &Rc<Worker>,
     listener: &Arc<ActiveListener>,
     runtime: &Arc<TcpRuntime>,
     stream: Stream,
     input: BytesMut,
-    facts: ConnectionFacts,
-) {
-    let begun = Instant::now();
-    let mut info = StreamInfo {
-        start_time: worker.now(),
-        downstream_local_address: facts.local,
-        downstream_remote_address: facts.remote,
-        downstream_direct_address: facts.direct,
-        server_name: facts.server_name.clone(),
-        ..StreamInfo::default()
-    };
+    facts: &ConnectionFacts,
+    mut info: StreamInfo,
+) -> StreamInfo {
+    let session = Session { worker, listener, runtime, facts, begun: Instant::now() };
     worker.stats.increment(runtime.stats.downstream_cx_total);
-    proxy(worker, listener, runtime, stream, input, facts.local, &mut info).await;
-    info.duration = Some(begun.elapsed());
-    worker.stats.add(runtime.stats.downstream_cx_rx_bytes_total, info.bytes_received);
-    worker.stats.add(runtime.stats.downstream_cx_tx_bytes_total, info.bytes_sent);
-    let source = Source {
-        info: &info,
-        request: None,
-        response: None,
-        trailers: None,
-        hostname: &worker.state.hostname,
-    };
-    for sink in runtime.log.iter().chain(&listener.log) {
+    if runtime.config.log_start {
+        session.log(&info);
+    }
+    session.proxy(stream, input, &mut info).await;
+    info.duration = Some(session.begun.elapsed());
+    session.log(&info);
+    info
+}
+
+/// Counts and logs a connection that a filter before this one refused.
+pub fn refused(worker: &Rc<Worker>, runtime: &TcpRuntime, info: &StreamInfo) {
+    worker.stats.increment(runtime.stats.downstream_cx_total);
+    log(worker, runtime, info);
+}
+
+fn log(worker: &Worker, runtime: &TcpRuntime, info: &StreamInfo) {
+    let source =
+        Source { info, request: None, response: None, trailers: None, hostname: &worker.state.hostname };
+    for sink in &runtime.log {
         sink.log(&source, worker.random());
     }
 }
 
-async fn proxy(
-    worker: &Rc<Worker>,
-    listener: &Arc<ActiveListener>,
-    runtime: &Arc<TcpRuntime>,
-    stream: Stream,
-    input: BytesMut,
-    destination: Option<SocketAddr>,
-    info: &mut StreamInfo,
-) {
-    let name = runtime.config.cluster(worker.random());
-    info.upstream_cluster = Some(Arc::clone(name));
-    let Some(cluster) = worker.state.clusters.load().get(name).cloned() else {
-        worker.stats.increment(runtime.stats.downstream_cx_no_route);
-        info.flags.set(ResponseFlags::NO_CLUSTER);
-        return;
-    };
-    let Some(upstream) = open(worker, runtime, &cluster, destination, info).await else { return };
-    worker.stats.increment(cluster.stats.upstream_cx_active);
-    let upstream = Shared::new(upstream, BytesMut::new());
-    let downstream = Shared::new(stream, input);
-    info.upstream_local_address = upstream.local_address();
-    let last_activity = std::cell::Cell::new(Instant::now());
-    let both = async {
-        tokio::join!(
-            copy(&downstream, &upstream, &last_activity),
-            copy(&upstream, &downstream, &last_activity),
-        )
-    };
-    tokio::pin!(both);
-    let deadline = runtime.config.max_duration.map(|limit| Instant::now() + limit);
-    let (received, sent) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-    tokio::select! {
-        (up, down) = &mut both => {
-            received.set(up);
-            sent.set(down);
-        }
-        () = idle(runtime.config.idle_timeout, &last_activity) => {
-            worker.stats.increment(runtime.stats.idle_timeout);
-        }
-        () = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        } => {}
-        // Idle connections end with their listener; those with traffic go on until the drain time is over.
-        () = async {
-            listener.drain.closed().await;
-            idle(Some(Duration::from_millis(500)), &last_activity).await;
-        } => {}
-    }
-    info.bytes_received = received.get();
-    info.bytes_sent = sent.get();
-    worker.stats.decrement(cluster.stats.upstream_cx_active);
-    worker.stats.add(cluster.stats.upstream_cx_tx_bytes_total, info.bytes_received);
-    worker.stats.add(cluster.stats.upstream_cx_rx_bytes_total, info.bytes_sent);
+/// Says of a refusal what logs say.
+pub fn note_refusal(info: &mut StreamInfo, refused: &Refused) {
+    info.flags.set(refused.flags);
+    info.connection_termination_details = refused.details;
 }
 
-async fn open(
-    worker: &Rc<Worker>,
-    runtime: &TcpRuntime,
-    cluster: &Arc<ClusterHandle>,
-    destination: Option<SocketAddr>,
-    info: &mut StreamInfo,
-) -> Option<Stream> {
-    let mut tried = Vec::new();
-    for _ in 0..runtime.config.connect_attempts {
-        let Some(host) = worker.choose_host(cluster, destination, 3, &tried) else {
-            info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
-            worker.stats.increment(cluster.stats.upstream_cx_none_healthy);
-            return None;
+/// The counters of a connection in both directions.
+struct Moved<'a> {
+    session: &'a Session<'a>,
+    cluster: &'a ClusterHandle,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    last_activity: Cell<Instant>,
+}
+
+impl Account for Moved<'_> {
+    fn moved(&self, from: Side, bytes: usize) {
+        let shard = &self.session.worker.stats;
+        let (tcp, cluster, bytes) = (&self.session.runtime.stats, &self.cluster.stats, bytes as u64);
+        let (total, downstream, upstream) = match from {
+            Side::Downstream => {
+                (&self.received, tcp.downstream_cx_rx_bytes_total, cluster.upstream_cx_tx_bytes_total)
+            }
+            Side::Upstream => {
+                (&self.sent, tcp.downstream_cx_tx_bytes_total, cluster.upstream_cx_rx_bytes_total)
+            }
         };
-        info.upstream_host = Some(Arc::clone(&host.text));
-        info.attempts += 1;
-        worker.stats.increment(cluster.stats.upstream_cx_total);
-        match connect(cluster, &host).await {
-            Ok(stream) => return Some(stream),
-            Err(error) => {
-                worker.stats.increment(cluster.stats.upstream_cx_connect_fail);
-                if matches!(error, ConnectError::Timeout) {
-                    worker.stats.increment(cluster.stats.upstream_cx_connect_timeout);
+        total.set(total.get() + bytes);
+        shard.add(downstream, bytes);
+        shard.add(upstream, bytes);
+        self.last_activity.set(Instant::now());
+    }
+}
+
+impl Session<'_> {
+    fn log(&self, info: &StreamInfo) {
+        log(self.worker, self.runtime, info);
+    }
+
+    async fn proxy(&self, mut stream: Stream, mut input: BytesMut, info: &mut StreamInfo) {
+        let (worker, config) = (self.worker, &self.runtime.config);
+        if config.wait_for_data && input.is_empty() && !self.first_data(&mut stream, &mut input).await {
+            return;
+        }
+        let name = match self.facts.filter_state.get(TCP_PROXY_CLUSTER) {
+            Some(name) => name,
+            None => config.cluster(worker.random()),
+        };
+        let Some(cluster) = worker.state.clusters.load().get(name).cloned() else {
+            worker.stats.increment(self.runtime.stats.downstream_cx_no_route);
+            info.flags.set(ResponseFlags::NO_CLUSTER);
+            return;
+        };
+        info.upstream_cluster = Some(Arc::clone(name));
+        let Some(_permit) = Permit::take(worker, &cluster) else {
+            info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
+            return;
+        };
+        let Some(upstream) = self.open(&cluster, info).await else { return };
+        info.upstream_local_address = upstream.local_address();
+        worker.stats.increment(cluster.stats.upstream_cx_active);
+        let moved = Moved {
+            session: self,
+            cluster: &cluster,
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            last_activity: Cell::new(Instant::now()),
+        };
+        if !input.is_empty() {
+            moved.moved(Side::Downstream, input.len());
+        }
+        if config.log_connected {
+            self.log(info);
+        }
+        let mut pump = Pump::new(stream, input, upstream, self.listener.config.buffer_limit);
+        self.run(&mut pump, &moved, info).await;
+        info.bytes_received = moved.received.get();
+        info.bytes_sent = moved.sent.get();
+        worker.stats.decrement(cluster.stats.upstream_cx_active);
+    }
+
+    /// Reads the client's first bytes; false where it says nothing.
+    async fn first_data(&self, stream: &mut Stream, input: &mut BytesMut) -> bool {
+        tokio::select! {
+            read = stream.read_buf(input) => matches!(read, Ok(1..)),
+            () = self.duration_over() => false,
+            () = self.listener.drain.closed() => false,
+        }
+    }
+
+    async fn run(&self, pump: &mut Pump<Stream, Stream>, moved: &Moved<'_>, info: &mut StreamInfo) {
+        let stats = &self.runtime.stats;
+        let idle_limit = self.idle_timeout();
+        let over = self.duration_over();
+        let idle = idle(idle_limit, &moved.last_activity);
+        let drained = self.drained(&moved.last_activity);
+        tokio::pin!(over, idle, drained);
+        loop {
+            let tick = async {
+                match self.runtime.config.log_interval {
+                    Some(interval) => tokio::time::sleep(interval).await,
+                    None => std::future::pending().await,
                 }
-                info.upstream_transport_failure = Some(error.to_string());
-                tried.push(host);
+            };
+            tokio::select! {
+                biased;
+                _ = pump.run(moved) => return,
+                () = &mut idle => {
+                    self.worker.stats.increment(stats.idle_timeout);
+                    return;
+                }
+                () = &mut over => {
+                    self.worker.stats.increment(stats.max_downstream_connection_duration);
+                    info.flags.set(ResponseFlags::DURATION_TIMEOUT);
+                    return;
+                }
+                () = &mut drained => return,
+                () = tick => {
+                    info.bytes_received = moved.received.get();
+                    info.bytes_sent = moved.sent.get();
+                    self.log(info);
+                }
             }
         }
     }
-    info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-    None
-}
 
-/// Copies one direction and passes its end on. Reads go through the thread's large buffer.
-async fn copy(from: &Shared, to: &Shared, last_activity: &std::cell::Cell<Instant>) -> u64 {
-    let mut bytes = 0;
-    loop {
-        let chunk: Bytes = from.input().split().freeze();
-        if !chunk.is_empty() {
-            bytes += chunk.len() as u64;
-            if to.write(&chunk).await.is_err() {
-                // The other direction may still have something to say, but its reader is gone with the connection.
-                return bytes;
+    /// What the connection's filter state says, or else the configuration.
+    fn idle_timeout(&self) -> Option<Duration> {
+        match self.facts.filter_state.get(TCP_PROXY_IDLE_TIMEOUT).and_then(|text| text.parse().ok()) {
+            Some(millis) => Some(Duration::from_millis(millis)),
+            None => self.runtime.config.idle_timeout,
+        }
+    }
+
+    /// Resolves when the connection has lived for as long as it may.
+    async fn duration_over(&self) {
+        let config = &self.runtime.config;
+        let Some(limit) = config.max_duration else { return std::future::pending().await };
+        let jitter = config.max_duration_jitter / 100.0 * (self.worker.random() % 10_000) as f64 / 10_000.0;
+        tokio::time::sleep_until((self.begun + limit.mul_f64(1.0 + jitter.max(0.0))).into()).await;
+    }
+
+    /// Resolves when the listener ends and nothing was said for a moment; connections with traffic go on until the
+    /// drain time is over.
+    async fn drained(&self, last_activity: &Cell<Instant>) {
+        self.listener.drain.closed().await;
+        idle(Some(Duration::from_millis(500)), last_activity).await;
+    }
+
+    async fn open(&self, cluster: &Arc<ClusterHandle>, info: &mut StreamInfo) -> Option<Stream> {
+        let (worker, config) = (self.worker, &self.runtime.config);
+        let mut tried: Vec<Arc<Host>> = Vec::new();
+        for attempt in 0..config.connect_attempts {
+            if attempt > 0
+                && let Some(delay) = backoff(config.backoff, attempt, worker.random())
+            {
+                tokio::time::sleep(delay).await;
+            }
+            let Some(host) = worker.choose_host(cluster, self.facts.local, 3, &tried) else {
+                info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
+                worker.stats.increment(cluster.stats.upstream_cx_none_healthy);
+                return None;
+            };
+            info.upstream_host = Some(Arc::clone(&host.text));
+            info.attempts += 1;
+            worker.stats.increment(cluster.stats.upstream_cx_total);
+            match connect(cluster, &host).await {
+                Ok(stream) => return Some(stream),
+                Err(error) => {
+                    worker.stats.increment(cluster.stats.upstream_cx_connect_fail);
+                    if matches!(error, ConnectError::Timeout) {
+                        worker.stats.increment(cluster.stats.upstream_cx_connect_timeout);
+                    }
+                    info.upstream_transport_failure = Some(error.to_string());
+                    tried.push(host);
+                }
             }
         }
-        last_activity.set(Instant::now());
-        match from.fill().await {
-            Ok(1..) => {}
-            _ => {
-                let _ = to.shutdown().await;
-                return bytes;
-            }
+        info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        info.flags.set(ResponseFlags::RETRY_LIMIT);
+        None
+    }
+}
+
+/// The delay before an attempt: random, below a bound that doubles.
+fn backoff(config: Option<(Duration, Duration)>, attempt: u32, random: u64) -> Option<Duration> {
+    let (base, max) = config?;
+    let bound = base.saturating_mul(1 << (attempt - 1).min(20)).min(max);
+    Some(Duration::from_micros(random % (bound.as_micros() as u64).max(1)))
+}
+
+/// A connection that the cluster's circuit breaker lets through.
+struct Permit<'a>(Option<&'a ClusterHandle>);
+
+impl<'a> Permit<'a> {
+    fn take(worker: &Worker, cluster: &'a ClusterHandle) -> Option<Self> {
+        if cluster.config.limits.connections == u32::MAX {
+            return Some(Self(None));
+        }
+        if cluster.connections.fetch_add(1, Relaxed) >= cluster.config.limits.connections {
+            cluster.connections.fetch_sub(1, Relaxed);
+            worker.stats.increment(cluster.stats.upstream_cx_overflow);
+            return None;
+        }
+        Some(Self(Some(cluster)))
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.0 {
+            cluster.connections.fetch_sub(1, Relaxed);
         }
     }
 }
 
 /// Resolves when nothing happened for so long.
-async fn idle(limit: Option<Duration>, last_activity: &std::cell::Cell<Instant>) {
+async fn idle(limit: Option<Duration>, last_activity: &Cell<Instant>) {
     let Some(limit) = limit else { return std::future::pending().await };
     loop {
         let left = limit.saturating_sub(last_activity.get().elapsed());
@@ -173,5 +290,21 @@ async fn idle(limit: Option<Duration>, last_activity: &std::cell::Cell<Instant>)
             return;
         }
         tokio::time::sleep(left).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_of_a_delay_doubles_to_its_maximum() {
+        let config = Some((Duration::from_millis(10), Duration::from_millis(35)));
+        for (attempt, bound) in [(1, 10_000), (2, 20_000), (3, 35_000), (9, 35_000), (60, 35_000)] {
+            let delay = backoff(config, attempt, bound - 1).unwrap();
+            assert_eq!(delay, Duration::from_micros(bound - 1), "{attempt}");
+            assert_eq!(backoff(config, attempt, bound).unwrap(), Duration::ZERO, "{attempt}");
+        }
+        assert_eq!(backoff(None, 1, 5), None);
     }
 }

@@ -7,17 +7,15 @@ use std::time::Duration;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::listener::v3 as proto;
 use lateen_envoy::envoy::config::listener::v3::{filter, listener_filter};
-use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use lateen_envoy::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
-use lateen_envoy::{Any, TypeUrl, from_any};
 
 use super::access_log::access_logs;
 use super::common::{cidrs, leftover, limit, socket_address, socket_options};
-use super::http_manager::http_manager;
+use super::network::{Compiled, network_filter};
 use super::transport::plain;
 use crate::error::{Context, Result};
 use crate::filter_chain::{FilterChainMatch, FilterChains, SourceType};
-use crate::listener::{Address, Direction, FilterChain, Listener, NetworkFilter, TcpProxy};
+use crate::listener::{Address, Direction, FilterChain, Listener, NetworkFilter};
+use crate::network::NetworkGate;
 
 pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Result<Listener> {
     let mut addresses = Vec::new();
@@ -196,77 +194,43 @@ fn filter_chain(context: &Context<'_>, mut chain: proto::FilterChain) -> Result<
         context.field("transport_socket").warn(
             "TLS from clients is not supported yet; connections that this chain would serve are closed",
         );
-        return Ok(Some(FilterChain { name: take(&mut chain.name).into(), network: NetworkFilter::Close }));
+        return Ok(Some(FilterChain {
+            name: take(&mut chain.name).into(),
+            gates: Vec::new(),
+            network: NetworkFilter::Close,
+        }));
     }
-    let mut network = None;
-    for (at, filter) in take(&mut chain.filters).into_iter().enumerate() {
-        let context = context.field("filters").index(at);
-        let Some(filter::ConfigType::TypedConfig(any)) = filter.config_type else {
-            return Err(context.field("typed_config").error("the filter has no typed_config"));
-        };
-        if network.is_some() {
-            return Err(context.error("the filter before this one ends the chain; remove this one"));
-        }
-        network = network_filter(&context.field("typed_config"), &filter.name, &any)?;
-    }
-    let compiled =
-        FilterChain { name: take(&mut chain.name).into(), network: network.unwrap_or(NetworkFilter::Close) };
+    let (gates, network) = filters(&context.field("filters"), take(&mut chain.filters))?;
+    let compiled = FilterChain { name: take(&mut chain.name).into(), gates, network };
     chain.metadata = None;
     chain.transport_socket_connect_timeout = None;
     leftover(context, &chain);
     Ok(Some(compiled))
 }
 
-fn network_filter(context: &Context<'_>, name: &str, any: &Any) -> Result<Option<NetworkFilter>> {
-    if any.type_url == HttpConnectionManager::TYPE_URL {
-        let value: HttpConnectionManager = from_any(any).map_err(|error| context.error(error))?;
-        Ok(Some(NetworkFilter::Http(Arc::new(http_manager(context, value)?))))
-    } else if any.type_url == tcp::TcpProxy::TYPE_URL {
-        let value: tcp::TcpProxy = from_any(any).map_err(|error| context.error(error))?;
-        Ok(Some(NetworkFilter::Tcp(Arc::new(tcp_proxy(context, value)?))))
-    } else if name == "istio.stats"
-        || name.ends_with("metadata_exchange")
-        || any.type_url.ends_with("TypedStruct")
-    {
-        context.warn(format!("the filter `{name}` is not supported and left out"));
-        Ok(None)
-    } else {
-        Err(context
-            .error(format!("the network filter `{name}` ({}) is not supported; remove it", any.type_url)))
+/// The filters of a chain: those that a connection passes, and the one at the end.
+fn filters(context: &Context<'_>, filters: Vec<proto::Filter>) -> Result<(Vec<NetworkGate>, NetworkFilter)> {
+    let mut gates = Vec::new();
+    let mut end = None;
+    for (at, filter) in filters.into_iter().enumerate() {
+        let context = context.index(at);
+        let Some(filter::ConfigType::TypedConfig(any)) = filter.config_type else {
+            return Err(context.field("typed_config").error("the filter has no typed_config"));
+        };
+        if end.is_some() {
+            return Err(context.error("the filter before this one ends the chain; remove this one"));
+        }
+        match network_filter(&context.field("typed_config"), &filter.name, &any)? {
+            Compiled::Gate(gate) => gates.push(gate),
+            Compiled::End(filter) => end = Some(filter),
+            Compiled::Nothing => {}
+        }
     }
-}
-
-fn tcp_proxy(context: &Context<'_>, mut value: tcp::TcpProxy) -> Result<TcpProxy> {
-    let clusters: Vec<(Arc<str>, u64)> = match value.cluster_specifier.take() {
-        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![(name.into(), 1)],
-        Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
-            .clusters
-            .into_iter()
-            .map(|cluster| (cluster.name.into(), u64::from(cluster.weight)))
-            .collect(),
-        None => return Err(context.error("say where to: cluster or weighted_clusters")),
-    };
-    if clusters.iter().map(|(_, weight)| weight).sum::<u64>() == 0 {
-        return Err(context
-            .field("weighted_clusters")
-            .error("the weights add up to 0; give one cluster a weight"));
+    // Envoy refuses filters that lead nowhere; a chain without any closes what comes.
+    if end.is_none() && !gates.is_empty() {
+        return Err(
+            context.error("the last filter does not end the chain; add one that does, such as tcp_proxy")
+        );
     }
-    let compiled = TcpProxy {
-        stat_prefix: take(&mut value.stat_prefix).into(),
-        clusters,
-        idle_timeout: limit(
-            &context.field("idle_timeout"),
-            value.idle_timeout.take(),
-            Some(Duration::from_secs(3600)),
-        )?,
-        max_duration: limit(
-            &context.field("max_downstream_connection_duration"),
-            value.max_downstream_connection_duration.take(),
-            None,
-        )?,
-        connect_attempts: value.max_connect_attempts.take().unwrap_or(1).max(1),
-        access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
-    };
-    leftover(context, &value);
-    Ok(compiled)
+    Ok((gates, end.unwrap_or(NetworkFilter::Close)))
 }

@@ -14,7 +14,9 @@ mod http_manager;
 mod http_protocol;
 mod listener;
 mod load_balancing;
+mod network;
 mod route;
+mod tcp_proxy;
 mod transport;
 
 use std::cell::RefCell;

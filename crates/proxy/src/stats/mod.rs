@@ -219,7 +219,10 @@ counters! {
     /// `listener.ADDRESS.*`.
     ListenerStats, "listener", "envoy_listener_address" {
         downstream_cx_total: Counter, downstream_cx_active: Gauge, downstream_cx_destroy: Counter,
-        no_filter_chain_match: Counter, downstream_pre_cx_timeout: Counter,
+        no_filter_chain_match: Counter, downstream_pre_cx_timeout: Counter, downstream_pre_cx_active: Gauge,
+        downstream_cx_overflow: Counter, downstream_global_cx_overflow: Counter,
+        downstream_listener_filter_error: Counter, downstream_listener_filter_remote_close: Counter,
+        downstream_cx_overload_reject: Counter, downstream_cx_transport_socket_connect_timeout: Counter,
     }
 }
 
@@ -228,6 +231,21 @@ counters! {
     TcpStats, "tcp", "envoy_tcp_prefix" {
         downstream_cx_total: Counter, downstream_cx_no_route: Counter, idle_timeout: Counter,
         downstream_cx_rx_bytes_total: Counter, downstream_cx_tx_bytes_total: Counter,
+        max_downstream_connection_duration: Counter,
+    }
+}
+
+counters! {
+    /// `local_rate_limit.PREFIX.*`, of the network filter.
+    RateLimitStats, "local_rate_limit", "envoy_local_network_ratelimit_prefix" {
+        rate_limited: Counter,
+    }
+}
+
+counters! {
+    /// `connection_limit.PREFIX.*`.
+    ConnectionLimitStats, "connection_limit", "envoy_connection_limit_prefix" {
+        active_connections: Gauge, limited_connections: Counter,
     }
 }
 

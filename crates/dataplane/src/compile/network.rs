@@ -1,0 +1,211 @@
+//! Network filters to their runtime forms.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_envoy::envoy::config::core::v3 as core;
+use lateen_envoy::envoy::extensions::filters::common::set_filter_state::v3 as state;
+use lateen_envoy::envoy::extensions::filters::network as filters;
+use lateen_envoy::envoy::r#type::v3 as types;
+use lateen_envoy::prost::Message;
+use lateen_envoy::{Any, TypeUrl, from_any};
+
+use super::common::{duration, leftover, limit};
+use super::http_manager::http_manager;
+use super::tcp_proxy::tcp_proxy;
+use crate::error::{Context, Result};
+use crate::format::Format;
+use crate::listener::NetworkFilter;
+use crate::network::{ConnectionLimit, DirectResponse, FilterStateValue, LocalRateLimit, NetworkGate};
+
+/// One filter of a chain.
+pub(crate) enum Compiled {
+    /// One that comes before the end.
+    Gate(NetworkGate),
+    /// The end.
+    End(NetworkFilter),
+    /// Left out; a warning says why.
+    Nothing,
+}
+
+pub(crate) fn network_filter(context: &Context<'_>, name: &str, any: &Any) -> Result<Compiled> {
+    use filters::connection_limit::v3::ConnectionLimit as LimitProto;
+    use filters::direct_response::v3::Config as ResponseProto;
+    use filters::echo::v3::Echo;
+    use filters::http_connection_manager::v3::HttpConnectionManager;
+    use filters::local_ratelimit::v3::LocalRateLimit as RateProto;
+    use filters::set_filter_state::v3::Config as StateProto;
+    use filters::sni_cluster::v3::SniCluster;
+    use filters::tcp_proxy::v3::TcpProxy;
+    Ok(match any.type_url.as_str() {
+        HttpConnectionManager::TYPE_URL => {
+            Compiled::End(NetworkFilter::Http(Arc::new(http_manager(context, read(context, any)?)?)))
+        }
+        TcpProxy::TYPE_URL => {
+            Compiled::End(NetworkFilter::Tcp(Arc::new(tcp_proxy(context, read(context, any)?)?)))
+        }
+        Echo::TYPE_URL => Compiled::End(NetworkFilter::Echo),
+        ResponseProto::TYPE_URL => {
+            Compiled::End(NetworkFilter::DirectResponse(direct_response(context, read(context, any)?)?))
+        }
+        RateProto::TYPE_URL => {
+            let compiled = local_rate_limit(context, read(context, any)?)?;
+            Compiled::Gate(NetworkGate::LocalRateLimit(Arc::new(compiled)))
+        }
+        LimitProto::TYPE_URL => {
+            let compiled = connection_limit(context, read(context, any)?)?;
+            Compiled::Gate(NetworkGate::ConnectionLimit(Arc::new(compiled)))
+        }
+        SniCluster::TYPE_URL => Compiled::Gate(NetworkGate::SniCluster),
+        StateProto::TYPE_URL => {
+            let compiled = set_filter_state(context, read::<StateProto>(context, any)?)?;
+            Compiled::Gate(NetworkGate::SetFilterState(compiled.into()))
+        }
+        url if name == "istio.stats"
+            || name.ends_with("metadata_exchange")
+            || url.ends_with("TypedStruct") =>
+        {
+            context.warn(format!("the filter `{name}` is not supported and left out"));
+            Compiled::Nothing
+        }
+        url => {
+            return Err(
+                context.error(format!("the network filter `{name}` ({url}) is not supported; remove it"))
+            );
+        }
+    })
+}
+
+fn read<M: Message + Default + TypeUrl>(context: &Context<'_>, any: &Any) -> Result<M> {
+    from_any(any).map_err(|error| context.error(error))
+}
+
+/// A filter's statistics need a name.
+pub(crate) fn stat_prefix(context: &Context<'_>, name: &mut String) -> Result<Box<str>> {
+    if name.is_empty() {
+        return Err(context.field("stat_prefix").error("name the statistics; this may not be empty"));
+    }
+    Ok(take(name).into())
+}
+
+/// Whether a filter that a runtime flag may switch off is on; without a runtime value the default counts.
+fn enabled(flag: Option<core::RuntimeFeatureFlag>) -> bool {
+    flag.and_then(|flag| flag.default_value).unwrap_or(true)
+}
+
+/// The numbers of a bucket: maximum, tokens a fill, interval (`envoy.type.v3.TokenBucket`).
+pub(crate) fn token_bucket(
+    context: &Context<'_>,
+    value: Option<types::TokenBucket>,
+) -> Result<(u32, u32, Duration)> {
+    let value = value.ok_or_else(|| context.error("the token bucket is missing"))?;
+    if value.max_tokens == 0 {
+        return Err(context.field("max_tokens").error("a bucket holds at least one token"));
+    }
+    let interval = duration(&context.field("fill_interval"), value.fill_interval)?.unwrap_or_default();
+    if interval < Duration::from_millis(50) {
+        return Err(context.field("fill_interval").error("an interval is at least 50 ms"));
+    }
+    let per_fill = value.tokens_per_fill.unwrap_or(1);
+    if per_fill == 0 {
+        return Err(context.field("tokens_per_fill").error("a fill is at least one token"));
+    }
+    Ok((value.max_tokens, per_fill, interval))
+}
+
+fn local_rate_limit(
+    context: &Context<'_>,
+    mut value: filters::local_ratelimit::v3::LocalRateLimit,
+) -> Result<LocalRateLimit> {
+    let (max_tokens, tokens_per_fill, fill_interval) =
+        token_bucket(&context.field("token_bucket"), value.token_bucket.take())?;
+    let compiled = LocalRateLimit {
+        stat_prefix: stat_prefix(context, &mut value.stat_prefix)?,
+        max_tokens,
+        tokens_per_fill,
+        fill_interval,
+        share_key: take(&mut value.share_key).into(),
+        enabled: enabled(value.runtime_enabled.take()),
+    };
+    leftover(context, &value);
+    Ok(compiled)
+}
+
+fn connection_limit(
+    context: &Context<'_>,
+    mut value: filters::connection_limit::v3::ConnectionLimit,
+) -> Result<ConnectionLimit> {
+    let max_connections = value.max_connections.take().unwrap_or(0);
+    if max_connections == 0 {
+        return Err(context.field("max_connections").error("say how many connections; at least 1"));
+    }
+    let compiled = ConnectionLimit {
+        stat_prefix: stat_prefix(context, &mut value.stat_prefix)?,
+        max_connections,
+        delay: limit(&context.field("delay"), value.delay.take(), None)?,
+        enabled: enabled(value.runtime_enabled.take()),
+    };
+    leftover(context, &value);
+    Ok(compiled)
+}
+
+fn direct_response(
+    context: &Context<'_>,
+    value: filters::direct_response::v3::Config,
+) -> Result<DirectResponse> {
+    use core::data_source::Specifier;
+    let context = context.field("response");
+    Ok(DirectResponse(match value.response.and_then(|source| source.specifier) {
+        Some(Specifier::InlineString(text)) => text.into_bytes().into(),
+        Some(Specifier::InlineBytes(bytes)) => bytes,
+        Some(_) => {
+            return Err(context.error("files and variables are not supported; write inline_string"));
+        }
+        None => Default::default(),
+    }))
+}
+
+fn set_filter_state(
+    context: &Context<'_>,
+    mut value: filters::set_filter_state::v3::Config,
+) -> Result<Vec<FilterStateValue>> {
+    let context_of = |at| context.field("on_new_connection").index(at);
+    let values = take(&mut value.on_new_connection);
+    leftover(context, &value);
+    values.into_iter().enumerate().map(|(at, value)| filter_state_value(&context_of(at), value)).collect()
+}
+
+/// One value; the HTTP filter of the same name has the same ones.
+pub(crate) fn filter_state_value(
+    context: &Context<'_>,
+    mut value: state::FilterStateValue,
+) -> Result<FilterStateValue> {
+    use core::substitution_format_string::Format as Proto;
+    let Some(state::filter_state_value::Key::ObjectKey(key)) = value.key.take() else {
+        return Err(context.field("object_key").error("name the object"));
+    };
+    let Some(state::filter_state_value::Value::FormatString(format)) = value.value.take() else {
+        return Err(context.field("format_string").error("say what to set"));
+    };
+    let at = context.field("format_string");
+    let text = match format.format {
+        Some(Proto::TextFormatSource(core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(text)),
+            ..
+        })) => text,
+        #[allow(deprecated)]
+        Some(Proto::TextFormat(text)) => text,
+        _ => return Err(at.error("write text_format_source with an inline_string")),
+    };
+    let compiled = FilterStateValue {
+        key: key.into(),
+        value: Format::compile(&text).map_err(|error| at.error(error))?,
+        skip_if_empty: take(&mut value.skip_if_empty),
+    };
+    // All values are text here, whatever type Envoy's factory would make of them, and nothing overwrites them unasked.
+    value.factory_key = String::new();
+    value.read_only = false;
+    leftover(context, &value);
+    Ok(compiled)
+}

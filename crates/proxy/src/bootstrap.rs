@@ -40,7 +40,15 @@ fn parse_value(text: &str) -> Result<serde_json::Value, BootstrapError> {
         return serde_json::from_str(text).map_err(|error| BootstrapError::Syntax(error.to_string()));
     }
     // `n` and `off` are words: only `true` and `false` are booleans, as Envoy's parser has it.
-    let options = serde_saphyr::options! { strict_booleans: true };
+    // A bootstrap is the operator's own file and may be long: its size is no attack. What aliases expand to stays limited.
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        budget: serde_saphyr::budget! {
+            max_nodes: usize::MAX,
+            max_events: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+    };
     serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| BootstrapError::Syntax(error.to_string()))
 }
@@ -127,6 +135,13 @@ mod tests {
         assert!(parse("{\"node\": {\"id\": \"a\"}}", None).is_ok());
         let error = parse("node: {idd: a}", None).unwrap_err().to_string();
         assert!(error.contains("idd"), "{error}");
+    }
+
+    #[test]
+    fn a_long_bootstrap_is_read() {
+        let clusters: String = (0..52_000).map(|number| format!("  - {{name: c{number}, type: STATIC}}\n")).collect();
+        let bootstrap = parse(&format!("static_resources:\n  clusters:\n{clusters}"), None).unwrap();
+        assert_eq!(bootstrap.static_resources.unwrap().clusters.len(), 52_000);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Options {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    // Huge pages would make every thread's few kilobytes two megabytes. (Failure costs memory, nothing else.)
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let options = Options::parse_from(known_arguments(std::env::args()));
     let level = match options.log_level.as_str() {
         "warning" => "warn",

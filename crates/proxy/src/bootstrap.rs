@@ -138,13 +138,6 @@ mod tests {
     }
 
     #[test]
-    fn a_long_bootstrap_is_read() {
-        let clusters: String = (0..52_000).map(|number| format!("  - {{name: c{number}, type: STATIC}}\n")).collect();
-        let bootstrap = parse(&format!("static_resources:\n  clusters:\n{clusters}"), None).unwrap();
-        assert_eq!(bootstrap.static_resources.unwrap().clusters.len(), 52_000);
-    }
-
-    #[test]
     fn what_has_no_effect_is_reported() {
         let check = |name: &str, yaml: &str, expect: &[&str]| {
             let warnings = warnings(&parse(yaml, None).unwrap()).unwrap();

@@ -235,9 +235,10 @@ impl Main {
             return Ok(Some((channel, delta)));
         }
         let manager = self.manager.lock();
-        let cluster = manager.sources.clusters.get(&name).ok_or_else(|| {
+        let source = manager.sources.clusters.get(&name).ok_or_else(|| {
             StartError::Ads(format!("the cluster `{name}` is not among static_resources.clusters"))
         })?;
+        let cluster = source.decode();
         let endpoint = cluster
             .load_assignment
             .iter()

@@ -26,6 +26,7 @@ pub mod request;
 pub mod respond;
 pub mod router;
 pub mod socket;
+pub mod sources;
 pub mod state;
 pub mod stats;
 pub mod stream;

@@ -4,7 +4,7 @@
 //! known, a listener when its routes are. Until then what was there before serves. A resource that is refused changes
 //! nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,6 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::socket;
+use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
 use crate::worker::Command;
 
@@ -46,19 +47,6 @@ pub enum ApplyError {
         /// The kernel's reason.
         error: std::io::Error,
     },
-}
-
-/// The messages as they came, for dumps.
-#[derive(Debug, Default)]
-pub struct Sources {
-    /// By name.
-    pub clusters: BTreeMap<String, Cluster>,
-    /// By name.
-    pub listeners: BTreeMap<String, Listener>,
-    /// By name.
-    pub routes: BTreeMap<String, RouteConfiguration>,
-    /// By cluster name.
-    pub endpoints: BTreeMap<String, ClusterLoadAssignment>,
 }
 
 /// The manager, shared by those who bring configuration.
@@ -126,14 +114,15 @@ impl Manager {
 
     /// Adds or replaces a cluster.
     pub fn apply_cluster(&mut self, message: Cluster) -> Result<(), ApplyError> {
-        let compiled = compile_cluster(message.clone())?;
+        let source = Encoded::new(&message);
+        let compiled = compile_cluster(message)?;
         self.note(compiled.warnings);
         let (config, assignment) = compiled.value;
         let name = Arc::clone(&config.name);
-        if self.sources.clusters.get(&*name) == Some(&message) {
+        if self.sources.clusters.get(&*name) == Some(&source) {
             return Ok(());
         }
-        self.sources.clusters.insert(name.to_string(), message);
+        self.sources.clusters.insert(name.to_string(), source);
         let existing = self.state.clusters.load().get(&name).cloned();
         // Where only the hosts changed, connections and counters stay.
         let (handle, existed) = match existing.filter(|existing| existing.config == config) {
@@ -210,11 +199,12 @@ impl Manager {
 
     /// Replaces the endpoints of a cluster.
     pub fn apply_assignment(&mut self, message: ClusterLoadAssignment) -> Result<(), ApplyError> {
-        let compiled = compile_assignment(message.clone())?;
+        let source = Encoded::new(&message);
+        let compiled = compile_assignment(message)?;
         self.note(compiled.warnings);
         let assignment = compiled.value;
         let service = Arc::clone(&assignment.name);
-        self.sources.endpoints.insert(service.to_string(), message);
+        self.sources.endpoints.insert(service.to_string(), source);
         let concerned = |handle: &&Arc<ClusterHandle>| {
             handle.config.discovery == Discovery::Endpoints(Arc::clone(&service))
         };
@@ -245,10 +235,11 @@ impl Manager {
 
     /// Adds or replaces a route table.
     pub fn apply_routes(&mut self, message: RouteConfiguration) -> Result<(), ApplyError> {
-        let compiled = compile_routes(message.clone())?;
+        let source = Encoded::new(&message);
+        let compiled = compile_routes(message)?;
         self.note(compiled.warnings);
         let table = Arc::new(compiled.value);
-        self.sources.routes.insert(table.name.to_string(), message);
+        self.sources.routes.insert(table.name.to_string(), source);
         self.state.route_slot(&table.name).store(Some(Arc::clone(&table)));
         let ready: Vec<Arc<str>> = self
             .warming_listeners
@@ -287,10 +278,11 @@ impl Manager {
 
     /// Adds or replaces a listener.
     pub fn apply_listener(&mut self, message: Listener) -> Result<(), ApplyError> {
-        let compiled = compile_listener(message.clone())?;
+        let source = Encoded::new(&message);
+        let compiled = compile_listener(message)?;
         self.note(compiled.warnings);
         let name = Arc::clone(&compiled.value.name);
-        if self.sources.listeners.get(&*name) == Some(&message) {
+        if self.sources.listeners.get(&*name) == Some(&source) {
             return Ok(());
         }
         let listener = self.state.make_listener(compiled.value);
@@ -308,7 +300,7 @@ impl Manager {
                 }
             });
         }
-        self.sources.listeners.insert(name.to_string(), message);
+        self.sources.listeners.insert(name.to_string(), source);
         self.count_warming();
         Ok(())
     }

@@ -223,8 +223,14 @@ impl Listeners {
     }
 }
 
-/// Clusters by name.
-pub type Clusters = FastMap<Arc<str>, Arc<ClusterHandle>>;
+/// Clusters by name. A changed copy shares with the old one what is the same, so that ten thousand changes are not
+/// ten thousand copies.
+pub type Clusters = imbl::GenericHashMap<
+    Arc<str>,
+    Arc<ClusterHandle>,
+    foldhash::fast::RandomState,
+    imbl::shared_ptr::DefaultSharedPtr,
+>;
 
 /// The shared state.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::manager::SharedManager;
+use crate::sources::Encoded;
 
 /// What the admin listener shows.
 #[derive(Debug)]
@@ -226,8 +227,8 @@ impl Admin {
 
     fn config_dump(&self, endpoints: bool) -> Value {
         const PREFIX: &str = "type.googleapis.com/envoy.admin.v3.";
-        fn typed<M: TypeUrl + Message>(message: &M) -> Value {
-            let mut value = to_json_redacted(message);
+        fn typed<M: TypeUrl + Message + Default>(source: &Encoded<M>) -> Value {
+            let mut value = to_json_redacted(&source.decode());
             value["@type"] = M::TYPE_URL.into();
             value
         }

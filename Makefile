@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/corpora),)
 export LATEEN_CORPORA ?= $(abspath ../shared/corpora)
 endif
 
-.PHONY: demo build test check format clippy doc tools unit process clean
+.PHONY: demo build test check format clippy doc tools unit process differential clean
 
 demo: build ## build everything and run Bookinfo in a mesh on this machine
 	$(RELEASE)/lateen demo
@@ -19,7 +19,7 @@ demo: build ## build everything and run Bookinfo in a mesh on this machine
 build: ## the programs, optimised
 	cargo build --release --locked $(BINARIES)
 
-test: tools build unit process ## install what the tests need and run all of them
+test: tools build unit differential process ## install what the tests need and run all of them
 	@echo "All tests passed."
 
 tools: ## Debian packages, Envoy and kubectl for the tests
@@ -31,6 +31,10 @@ unit: tools
 # Whole processes: one test at a time, for each wants both cores.
 process: tools build
 	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) cargo test --locked --workspace --test demo -- --test-threads=1 --nocapture
+
+# Envoy and our proxy on the same files. Make it with CASES="routing/ tls/" for some of them.
+differential: tools build
+	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) LATEEN_CASES="$(CASES)" cargo test --locked -p lateen-differential --test differential
 
 check: format clippy doc ## format, lints, documentation
 

@@ -22,6 +22,7 @@ pub mod listener;
 pub mod matcher;
 pub mod network;
 pub mod route;
+pub mod stat_tags;
 pub mod stream_info;
 pub mod token_bucket;
 pub mod transport;

@@ -33,6 +33,7 @@ pub async fn serve(
     let (shard, stats) = (Arc::clone(&worker.stats), runtime.stats);
     shard.increment(stats.downstream_cx_total);
     shard.increment(stats.downstream_cx_active);
+    let begun = Instant::now();
     let shared = Shared::new(stream, input);
     let http2 = match runtime.config.codec {
         Codec::Http1 => Some(false),
@@ -54,6 +55,8 @@ pub async fn serve(
         None => {}
     }
     shard.decrement(stats.downstream_cx_active);
+    shard.increment(stats.downstream_cx_destroy);
+    shard.record(stats.downstream_cx_length_ms, begun.elapsed().as_millis() as u64);
 }
 
 /// Whether the connection begins with the preface of HTTP/2. None where it ends before that is known.

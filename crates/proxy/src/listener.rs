@@ -143,9 +143,11 @@ async fn dispatch(
     let stats = listener.stats;
     worker.stats.increment(stats.downstream_cx_total);
     worker.stats.increment(stats.downstream_cx_active);
+    let begun = Instant::now();
     *info = run_chain(worker, listener, chain, stream, input, facts).await;
     worker.stats.decrement(stats.downstream_cx_active);
     worker.stats.increment(stats.downstream_cx_destroy);
+    worker.stats.record(stats.downstream_cx_length_ms, begun.elapsed().as_millis() as u64);
 }
 
 /// What the listener filters find; none where the connection is to be closed.

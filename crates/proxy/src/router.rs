@@ -106,6 +106,7 @@ impl Exchange {
         self.info.duration = Some(self.begun.elapsed());
         shard.decrement(stats.downstream_rq_active);
         shard.increment(stats.downstream_rq_completed);
+        shard.record(stats.downstream_rq_time, self.begun.elapsed().as_millis() as u64);
         match self.info.response_code {
             100..=199 => shard.increment(stats.downstream_rq_1xx),
             200..=299 => shard.increment(stats.downstream_rq_2xx),

@@ -18,7 +18,9 @@ use tokio::sync::watch;
 
 use crate::access_log::{LogFiles, LogSink};
 use crate::network::{Gates, Registry};
-use crate::stats::{ClusterStats, HttpStats, ListenerStats, Stats, TcpStats};
+use crate::stats::{
+    ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, Stats, TcpStats, UpstreamCodeStats, prefix,
+};
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -33,6 +35,12 @@ pub struct ClusterHandle {
     pub hosts: ArcSwap<HostSet>,
     /// Its counters.
     pub stats: ClusterStats,
+    /// Counters of its hosts and updates.
+    pub membership: MembershipStats,
+    /// Counters of requests from inside and outside the mesh.
+    pub origin_stats: OriginStats,
+    /// Their names are there for as long as the cluster is.
+    _names: Hold,
     /// Requests at a time; counted only where there is a limit.
     pub requests: AtomicU32,
     /// Retries at a time.
@@ -79,6 +87,15 @@ impl ClusterHandle {
     }
 }
 
+/// Response codes of a cluster by where requests come from (`x-envoy-internal`).
+#[derive(Debug, Clone, Copy)]
+pub struct OriginStats {
+    /// `cluster.NAME.internal.*`.
+    pub internal: UpstreamCodeStats,
+    /// `cluster.NAME.external.*`.
+    pub external: UpstreamCodeStats,
+}
+
 /// Where the newest version of a route table is.
 pub type RouteSlot = ArcSwapOption<RouteTable>;
 
@@ -91,6 +108,8 @@ pub struct HttpRuntime {
     pub routes: Arc<RouteSlot>,
     /// Its counters.
     pub stats: HttpStats,
+    /// Their names.
+    _names: Hold,
     /// Its log.
     pub log: Vec<LogSink>,
 }
@@ -102,6 +121,8 @@ pub struct TcpRuntime {
     pub config: Arc<TcpProxy>,
     /// Its counters.
     pub stats: TcpStats,
+    /// Their names.
+    _names: Hold,
     /// Its log.
     pub log: Vec<LogSink>,
 }
@@ -137,6 +158,8 @@ pub struct ActiveListener {
     pub config: Listener,
     /// Its counters.
     pub stats: ListenerStats,
+    /// Their names.
+    _names: Hold,
     /// By the address of the chain.
     chains: FastMap<usize, ActiveChain>,
     /// Its log.
@@ -294,6 +317,12 @@ impl State {
         ClusterHandle {
             bind: config.bind.clone().unwrap_or_else(|| self.default_bind.clone()),
             stats: ClusterStats::new(&self.stats, &config.stat_name),
+            membership: MembershipStats::new(&self.stats, &config.stat_name),
+            origin_stats: OriginStats {
+                internal: UpstreamCodeStats::within(&self.stats, &config.stat_name, "internal."),
+                external: UpstreamCodeStats::within(&self.stats, &config.stat_name, "external."),
+            },
+            _names: self.stats.hold(&prefix("cluster", &config.stat_name)),
             config,
             hosts: ArcSwap::default(),
             requests: AtomicU32::new(0),
@@ -310,6 +339,7 @@ impl State {
             config.chains.iter().map(|chain| (Arc::as_ptr(chain) as usize, self.make_chain(chain))).collect();
         ActiveListener {
             stats: ListenerStats::new(&self.stats, &config.stat_prefix),
+            _names: self.stats.hold(&prefix("listener", &config.stat_prefix)),
             chains,
             log: self.sinks(&config.access_log),
             config,
@@ -330,11 +360,13 @@ impl State {
                     RouteSource::Discovered(name) => self.route_slot(name),
                 },
                 stats: HttpStats::new(&self.stats, &config.stat_prefix),
+                _names: self.stats.hold(&prefix("http", &config.stat_prefix)),
                 log: self.sinks(&config.access_log),
                 config: Arc::clone(config),
             })),
             NetworkFilter::Tcp(config) => ChainRuntime::Tcp(Arc::new(TcpRuntime {
                 stats: TcpStats::new(&self.stats, &config.stat_prefix),
+                _names: self.stats.hold(&prefix("tcp", &config.stat_prefix)),
                 log: self.sinks(&config.access_log),
                 config: Arc::clone(config),
             })),

@@ -16,6 +16,7 @@ mod listener;
 mod load_balancing;
 mod network;
 mod route;
+mod stats;
 mod tcp_proxy;
 mod transport;
 
@@ -76,6 +77,13 @@ pub fn compile_bind(message: core_proto::BindConfig) -> Result<Compiled<Bind>> {
     compile("Bootstrap", |context| {
         common::bind(&context.field("cluster_manager.upstream_bind_config"), message)
     })
+}
+
+/// How statistics are shown, from the bootstrap.
+pub fn compile_stats_config(
+    message: lateen_envoy::envoy::config::metrics::v3::StatsConfig,
+) -> Result<Compiled<crate::stat_tags::StatsConfig>> {
+    compile("Bootstrap", |context| stats::stats_config(&context.field("stats_config"), message))
 }
 
 #[cfg(test)]

@@ -145,9 +145,15 @@ impl Admin {
     }
 
     fn stats(&self, query: &HashMap<&str, &str>) -> Reply {
-        let filter = query.get("filter").copied().unwrap_or_default().to_owned();
-        let state = Arc::clone(self.manager.lock().state());
-        text(StatusCode::OK, state.stats.text(|name| name.contains(&filter), query.contains_key("usedonly")))
+        let filter = query.get("filter").copied().unwrap_or_default();
+        let Ok(filter) = regex::Regex::new(filter) else {
+            return text(StatusCode::BAD_REQUEST, "Invalid re2 regex");
+        };
+        let stats = self.manager.lock().state().stats.clone();
+        let used_only = query.contains_key("usedonly");
+        let mut samples = stats.samples();
+        samples.retain(|sample| filter.is_match(&sample.name) && (sample.used || !used_only));
+        text(StatusCode::OK, crate::stats::text::text(&samples, Default::default(), &stats.config()))
     }
 
     fn prometheus(&self) -> Reply {

@@ -147,16 +147,19 @@ impl Tries {
 
     fn count_answer(&self, exchange: &Exchange, forwarded: &Forwarded) {
         let stats = self.cluster.stats;
-        let counter = match forwarded.head.status {
-            100..=199 => stats.upstream_rq_1xx,
-            200..=299 => stats.upstream_rq_2xx,
-            300..=399 => stats.upstream_rq_3xx,
-            400..=499 => stats.upstream_rq_4xx,
-            _ => stats.upstream_rq_5xx,
-        };
-        exchange.worker.stats.increment(counter);
+        let shard = &exchange.worker.stats;
+        let status = forwarded.head.status;
+        shard.increment(class!(stats, upstream_rq, status));
+        shard.code(stats.upstream_rq, status);
+        let internal = exchange.head.headers.get("x-envoy-internal") == Some(b"true");
+        let origin = &self.cluster.origin_stats;
+        let origin = if internal { origin.internal } else { origin.external };
+        shard.increment(class!(origin, upstream_rq, status));
+        shard.code(origin.upstream_rq, status);
+        shard.increment(origin.upstream_rq_completed);
         let taken = exchange.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at);
-        exchange.worker.stats.add(stats.upstream_rq_time_ms_sum, taken.as_millis() as u64);
+        shard.record(stats.upstream_rq_time, taken.as_millis() as u64);
+        shard.record(origin.upstream_rq_time, taken.as_millis() as u64);
     }
 
     fn host(&self, exchange: &Exchange) -> Option<Arc<Host>> {

@@ -8,8 +8,25 @@ use crate::matcher::StringMatcher;
 
 /// Envoy's default bounds for Prometheus (`HistogramSettingsImpl::defaultBuckets`).
 pub const DEFAULT_BOUNDS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0,
-    300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10000.0,
+    30000.0,
+    60000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
 ];
 
 /// A label and its value.
@@ -280,13 +297,21 @@ mod tests {
         for (name, bare, labels) in [
             ("cluster.a.upstream_rq_total", "cluster.upstream_rq_total", "envoy_cluster_name=a"),
             ("cluster.a.b.upstream_rq_total", "cluster.b.upstream_rq_total", "envoy_cluster_name=a"),
-            ("cluster.a.upstream_rq_503", "cluster.upstream_rq", "envoy_response_code=503 envoy_cluster_name=a"),
+            (
+                "cluster.a.upstream_rq_503",
+                "cluster.upstream_rq",
+                "envoy_response_code=503 envoy_cluster_name=a",
+            ),
             (
                 "cluster.a.external.upstream_rq_2xx",
                 "cluster.external.upstream_rq_xx",
                 "envoy_response_code_class=2 envoy_cluster_name=a",
             ),
-            ("http.in.downstream_rq_5xx", "http.downstream_rq_xx", "envoy_response_code_class=5 envoy_http_conn_manager_prefix=in"),
+            (
+                "http.in.downstream_rq_5xx",
+                "http.downstream_rq_xx",
+                "envoy_response_code_class=5 envoy_http_conn_manager_prefix=in",
+            ),
             (
                 "listener.127.0.0.1_80.http.in.downstream_rq_1xx",
                 "listener.http.downstream_rq_xx",
@@ -305,7 +330,11 @@ mod tests {
             ),
             ("tcp.t.idle_timeout", "tcp.idle_timeout", "envoy_tcp_prefix=t"),
             ("server.worker_3.watchdog_miss", "server.worker.watchdog_miss", "envoy_worker_id=3"),
-            ("x.http_local_rate_limit.enabled", "http_local_rate_limit.enabled", "envoy_local_http_ratelimit_prefix=x"),
+            (
+                "x.http_local_rate_limit.enabled",
+                "http_local_rate_limit.enabled",
+                "envoy_local_http_ratelimit_prefix=x",
+            ),
             ("server.live", "server.live", ""),
         ] {
             let (found, tags) = StatsConfig::default().extract(name);

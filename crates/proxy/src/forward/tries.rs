@@ -19,6 +19,7 @@ use crate::message::BodyReader;
 use crate::respond::Responder;
 use crate::router::Exchange;
 use crate::state::ClusterHandle;
+use crate::stats::class;
 use crate::worker::Worker;
 
 /// All tries of one request.

@@ -9,16 +9,30 @@ use super::registry::Names;
 use super::{Codes, Counter, Histogram, Kind, Stats};
 
 macro_rules! handle {
-    (Histogram) => { Histogram };
-    (Codes) => { Codes };
-    ($other:ident) => { Counter };
+    (Histogram) => {
+        Histogram
+    };
+    (Codes) => {
+        Codes
+    };
+    ($other:ident) => {
+        Counter
+    };
 }
 
 macro_rules! take {
-    ($handles:ident, Gauge) => { $handles.gauge() };
-    ($handles:ident, Histogram) => { $handles.histogram() };
-    ($handles:ident, Codes) => { $handles.codes() };
-    ($handles:ident, $other:ident) => { $handles.counter() };
+    ($handles:ident, Gauge) => {
+        $handles.gauge()
+    };
+    ($handles:ident, Histogram) => {
+        $handles.histogram()
+    };
+    ($handles:ident, Codes) => {
+        $handles.codes()
+    };
+    ($handles:ident, $other:ident) => {
+        $handles.counter()
+    };
 }
 
 /// Defines a group: its type, its family, the part between the name and each statistic, and the statistics.
@@ -47,7 +61,6 @@ macro_rules! counters {
 }
 
 /// The counter of a response code's class: `class!(stats, upstream_rq, status)` is `stats.upstream_rq_2xx` or the like.
-#[macro_export]
 macro_rules! class {
     ($stats:expr, upstream_rq, $status:expr) => {
         match $status {
@@ -59,7 +72,7 @@ macro_rules! class {
         }
     };
 }
-pub use crate::class;
+pub(crate) use class;
 
 /// The beginning of all names of a scope: `cluster.NAME.`. What [`Stats::hold`] takes.
 pub fn prefix(family: &str, name: &str) -> String {

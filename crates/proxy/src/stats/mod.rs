@@ -142,7 +142,9 @@ impl Shard {
 
 impl SharedShard {
     fn change(&self, counter: Counter, offset: usize, amount: u64) {
-        self.cells.cell(counter.block(), offset, || self.stats.size(counter.block())).fetch_add(amount, Relaxed);
+        self.cells
+            .cell(counter.block(), offset, || self.stats.size(counter.block()))
+            .fetch_add(amount, Relaxed);
     }
 
     /// Adds one.

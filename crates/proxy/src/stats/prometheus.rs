@@ -92,7 +92,8 @@ impl Stats {
     /// What passes, for Prometheus. A histogram without values is left out, as Envoy does.
     pub fn prometheus_of(&self, passes: impl Fn(&Sample) -> bool) -> String {
         let mut samples = self.samples();
-        samples.retain(|sample| passes(sample) && (sample.used || !matches!(sample.value, Value::Histogram(_))));
+        samples
+            .retain(|sample| passes(sample) && (sample.used || !matches!(sample.value, Value::Histogram(_))));
         render(&samples, &self.config())
     }
 }

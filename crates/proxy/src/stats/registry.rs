@@ -455,7 +455,12 @@ impl Group {
                     let total = sum(shards, self.dense, offset);
                     let value = total.wrapping_sub(baseline.value(self.dense, offset));
                     if total > 0 || *kind == Kind::Counter {
-                        tell(Sample { name: full(name), labels: self.labels.clone(), used: total > 0, value: Value::Counter(value) });
+                        tell(Sample {
+                            name: full(name),
+                            labels: self.labels.clone(),
+                            used: total > 0,
+                            value: Value::Counter(value),
+                        });
                     }
                     offset += 1;
                 }
@@ -464,13 +469,23 @@ impl Group {
                     let down = sum(shards, self.dense, offset + 1);
                     // Read while it changes, a gauge may seem to be below zero for a moment.
                     let value = if (up.wrapping_sub(down) as i64) < 0 { 0 } else { up.wrapping_sub(down) };
-                    tell(Sample { name: full(name), labels: self.labels.clone(), used: up != 0 || down != 0, value: Value::Gauge(value) });
+                    tell(Sample {
+                        name: full(name),
+                        labels: self.labels.clone(),
+                        used: up != 0 || down != 0,
+                        value: Value::Gauge(value),
+                    });
                     offset += 2;
                 }
                 Kind::Histogram => {
                     let snapshot = snapshot(shards, sparse);
                     let used = !snapshot.buckets.is_empty();
-                    tell(Sample { name: full(name), labels: self.labels.clone(), used, value: Value::Histogram(snapshot) });
+                    tell(Sample {
+                        name: full(name),
+                        labels: self.labels.clone(),
+                        used,
+                        value: Value::Histogram(snapshot),
+                    });
                     sparse += BLOCKS;
                 }
                 Kind::Codes => {

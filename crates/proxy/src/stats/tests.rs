@@ -36,8 +36,11 @@ fn names_made_by_need_appear_with_their_first_use() {
     // Not a status: nothing to count.
     shard.code(cluster.upstream_rq, 0);
     let lines = lines(&stats);
-    for expect in ["cluster.a.upstream_rq_503: 1", "cluster.a.upstream_rq_5xx: 1", "cluster.a.upstream_cx_connect_ms: No recorded values"]
-    {
+    for expect in [
+        "cluster.a.upstream_rq_503: 1",
+        "cluster.a.upstream_rq_5xx: 1",
+        "cluster.a.upstream_cx_connect_ms: No recorded values",
+    ] {
         assert!(lines.iter().any(|line| line == expect), "{expect}");
     }
     assert!(lines.iter().any(|line| line.starts_with("cluster.a.upstream_rq_time: P0(nan,12.5)")));
@@ -72,7 +75,11 @@ fn names_go_with_their_last_holder() {
     shard.increment(cluster.upstream_rq_total);
     let _hold = stats.hold(&prefix);
     ClusterStats::new(&stats, "a");
-    assert_eq!(stats.value("cluster.a.upstream_rq_total"), Some(0), "another cluster of that name begins anew");
+    assert_eq!(
+        stats.value("cluster.a.upstream_rq_total"),
+        Some(0),
+        "another cluster of that name begins anew"
+    );
 }
 
 #[test]

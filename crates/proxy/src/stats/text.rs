@@ -109,7 +109,9 @@ fn json_histogram(name: &str, snapshot: &Snapshot, buckets: Buckets, config: &St
             let totals: Vec<Json> = snapshot
                 .buckets
                 .iter()
-                .map(|bucket| json!({"lower_bound": bucket.low, "width": bucket.width, "count": bucket.count}))
+                .map(
+                    |bucket| json!({"lower_bound": bucket.low, "width": bucket.width, "count": bucket.count}),
+                )
                 .collect();
             json!({"name": name, "totals": totals, "intervals": [], "percentiles": quantiles})
         }

@@ -269,7 +269,7 @@ mod tests {
         names.path("log", Path::new("/tmp/log"));
         let case = case(concat!(
             "name: n\nupstreams: {a: {}}\nclusters: {a: {lb_policy: RANDOM}}\n",
-            "routes: [{match: {prefix: /x}, route: {cluster: a, host_rewrite_literal: "$a.ip:$a.port"}}]\n",
+            "routes: [{match: {prefix: /x}, route: {cluster: a, host_rewrite_literal: '$a.ip:$a.port'}}]\n",
             "manager: {via: me}\nhttp_filters: [{fault: {}}]\n",
         ));
         let bootstrap = bootstrap(&case, &names);

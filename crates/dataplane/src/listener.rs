@@ -87,7 +87,9 @@ pub struct Listener {
     pub transparent: bool,
     /// Which way.
     pub direction: Direction,
-    /// For connections that no chain serves, and for all TCP.
+    /// Whether the proxy's limit of connections does not count here.
+    pub ignore_global_limit: bool,
+    /// For connections as a whole.
     pub access_log: Vec<AccessLog>,
 }
 

@@ -7,6 +7,12 @@ use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
 use lateen_envoy::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::fields::{Descend, walk_set_fields};
+use lateen_envoy::json::{JsonError, from_json};
+use lateen_envoy::prost::Message;
+
+use crate::lenient;
+use crate::overload;
+use crate::runtime::Runtime;
 
 /// Why a bootstrap is refused.
 #[derive(Debug, thiserror::Error)]
@@ -24,14 +30,48 @@ pub enum BootstrapError {
 
 /// Parses a bootstrap; `overlay` (as with `--config-yaml`) is merged over it.
 pub fn parse(text: &str, overlay: Option<&str>) -> Result<Bootstrap, BootstrapError> {
+    from_json(&parse_merged(text, overlay)?).map_err(message)
+}
+
+/// As [`parse`], without the fields that are not known: they are told.
+pub fn parse_leniently(
+    text: &str,
+    overlay: Option<&str>,
+) -> Result<(Bootstrap, Vec<Warning>), BootstrapError> {
+    let mut value = parse_merged(text, overlay)?;
+    let (bootstrap, unknown) = lenient::from_json(&mut value).map_err(message)?;
+    let warn = |path| Warning {
+        resource: "Bootstrap".to_owned(),
+        path,
+        message: "this field is not known and has no effect; remove it".to_owned(),
+    };
+    Ok((bootstrap, unknown.into_iter().map(warn).collect()))
+}
+
+/// Reads a bootstrap in the binary form.
+pub fn decode(bytes: &[u8], overlay: Option<&str>) -> Result<Bootstrap, BootstrapError> {
+    let bootstrap = Bootstrap::decode(bytes)
+        .map_err(|error| BootstrapError::Message(format!("not protobuf: {error}")))?;
+    let Some(overlay) = overlay else { return Ok(bootstrap) };
+    let mut value = lateen_envoy::json::to_json(&bootstrap);
+    merge(&mut value, parse_value(overlay)?);
+    from_json(&value).map_err(message)
+}
+
+fn message(error: JsonError) -> BootstrapError {
+    BootstrapError::Message(error.to_string())
+}
+
+fn parse_merged(text: &str, overlay: Option<&str>) -> Result<serde_json::Value, BootstrapError> {
     let mut value = parse_value(text)?;
     if let Some(overlay) = overlay {
         merge(&mut value, parse_value(overlay)?);
     }
-    lateen_envoy::json::from_json(&value).map_err(|error| BootstrapError::Message(error.to_string()))
+    Ok(value)
 }
 
-fn parse_value(text: &str) -> Result<serde_json::Value, BootstrapError> {
+/// YAML or JSON.
+pub(crate) fn parse_value(text: &str) -> Result<serde_json::Value, BootstrapError> {
     if text.trim().is_empty() {
         return Ok(serde_json::Value::Object(Default::default()));
     }
@@ -88,14 +128,29 @@ pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
     }
     walk_set_fields(&rest, &mut |field| match field.path.as_str() {
         // Looked into.
-        "admin" | "cluster_manager" | "dynamic_resources" | "static_resources" => Descend::Into,
+        "admin"
+        | "cluster_manager"
+        | "dynamic_resources"
+        | "static_resources"
+        | "layered_runtime"
+        | "overload_manager"
+        | "layered_runtime.layers" => Descend::Into,
         // Obeyed.
         "node"
         | "admin.address"
+        | "admin.ignore_global_conn_limit"
+        // There is one engine for regular expressions, and it is the default one.
+        | "default_regex_engine"
         | "cluster_manager.upstream_bind_config"
         | "dynamic_resources.ads_config"
         | "dynamic_resources.cds_config"
         | "dynamic_resources.lds_config" => Descend::Skip,
+        path if path.starts_with("layered_runtime.layers[")
+            && (path.ends_with("].name") || path.ends_with("].static_layer")) =>
+        {
+            Descend::Skip
+        }
+        "overload_manager.resource_monitors" => Descend::Skip,
         _ => {
             warnings.push(Warning {
                 resource: "Bootstrap".to_owned(),
@@ -105,6 +160,7 @@ pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
             Descend::Skip
         }
     });
+    warnings.extend(overload::Limits::new(bootstrap, &Runtime::new(bootstrap)).1);
     Ok(warnings)
 }
 
@@ -138,6 +194,28 @@ mod tests {
     }
 
     #[test]
+    fn unknown_fields_are_refused_or_told() {
+        let text = "node: {idd: a, id: b}\nstatic_resources: {clusters: [{name: c, nam: d, lb_policy: RANDOM}]}\nx: 1";
+        assert!(parse(text, None).unwrap_err().to_string().contains("no such field"));
+        let (bootstrap, unknown) = parse_leniently(text, None).unwrap();
+        let mut paths: Vec<&str> = unknown.iter().map(|warning| warning.path.as_str()).collect();
+        paths.sort_unstable();
+        assert_eq!(paths, ["node.idd", "static_resources.clusters[0].nam", "x"]);
+        assert_eq!(bootstrap.node.unwrap().id, "b");
+        assert_eq!(bootstrap.static_resources.unwrap().clusters[0].lb_policy, 3);
+        // What is wrong in another way stays wrong.
+        assert!(parse_leniently("node: {id: {}}", None).is_err());
+    }
+
+    #[test]
+    fn the_binary_form_is_read_too() {
+        let bytes = parse("node: {id: n}", None).unwrap().encode_to_vec();
+        let node = decode(&bytes, Some("node: {cluster: c}")).unwrap().node.unwrap();
+        assert_eq!((node.id.as_str(), node.cluster.as_str()), ("n", "c"));
+        assert!(decode(b"not protobuf", None).is_err());
+    }
+
+    #[test]
     fn what_has_no_effect_is_reported() {
         let check = |name: &str, yaml: &str, expect: &[&str]| {
             let warnings = warnings(&parse(yaml, None).unwrap()).unwrap();
@@ -149,6 +227,11 @@ mod tests {
         check("all obeyed", &format!("node: {{id: n}}\nadmin: {{{address}}}"), &[]);
         check("discovery", "dynamic_resources: {ads_config: {api_type: GRPC}, cds_config: {ads: {}}}", &[]);
         check("resources tell themselves", "static_resources: {clusters: [{name: c}]}", &[]);
+        check(
+            "runtime",
+            "layered_runtime: {layers: [{name: s, static_layer: {a: 1}}, {name: d, disk_layer: {symlink_root: /r}}]}",
+            &["layered_runtime.layers[1].disk_layer"],
+        );
         check("secrets", "static_resources: {secrets: [{name: s}]}", &["static_resources.secrets"]);
         check("a field of the root", "header_prefix: x-mine", &["header_prefix"]);
         check(

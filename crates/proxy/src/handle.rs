@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use tonic::transport::Channel;
 
 use crate::bootstrap::{BootstrapError, ads_cluster, default_bind};
 use crate::manager::{ApplyError, Manager, SharedManager};
+use crate::overload::{self, Limits};
+use crate::runtime::Runtime;
 use crate::state::State;
 use crate::worker::{self, Command};
 use crate::{admin, xds};
@@ -29,11 +32,19 @@ pub struct ProxyOptions {
     pub listeners: HashMap<SocketAddr, TcpListener>,
     /// The channel to the control plane, in place of the bootstrap's ADS cluster.
     pub ads: Option<Channel>,
+    /// A folder that keeps the last configuration that was received; it serves for as long as no control plane answers.
+    pub last_good_config: Option<PathBuf>,
 }
 
 impl Default for ProxyOptions {
     fn default() -> Self {
-        Self { concurrency: 0, drain_time: Duration::from_secs(600), listeners: HashMap::new(), ads: None }
+        Self {
+            concurrency: 0,
+            drain_time: Duration::from_secs(600),
+            listeners: HashMap::new(),
+            ads: None,
+            last_good_config: None,
+        }
     }
 }
 
@@ -92,7 +103,11 @@ impl Proxy {
 
     /// Starts a proxy with threads of its own. Static listeners accept when this returns.
     pub fn start(bootstrap: Bootstrap, options: ProxyOptions) -> Result<ProxyHandle, StartError> {
-        let state = Arc::new(State::new(default_bind(&bootstrap)?));
+        overload::raise_file_limit();
+        let mut state = State::new(default_bind(&bootstrap)?);
+        state.runtime = Runtime::new(&bootstrap);
+        state.limits = Limits::new(&bootstrap, &state.runtime).0;
+        let state = Arc::new(state);
         let concurrency = match options.concurrency {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
@@ -313,6 +328,11 @@ impl ProxyHandle {
     /// All statistics for Prometheus.
     pub fn prometheus(&self) -> String {
         self.state.stats.prometheus()
+    }
+
+    /// What all threads share.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
     }
 
     /// Connections of clients now.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -15,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
+use crate::overload::Counted;
 use crate::state::{ActiveChain, ActiveListener, ChainRuntime, ListenerHandle};
 use crate::stream::Stream;
 use crate::worker::{ConnectionGuard, Worker};
@@ -102,6 +104,7 @@ pub async fn serve_memory(worker: Rc<Worker>, handle: Arc<ListenerHandle>, strea
 
 /// Serves a connection to its end.
 async fn serve(worker: Rc<Worker>, listener: Arc<ActiveListener>, stream: Stream, facts: ConnectionFacts) {
+    let Some(_limited) = admit(&worker, &listener) else { return };
     let _guard = ConnectionGuard::new(&worker);
     let begun = Instant::now();
     let mut info = None;
@@ -112,6 +115,25 @@ async fn serve(worker: Rc<Worker>, listener: Arc<ActiveListener>, stream: Stream
         let source = Source { info: &info, request: None, response: None, trailers: None, hostname };
         for sink in &listener.log {
             sink.log(&source, worker.random());
+        }
+    }
+}
+
+/// Whether there may be one more connection.
+fn admit<'a>(worker: &Worker, listener: &'a ActiveListener) -> Option<Option<Counted<'a>>> {
+    let state = &worker.state;
+    if state.connections.load(Relaxed) >= state.limits.connections && !listener.config.ignore_global_limit {
+        worker.stats.increment(listener.stats.downstream_global_cx_overflow);
+        return None;
+    }
+    match &listener.limit {
+        None => Some(None),
+        Some((limit, count)) => {
+            let counted = Counted::take(count, *limit);
+            if counted.is_none() {
+                worker.stats.increment(listener.stats.downstream_cx_overflow);
+            }
+            counted.map(Some)
         }
     }
 }

@@ -115,7 +115,7 @@ impl Manager {
     /// Adds or replaces a cluster.
     pub fn apply_cluster(&mut self, message: Cluster) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
-        let compiled = compile_cluster(message)?;
+        let compiled = compile_cluster(self.state.runtime.resolve(message))?;
         self.note(compiled.warnings);
         let (config, assignment) = compiled.value;
         let name = Arc::clone(&config.name);
@@ -236,7 +236,7 @@ impl Manager {
     /// Adds or replaces a route table.
     pub fn apply_routes(&mut self, message: RouteConfiguration) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
-        let compiled = compile_routes(message)?;
+        let compiled = compile_routes(self.state.runtime.resolve(message))?;
         self.note(compiled.warnings);
         let table = Arc::new(compiled.value);
         self.sources.routes.insert(table.name.to_string(), source);
@@ -279,7 +279,7 @@ impl Manager {
     /// Adds or replaces a listener.
     pub fn apply_listener(&mut self, message: Listener) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
-        let compiled = compile_listener(message)?;
+        let compiled = compile_listener(self.state.runtime.resolve(message))?;
         self.note(compiled.warnings);
         let name = Arc::clone(&compiled.value.name);
         if self.sources.listeners.get(&*name) == Some(&source) {

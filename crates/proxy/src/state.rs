@@ -18,6 +18,8 @@ use tokio::sync::watch;
 
 use crate::access_log::{LogFiles, LogSink};
 use crate::network::{Gates, Registry};
+use crate::overload::Limits;
+use crate::runtime::Runtime;
 use crate::stats::{
     ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, Stats, TcpStats, UpstreamCodeStats, prefix,
 };
@@ -166,6 +168,8 @@ pub struct ActiveListener {
     pub log: Vec<LogSink>,
     /// How its end comes.
     pub drain: Drain,
+    /// How many connections it may have, where that is limited, and how many it has.
+    pub limit: Option<(u64, Arc<AtomicU64>)>,
 }
 
 impl ActiveListener {
@@ -279,6 +283,11 @@ pub struct State {
     pub draining: AtomicBool,
     /// Connections of clients.
     pub connections: AtomicU64,
+    /// How many there may be.
+    pub limits: Limits,
+    /// Values that configuration refers to by key.
+    pub runtime: Runtime,
+    limited_listeners: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
 }
 
 impl State {
@@ -299,7 +308,16 @@ impl State {
                 .unwrap_or_default(),
             draining: AtomicBool::new(false),
             connections: AtomicU64::new(0),
+            limits: Limits::default(),
+            runtime: Runtime::default(),
+            limited_listeners: Mutex::default(),
         }
+    }
+
+    /// The limit of a listener, and what it is compared with: over all versions of the listener.
+    fn listener_limit(&self, name: &Arc<str>) -> Option<(u64, Arc<AtomicU64>)> {
+        let limit = Limits::of_listener(&self.runtime, name)?;
+        Some((limit, Arc::clone(self.limited_listeners.lock().entry(Arc::clone(name)).or_default())))
     }
 
     /// The slot of a discovered route table; it may still be empty.
@@ -342,6 +360,7 @@ impl State {
             _names: self.stats.hold(&prefix("listener", &config.stat_prefix)),
             chains,
             log: self.sinks(&config.access_log),
+            limit: self.listener_limit(&config.name),
             config,
             drain: Drain::default(),
         }

@@ -80,6 +80,7 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
             2 => Direction::Outbound,
             _ => Direction::Unspecified,
         },
+        ignore_global_limit: take(&mut value.ignore_global_conn_limit),
         access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
     };
     // Every worker has a socket of its own, and connections are spread by the kernel.

@@ -21,6 +21,7 @@ pub mod http_protocol;
 pub mod listener;
 pub mod matcher;
 pub mod network;
+pub mod metadata;
 pub mod route;
 pub mod stat_tags;
 pub mod stream_info;

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::filter_state::FilterState;
+use crate::metadata::Metadata;
+
 /// Envoy's response flags, as bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ResponseFlags(u32);
@@ -36,6 +39,8 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 15, "UPE", "The upstream broke the protocol.";
     MAX_DURATION = 16, "UMSDR", "The stream lived for too long.";
     DURATION_TIMEOUT = 17, "DT", "The connection lived for too long.";
+    RATE_LIMITED = 18, "RL", "A rate limit refused.";
+    INVALID_HEADERS = 19, "IH", "A strictly checked header was not valid.";
 }
 
 impl ResponseFlags {
@@ -142,4 +147,8 @@ pub struct StreamInfo {
     pub virtual_host: Option<Arc<str>>,
     /// Tries so far.
     pub attempts: u32,
+    /// What filters left for each other, by the filter's name.
+    pub metadata: Metadata,
+    /// What filters of the connection and of the request set.
+    pub filter_state: FilterState,
 }

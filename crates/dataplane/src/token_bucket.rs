@@ -35,6 +35,18 @@ impl TokenBucket {
             .is_ok()
     }
 
+    /// Takes as many whole tokens as there are, at most `most`, and says how many.
+    pub fn take_up_to(&self, most: u32, now: Duration) -> u32 {
+        let now = now.as_secs_f64();
+        let mut taken = 0.0;
+        let _ = self.empty_at.fetch_update(Relaxed, Relaxed, |empty_at| {
+            let tokens = self.tokens(f64::from_bits(empty_at), now);
+            taken = tokens.floor().min(f64::from(most));
+            (taken > 0.0).then(|| (now - (tokens - taken) / self.per_second).to_bits())
+        });
+        taken as u32
+    }
+
     /// Whole tokens in the bucket.
     pub fn remaining(&self, now: Duration) -> u32 {
         self.tokens(f64::from_bits(self.empty_at.load(Relaxed)), now.as_secs_f64()) as u32
@@ -86,7 +98,10 @@ mod tests {
     fn several_at_once_are_all_or_nothing() {
         let bucket = TokenBucket::new(5, 5, Duration::from_secs(1));
         assert!(!bucket.take(6, Duration::from_secs(1)));
-        assert!(bucket.take(5, Duration::from_secs(1)));
-        assert_eq!(bucket.remaining(Duration::from_secs(1)), 0);
+        assert_eq!(bucket.take_up_to(3, Duration::from_secs(1)), 3);
+        assert_eq!(bucket.take_up_to(3, Duration::from_secs(1)), 2);
+        assert_eq!(bucket.take_up_to(3, Duration::from_secs(1)), 0);
+        assert!(bucket.take(5, Duration::from_secs(2)));
+        assert_eq!(bucket.remaining(Duration::from_secs(2)), 0);
     }
 }

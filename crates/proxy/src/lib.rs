@@ -12,6 +12,7 @@ pub mod access_log;
 pub mod admin;
 pub mod bootstrap;
 pub mod connection;
+pub mod filters;
 pub mod forward;
 pub mod fuzz;
 pub mod http1;

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use lateen_dataplane::head::Headers;
 
+use crate::filters::{Buffered, FilteredBody};
 use crate::{http1, http2};
 
 /// What comes next of a body.
@@ -64,6 +65,10 @@ pub enum BodyReader {
     Http1(http1::BodyReader),
     /// HTTP/2.
     Http2(http2::BodyReader),
+    /// Through a filter.
+    Filtered(Box<FilteredBody>),
+    /// Read already.
+    Buffered(Box<Buffered>),
 }
 
 impl BodyReader {
@@ -73,6 +78,9 @@ impl BodyReader {
             Self::Done => return Ok(BodyEvent::End),
             Self::Http1(reader) => reader.next().await?,
             Self::Http2(reader) => reader.next().await?,
+            // A future within itself has to be on the heap.
+            Self::Filtered(reader) => Box::pin(reader.next()).await?,
+            Self::Buffered(reader) => reader.next(),
         };
         if !matches!(event, BodyEvent::Data(_)) {
             *self = Self::Done;
@@ -86,6 +94,8 @@ impl BodyReader {
             Self::Done => true,
             Self::Http1(reader) => reader.is_done(),
             Self::Http2(reader) => reader.is_done(),
+            // The filter has the last word, and says it with the last event.
+            Self::Filtered(_) | Self::Buffered(_) => false,
         }
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lateen_dataplane::filters::{Cors, Fault, FaultStatus, FilterOverride, HttpFilterKind};
 use lateen_dataplane::format::Source;
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead};
 use lateen_dataplane::route::{Action, Forward, Found, RouteTable};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
+use smallvec::SmallVec;
 
+use crate::filters::{Buffered, Outcome, Running};
 use crate::forward::{Failure, Forwarded};
 use crate::listener::ConnectionFacts;
 use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
@@ -37,10 +38,12 @@ pub struct Exchange {
     pub random: u64,
     /// The protocol the client wants to change to, if it may.
     pub upgrade: Option<String>,
-    /// The client's origin, where a CORS policy allows it.
-    cors: Option<(Arc<Cors>, Vec<u8>)>,
-    found: Option<Found>,
-    table: Option<Arc<RouteTable>>,
+    /// The route; none where none matches.
+    pub found: Option<Found>,
+    /// The route table: the generation that counts for this request to its end.
+    pub table: Option<Arc<RouteTable>>,
+    /// The filters that are at work on it.
+    pub(crate) filters: SmallVec<[Running; 2]>,
 }
 
 /// An answer of our own.
@@ -80,6 +83,7 @@ impl Exchange {
             downstream_direct_address: connection.direct,
             downstream_remote_address: connection.remote,
             server_name: connection.server_name.clone(),
+            filter_state: connection.filter_state.clone(),
             ..StreamInfo::default()
         };
         Self {
@@ -91,9 +95,9 @@ impl Exchange {
             head,
             begun: Instant::now(),
             upgrade: None,
-            cors: None,
             found: None,
             table: None,
+            filters: SmallVec::new(),
         }
     }
 
@@ -114,6 +118,9 @@ impl Exchange {
             400..=499 => shard.increment(stats.downstream_rq_4xx),
             500.. => shard.increment(stats.downstream_rq_5xx),
             _ => shard.increment(stats.downstream_rq_rx_reset),
+        }
+        if !self.filters.is_empty() {
+            self.filters_complete(response.as_ref());
         }
         self.log(response.as_ref());
         if !body.is_done() {
@@ -185,45 +192,41 @@ impl Exchange {
                 return Decision::Reply(reply);
             }
         }
-        // The generation that counts for this request to its end.
         self.table = self.runtime.routes.load_full();
-        let Some(table) = self.table.clone() else { return self.no_route() };
-        for name in &table.internal_only_headers {
-            if manager.use_remote_address {
-                self.head.headers.remove(name);
+        if let Some(table) = &self.table {
+            for name in &table.internal_only_headers {
+                if manager.use_remote_address {
+                    self.head.headers.remove(name);
+                }
             }
         }
-        self.found = table.find(&self.head, self.random);
-        let Some(found) = self.found.clone() else { return self.no_route() };
+        self.refresh_route();
+        if self.is_filtered()
+            && let Some(outcome) = self.filter_request(body, responder).await
+        {
+            return match outcome {
+                Outcome::Reply(reply) => Decision::Reply(reply),
+                Outcome::Gone => Decision::Gone,
+            };
+        }
+        self.route(body, responder).await
+    }
+
+    /// Finds the route (again: a filter may have changed what it depends on).
+    pub fn refresh_route(&mut self) {
+        self.found = self.table.as_ref().and_then(|table| table.find(&self.head, self.random));
+        let Some(found) = &self.found else { return };
         self.info.route_name = Some(Arc::clone(&found.route.name));
         self.info.virtual_host = Some(Arc::clone(&found.virtual_host.name));
+    }
+
+    /// The router: the end of the chain.
+    async fn route(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Decision {
+        let Some(found) = self.found.clone() else { return self.no_route() };
         if found.virtual_host.require_tls && self.head.scheme == lateen_dataplane::head::Scheme::Http {
             let mut reply = LocalReply::new(301, "", "direct_response");
             reply.headers.append("location", [b"https://", self.head.authority(), self.head.path()].concat());
             return Decision::Reply(reply);
-        }
-        for filter in &manager.filters {
-            let route = found.route.filter(&filter.name);
-            if matches!(route, Some(FilterOverride::Disabled)) {
-                continue;
-            }
-            let reply = match &filter.kind {
-                HttpFilterKind::Cors => self.cors(route),
-                HttpFilterKind::Fault(default) => {
-                    let fault = match route {
-                        Some(FilterOverride::Fault(fault)) => Arc::clone(fault),
-                        _ => Arc::clone(default),
-                    };
-                    match self.fault(&fault, &found, responder).await {
-                        Ok(reply) => reply,
-                        Err(()) => return Decision::Gone,
-                    }
-                }
-                HttpFilterKind::Router(_) => None,
-            };
-            if let Some(reply) = reply {
-                return Decision::Reply(reply);
-            }
         }
         match &found.route.action {
             Action::Direct(direct) => {
@@ -243,58 +246,6 @@ impl Exchange {
         self.worker.stats.increment(self.runtime.stats.no_route);
         self.info.flags.set(ResponseFlags::NO_ROUTE);
         Decision::Reply(LocalReply::new(404, "", "route_not_found"))
-    }
-
-    fn cors(&mut self, route: Option<&FilterOverride>) -> Option<LocalReply> {
-        let Some(FilterOverride::Cors(policy)) = route else { return None };
-        if policy.enabled.is_some_and(|share| !share.contains(self.random)) {
-            return None;
-        }
-        let origin = policy.allowed_origin(&self.head)?.to_vec();
-        if Cors::is_preflight(&self.head) {
-            let response = policy.preflight_response(&origin);
-            let mut reply = LocalReply::new(response.status, "", "cors_response");
-            reply.headers = response.headers;
-            return Some(reply);
-        }
-        self.cors = Some((Arc::clone(policy), origin));
-        None
-    }
-
-    async fn fault(
-        &mut self,
-        fault: &Fault,
-        found: &Found,
-        responder: &mut Responder,
-    ) -> Result<Option<LocalReply>, ()> {
-        let cluster = match &found.route.action {
-            Action::Forward(forward) => forward.cluster.choose(&self.head, self.random).map(|(name, _)| name),
-            _ => None,
-        };
-        if !fault.applies(&self.head, cluster.as_deref()) {
-            return Ok(None);
-        }
-        // Delay and abort are drawn independently, as in Envoy.
-        if let Some(delay) = fault.delay_for(&self.head, self.worker.random()) {
-            self.info.flags.set(ResponseFlags::DELAY_INJECTED);
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = responder.client_gone(true) => return Err(()),
-            }
-        }
-        Ok(fault.abort_for(&self.head, self.worker.random()).map(|status| {
-            self.info.flags.set(ResponseFlags::FAULT_INJECTED);
-            match status {
-                FaultStatus::Http(status) => {
-                    LocalReply::new(status, "fault filter abort", "fault_filter_abort")
-                }
-                FaultStatus::Grpc(grpc) => {
-                    let mut reply = LocalReply::new(200, "fault filter abort", "fault_filter_abort");
-                    reply.grpc_status = Some(grpc);
-                    reply
-                }
-            }
-        }))
     }
 
     async fn forward(
@@ -321,26 +272,41 @@ impl Exchange {
         }
     }
 
-    /// Changes a response on its way to the client.
-    fn decorate(&mut self, head: &mut ResponseHead, forwarded: Option<&Forwarded>) {
-        if let Some((cors, origin)) = &self.cors {
-            cors.decorate(origin, head);
-        }
-        let hostname = Arc::clone(&self.worker.state);
+    /// What the route changes of a response.
+    fn apply_route(&self, head: &mut ResponseHead) {
+        let hostname = &self.worker.state.hostname;
         if let Some(found) = &self.found {
-            if let Some(mutations) = forwarded.and_then(|forwarded| forwarded.cluster_mutations(found)) {
-                mutations.apply_to_response(head, &self.head, &self.info, &hostname.hostname);
+            let levels = [
+                found.weighted().map(|entry| &entry.mutations),
+                Some(&*found.route.mutations),
+                Some(&*found.virtual_host.mutations),
+                self.table.as_ref().map(|table| &*table.mutations),
+            ];
+            for mutations in levels.into_iter().flatten().filter(|mutations| !mutations.is_empty()) {
+                mutations.apply_to_response(head, &self.head, &self.info, hostname);
             }
-            found.route.mutations.apply_to_response(head, &self.head, &self.info, &hostname.hostname);
-            found.virtual_host.mutations.apply_to_response(head, &self.head, &self.info, &hostname.hostname);
             if found.virtual_host.include_attempt_count_in_response && self.info.attempts > 0 {
                 head.headers.set("x-envoy-attempt-count", self.info.attempts.to_string());
             }
         }
-        if let Some(table) = &self.table {
-            table.mutations.apply_to_response(head, &self.head, &self.info, &hostname.hostname);
+    }
+
+    /// A local reply as a message.
+    pub(crate) fn local_response(&mut self, reply: LocalReply) -> (ResponseHead, BodyReader) {
+        self.info.response_code_details = Some(reply.details);
+        let mut head = ResponseHead { status: reply.status, headers: reply.headers };
+        let mut body = reply.body;
+        if self.head.is_grpc() && !matches!(reply.status, 300..=399) {
+            grpc_reply(&mut head, reply.grpc_status, &body);
+            body = Bytes::new();
+        } else if !body.is_empty() {
+            if !head.headers.contains("content-type") {
+                head.headers.append("content-type", "text/plain");
+            }
+            head.headers.set("content-length", body.len().to_string());
         }
-        request::finish_response(&self.worker, &self.runtime.config, head, &self.head);
+        self.apply_route(&mut head);
+        (head, Buffered::new(body).into_reader())
     }
 
     /// Sends an answer of ours.
@@ -349,30 +315,23 @@ impl Exchange {
         reply: LocalReply,
         responder: &mut Responder,
     ) -> Option<(ResponseHead, Option<Headers>)> {
-        self.info.response_code_details = Some(reply.details);
-        let mut head = ResponseHead { status: reply.status, headers: reply.headers };
-        let mut body = reply.body;
-        if self.head.is_grpc() && !matches!(reply.status, 300..=399) {
-            grpc_reply(&mut head, reply.grpc_status, &body);
-            body = Bytes::new();
-        } else {
-            if !body.is_empty() && !head.headers.contains("content-type") {
-                head.headers.append("content-type", "text/plain");
-            }
-            if !body.is_empty() {
-                head.headers.set("content-length", body.len().to_string());
-            }
+        let (mut head, mut body) = self.local_response(reply);
+        if !self.filters.is_empty() {
+            self.filter_response(&mut head, &mut body).await;
         }
-        self.decorate(&mut head, None);
+        request::finish_response(&self.worker, &self.runtime.config, &mut head, &self.head);
         self.info.response_code = head.status;
-        let end = body.is_empty();
+        let end = body.is_done() || self.head.method() == b"HEAD";
+        let mut trailers = None;
         match responder.send(&head, end, false) {
             Ok(Some(mut writer)) => {
-                self.info.bytes_sent = body.len() as u64;
-                let sent = if self.head.method() == b"HEAD" { Ok(()) } else { writer.data(body).await };
-                if sent.is_err() || writer.finish(None).await.is_err() {
-                    self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
-                    responder.broken();
+                match pump(&mut body, &mut writer, None, &mut self.info.bytes_sent).await {
+                    Ok(sent) => trailers = sent,
+                    Err(_) => {
+                        self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
+                        writer.abort();
+                        responder.broken();
+                    }
                 }
             }
             Ok(None) => {
@@ -382,7 +341,7 @@ impl Exchange {
             }
             Err(_) => responder.broken(),
         }
-        Some((head, None))
+        Some((head, trailers))
     }
 
     /// Passes an upstream's answer on, and the rest of the request meanwhile.
@@ -394,14 +353,18 @@ impl Exchange {
     ) -> Option<(ResponseHead, Option<Headers>)> {
         let mut head = std::mem::take(&mut forwarded.head);
         self.info.response_code_details = Some("via_upstream");
-        if !forwarded.suppress_envoy_headers {
+        if !self.runtime.filters.router.suppress_envoy_headers {
             let millis =
                 self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();
             head.headers.set("x-envoy-upstream-service-time", millis.to_string());
         }
-        self.decorate(&mut head, Some(forwarded));
-        self.info.response_code = head.status;
+        self.apply_route(&mut head);
         let tunnel = head.status == 101 && self.upgrade.is_some();
+        if !self.filters.is_empty() && !tunnel {
+            self.filter_response(&mut head, &mut forwarded.body).await;
+        }
+        request::finish_response(&self.worker, &self.runtime.config, &mut head, &self.head);
+        self.info.response_code = head.status;
         let end = forwarded.body.is_done() && !tunnel;
         let writer = match responder.send(&head, end, tunnel) {
             Ok(writer) => writer,

@@ -23,6 +23,7 @@ use crate::runtime::Runtime;
 use crate::stats::{
     ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, Stats, TcpStats, UpstreamCodeStats, prefix,
 };
+use crate::filters::Chain;
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -114,6 +115,8 @@ pub struct HttpRuntime {
     _names: Hold,
     /// Its log.
     pub log: Vec<LogSink>,
+    /// Its filters.
+    pub filters: Chain,
 }
 
 /// A TCP proxy with what it needs at run time.
@@ -381,6 +384,7 @@ impl State {
                 stats: HttpStats::new(&self.stats, &config.stat_prefix),
                 _names: self.stats.hold(&prefix("http", &config.stat_prefix)),
                 log: self.sinks(&config.access_log),
+                filters: Chain::new(&config.filters, &self.stats, &config.stat_prefix),
                 config: Arc::clone(config),
             })),
             NetworkFilter::Tcp(config) => ChainRuntime::Tcp(Arc::new(TcpRuntime {

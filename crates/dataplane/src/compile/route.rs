@@ -1,12 +1,10 @@
 //! `envoy.config.route.v3.RouteConfiguration` to [`RouteTable`].
 
-use std::collections::BTreeMap;
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lateen_envoy::Any;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::route::v3 as proto;
 use lateen_envoy::envoy::config::route::v3::{redirect_action, route_action};
@@ -108,9 +106,10 @@ fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) 
         route.r#match.take().ok_or_else(|| context.error("a route needs a `match`, such as prefix: /"))?;
     let matcher = route_match(&context.field("match"), condition)?;
     let own = overrides(context, take(&mut route.typed_per_filter_config))?;
+    let overrides = inherited.overrides.clone().nearer(own);
     let action = match route.action.take() {
         Some(proto::route::Action::Route(action)) => {
-            Action::Forward(Box::new(forward(&context.field("route"), action, inherited)?))
+            Action::Forward(Box::new(forward(&context.field("route"), action, inherited, &overrides)?))
         }
         Some(proto::route::Action::Redirect(action)) => {
             Action::Redirect(redirect(&context.field("redirect"), action)?)
@@ -130,7 +129,7 @@ fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) 
         matcher,
         action,
         mutations,
-        filters: inherited.overrides.clone().nearer(own).into_list(),
+        filters: overrides.into_list(),
     };
     // Said about the route, not by it: a trace's name, and notes of the control plane.
     route.metadata = None;
@@ -193,14 +192,19 @@ fn route_match(context: &Context<'_>, mut value: proto::RouteMatch) -> Result<Ro
     Ok(compiled)
 }
 
-fn forward(context: &Context<'_>, mut action: proto::RouteAction, inherited: &Inherited) -> Result<Forward> {
+fn forward(
+    context: &Context<'_>,
+    mut action: proto::RouteAction,
+    inherited: &Inherited,
+    overrides: &Overrides,
+) -> Result<Forward> {
     let cluster = match action.cluster_specifier.take() {
         Some(route_action::ClusterSpecifier::Cluster(name)) => ClusterSpecifier::Named(name.into()),
         Some(route_action::ClusterSpecifier::ClusterHeader(name)) => {
             ClusterSpecifier::Header(name.to_ascii_lowercase().into_bytes().into())
         }
         Some(route_action::ClusterSpecifier::WeightedClusters(clusters)) => {
-            weighted(&context.field("weighted_clusters"), clusters)?
+            weighted(&context.field("weighted_clusters"), clusters, overrides)?
         }
         _ => return Err(context.error("say where to: cluster, weighted_clusters or cluster_header")),
     };
@@ -276,7 +280,11 @@ fn forward(context: &Context<'_>, mut action: proto::RouteAction, inherited: &In
     Ok(compiled)
 }
 
-fn weighted(context: &Context<'_>, mut value: proto::WeightedCluster) -> Result<ClusterSpecifier> {
+fn weighted(
+    context: &Context<'_>,
+    mut value: proto::WeightedCluster,
+    inherited: &Overrides,
+) -> Result<ClusterSpecifier> {
     let mut clusters = Vec::new();
     let mut total = 0u64;
     for (at, mut each) in take(&mut value.clusters).into_iter().enumerate() {
@@ -289,7 +297,8 @@ fn weighted(context: &Context<'_>, mut value: proto::WeightedCluster) -> Result<
                 host.into_bytes().into()
             }
         });
-        let filters = overrides(&context, take(&mut each.typed_per_filter_config))?.into_list();
+        let own = overrides(&context, take(&mut each.typed_per_filter_config))?;
+        let filters = inherited.clone().nearer(own).into_list();
         clusters.push(WeightedCluster {
             name: take(&mut each.name).into(),
             weight,
@@ -465,6 +474,3 @@ fn direct(context: &Context<'_>, action: proto::DirectResponseAction) -> Result<
     };
     Ok(DirectResponse { status, body })
 }
-
-/// What a message says about filters: by name.
-pub(crate) type PerFilter = BTreeMap<String, Any>;

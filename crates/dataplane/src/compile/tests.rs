@@ -16,10 +16,7 @@ fn cluster_of(table: &RouteTable, head: &RequestHead, random: u64) -> String {
     match table.find(head, random) {
         None => "none".to_owned(),
         Some(found) => match &found.route.action {
-            Action::Forward(forward) => forward
-                .cluster
-                .choose(head, random)
-                .map_or("unnamed".to_owned(), |(name, _)| name.to_string()),
+            Action::Forward(_) => found.cluster(head).map_or("unnamed".to_owned(), |name| name.to_string()),
             other => format!("{other:?}"),
         },
     }

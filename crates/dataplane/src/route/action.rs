@@ -87,24 +87,34 @@ pub struct WeightedCluster {
 }
 
 impl ClusterSpecifier {
-    /// The cluster for a request, and its entry where there are several. None where a header names none.
-    pub fn choose(&self, head: &RequestHead, random: u64) -> Option<(Arc<str>, Option<&WeightedCluster>)> {
+    /// Which of several clusters takes a request. None where there is no choice.
+    pub fn choose(&self, _head: &RequestHead, random: u64) -> Option<usize> {
+        let Self::Weighted { clusters, total } = self else { return None };
+        let mut left = random % total;
+        clusters.iter().position(|cluster| {
+            let mine = left < cluster.weight;
+            left = left.wrapping_sub(cluster.weight);
+            mine
+        })
+    }
+
+    /// The cluster's name. None where a header names none.
+    pub fn name(&self, entry: Option<usize>, head: &RequestHead) -> Option<Arc<str>> {
         match self {
-            Self::Named(name) => Some((Arc::clone(name), None)),
+            Self::Named(name) => Some(Arc::clone(name)),
             Self::Header(header) => {
                 let name = std::str::from_utf8(head.field(header)?).ok()?;
-                (!name.is_empty()).then(|| (name.into(), None))
+                (!name.is_empty()).then(|| name.into())
             }
-            Self::Weighted { clusters, total } => {
-                let mut left = random % total;
-                for cluster in clusters {
-                    if left < cluster.weight {
-                        return Some((Arc::clone(&cluster.name), Some(cluster)));
-                    }
-                    left -= cluster.weight;
-                }
-                None
-            }
+            Self::Weighted { clusters, .. } => Some(Arc::clone(&clusters.get(entry?)?.name)),
+        }
+    }
+
+    /// One of several.
+    pub fn entry(&self, at: usize) -> Option<&WeightedCluster> {
+        match self {
+            Self::Weighted { clusters, .. } => clusters.get(at),
+            _ => None,
         }
     }
 }

@@ -77,6 +77,37 @@ pub struct Found {
     pub virtual_host: Arc<VirtualHost>,
     /// The route.
     pub route: Arc<Route>,
+    /// Which of the route's weighted clusters takes the request.
+    pub entry: Option<usize>,
+}
+
+impl Found {
+    /// The chosen entry of a route with weighted clusters.
+    pub fn weighted(&self) -> Option<&WeightedCluster> {
+        match (&self.route.action, self.entry) {
+            (Action::Forward(forward), Some(entry)) => forward.cluster.entry(entry),
+            _ => None,
+        }
+    }
+
+    /// What the nearest level that says anything says about one filter.
+    pub fn filter(&self, name: &str) -> Option<&FilterOverride> {
+        let filters = self.weighted().map_or(&self.route.filters, |entry| &entry.filters);
+        filters.iter().find(|(candidate, _)| &**candidate == name).map(|(_, filter)| filter)
+    }
+
+    /// Whether no level says anything about any filter.
+    pub fn has_default_filters(&self) -> bool {
+        self.weighted().map_or(&self.route.filters, |entry| &entry.filters).is_empty()
+    }
+
+    /// The cluster for the request. None where a header names none.
+    pub fn cluster(&self, head: &RequestHead) -> Option<Arc<str>> {
+        match &self.route.action {
+            Action::Forward(forward) => forward.cluster.name(self.entry, head),
+            _ => None,
+        }
+    }
 }
 
 impl RouteTable {
@@ -90,14 +121,11 @@ impl RouteTable {
     pub fn find(&self, head: &RequestHead, random: u64) -> Option<Found> {
         let virtual_host = self.virtual_host(head.authority())?;
         let route = virtual_host.routes.iter().find(|route| route.matcher.matches(head, random))?;
-        Some(Found { virtual_host: Arc::clone(virtual_host), route: Arc::clone(route) })
-    }
-}
-
-impl Route {
-    /// The configuration of one filter for this route.
-    pub fn filter(&self, name: &str) -> Option<&FilterOverride> {
-        self.filters.iter().find(|(candidate, _)| &**candidate == name).map(|(_, filter)| filter)
+        let entry = match &route.action {
+            Action::Forward(forward) => forward.cluster.choose(head, random),
+            _ => None,
+        };
+        Some(Found { virtual_host: Arc::clone(virtual_host), route: Arc::clone(route), entry })
     }
 }
 

@@ -87,8 +87,6 @@ impl Tries {
             response,
             deadline: self.deadline,
             sent_at,
-            suppress_envoy_headers: false,
-            weighted: None,
             _active: active,
         })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_dataplane::head::RequestHead;
-use lateen_dataplane::route::{ClusterSpecifier, Forward, Found, HostRewrite, RouteTable, WeightedCluster};
+use lateen_dataplane::route::{Forward, Found, HostRewrite, RouteTable, WeightedCluster};
 
 use crate::router::Exchange;
 
@@ -19,14 +19,10 @@ pub(super) fn prepare_head(
     found: &Found,
     table: Option<&RouteTable>,
     action: &Forward,
-    weighted: Option<usize>,
-    suppress: bool,
 ) {
     let state = Arc::clone(&exchange.worker.state);
-    let entry = match &action.cluster {
-        ClusterSpecifier::Weighted { clusters, .. } => weighted.and_then(|at| clusters.get(at)),
-        _ => None,
-    };
+    let suppress = exchange.runtime.filters.router.suppress_envoy_headers;
+    let entry = found.weighted();
     let levels = [
         entry.map(|entry| &entry.mutations),
         Some(&*found.route.mutations),

@@ -16,12 +16,10 @@ mod tries;
 mod upload;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lateen_dataplane::filters::HttpFilterKind;
 use lateen_dataplane::head::ResponseHead;
-use lateen_dataplane::route::{Action, ClusterSpecifier, Forward, Found, HeaderMutations, RouteTable};
+use lateen_dataplane::route::{Forward, Found, RouteTable};
 use lateen_dataplane::stream_info::ResponseFlags;
 
 use self::active::{ActiveRequest, activate};
@@ -47,9 +45,6 @@ pub struct Forwarded {
     pub deadline: Option<Instant>,
     /// When the last try began, since the request's begin.
     pub sent_at: Duration,
-    /// Whether the router adds no fields of its own.
-    pub suppress_envoy_headers: bool,
-    weighted: Option<usize>,
     _active: ActiveRequest,
 }
 
@@ -62,15 +57,6 @@ pub enum Failure {
 }
 
 impl Forwarded {
-    /// Header changes of the chosen entry of a weighted route.
-    pub fn cluster_mutations<'a>(&self, found: &'a Found) -> Option<&'a HeaderMutations> {
-        let Action::Forward(forward) = &found.route.action else { return None };
-        let ClusterSpecifier::Weighted { clusters, .. } = &forward.cluster else {
-            return None;
-        };
-        Some(&clusters.get(self.weighted?)?.mutations)
-    }
-
     /// The answer is complete; a request that is not leaves its connection unusable.
     pub fn request_ended_early(&self, body: &BodyReader) {
         if body.is_done() && self.writer.is_none() {
@@ -89,8 +75,7 @@ pub async fn forward(
     responder: &mut Responder,
 ) -> Result<Forwarded, Failure> {
     let worker = Rc::clone(&exchange.worker);
-    let chosen = action.cluster.choose(&exchange.head, exchange.random);
-    let name = chosen.as_ref().map(|(name, _)| Arc::clone(name));
+    let name = found.cluster(&exchange.head);
     let cluster = name.as_ref().and_then(|name| worker.state.clusters.load().get(name).cloned());
     exchange.info.upstream_cluster = name;
     let Some(cluster) = cluster else {
@@ -98,21 +83,10 @@ pub async fn forward(
         exchange.info.flags.set(ResponseFlags::NO_CLUSTER);
         return Err(Failure::Reply(LocalReply::new(action.cluster_not_found, "", "cluster_not_found")));
     };
-    let weighted = match (&action.cluster, chosen.and_then(|(_, entry)| entry)) {
-        (ClusterSpecifier::Weighted { clusters, .. }, Some(entry)) => {
-            clusters.iter().position(|cluster| std::ptr::eq(cluster, entry))
-        }
-        _ => None,
-    };
-    let suppress_envoy_headers = exchange.runtime.config.filters.iter().any(
-        |filter| matches!(&filter.kind, HttpFilterKind::Router(router) if router.suppress_envoy_headers),
-    );
-    prepare_head(exchange, found, table, action, weighted, suppress_envoy_headers);
+    prepare_head(exchange, found, table, action);
     let active = activate(&worker, &cluster, exchange)?;
     let mut tries = Tries::new(cluster, active, &mut exchange.head, found, action, body.is_done());
-    let mut forwarded = tries.run(exchange, body, responder).await?;
-    forwarded.weighted = weighted;
-    forwarded.suppress_envoy_headers = suppress_envoy_headers;
+    let forwarded = tries.run(exchange, body, responder).await?;
     if !action.mirrors.is_empty() && tries.recording.complete && tries.recording.replayable() {
         mirror(exchange, action, &tries.recording);
     }

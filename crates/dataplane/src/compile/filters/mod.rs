@@ -1,0 +1,167 @@
+//! HTTP filters and what routes say about them.
+//!
+//! A new filter gets a file here that compiles its messages, a variant of `HttpFilterKind` and of `FilterOverride`, and
+//! a line in [`filter_kind`] and [`per_route`].
+
+mod cors;
+mod fault;
+
+use std::collections::BTreeMap;
+use std::mem::take;
+use std::sync::Arc;
+
+use lateen_envoy::envoy::config::route::v3::FilterConfig;
+use lateen_envoy::envoy::extensions::filters::http::cors::v3 as cors_proto;
+use lateen_envoy::envoy::extensions::filters::http::fault::v3 as fault_proto;
+use lateen_envoy::envoy::extensions::filters::http::router::v3 as router_proto;
+use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
+use lateen_envoy::prost::Message;
+use lateen_envoy::{Any, TypeUrl, from_any};
+
+use super::common::leftover;
+use crate::error::{Context, Result};
+use crate::filters::{FilterOverride, HttpFilter, HttpFilterKind, RouterFilter};
+
+/// What a message says about filters: by name.
+pub(crate) type PerFilter = BTreeMap<String, Any>;
+
+/// Filters as one level of the route configuration sets them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides(Vec<(Box<str>, FilterOverride)>);
+
+impl Overrides {
+    /// Lays a nearer level over this one.
+    pub(crate) fn nearer(mut self, nearer: Overrides) -> Self {
+        for (name, near) in nearer.0 {
+            match self.0.iter_mut().find(|(other, _)| *other == name) {
+                Some((_, far)) => *far = far.nearer(&near),
+                None => self.0.push((name, near)),
+            }
+        }
+        self
+    }
+
+    pub(crate) fn into_list(self) -> Vec<(Box<str>, FilterOverride)> {
+        self.0
+    }
+}
+
+pub(crate) fn overrides(context: &Context<'_>, filters: PerFilter) -> Result<Overrides> {
+    let mut out = Vec::new();
+    for (name, any) in filters {
+        let context = context.field(&format!("typed_per_filter_config[{name}]"));
+        if let Some(filter) = per_route(&context, &any)? {
+            out.push((name.into(), filter));
+        }
+    }
+    Ok(Overrides(out))
+}
+
+fn unpack<M: Message + TypeUrl + Default>(context: &Context<'_>, any: &Any) -> Result<M> {
+    from_any(any).map_err(|error| context.error(error))
+}
+
+fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>> {
+    let url = any.type_url.as_str();
+    Ok(if url == fault_proto::HttpFault::TYPE_URL {
+        Some(FilterOverride::Fault(Arc::new(fault::fault(context, unpack(context, any)?)?)))
+    } else if url == cors_proto::CorsPolicy::TYPE_URL {
+        Some(FilterOverride::Cors(Arc::new(cors::cors(context, unpack(context, any)?)?)))
+    } else if url == FilterConfig::TYPE_URL {
+        let config: FilterConfig = unpack(context, any)?;
+        match config.config {
+            _ if config.disabled => Some(FilterOverride::Disabled),
+            Some(inner) => per_route(context, &inner)?,
+            None => Some(FilterOverride::Enabled),
+        }
+    } else {
+        context.warn(format!("filters of type `{url}` are not supported; this configuration has no effect"));
+        None
+    })
+}
+
+/// Compiles the filters of a connection manager. What is not known and not optional is refused: a filter may be there
+/// to protect something.
+pub(crate) fn http_filters(
+    context: &Context<'_>,
+    filters: Vec<manager::HttpFilter>,
+) -> Result<Vec<HttpFilter>> {
+    let mut out = Vec::new();
+    let count = filters.len();
+    for (at, mut filter) in filters.into_iter().enumerate() {
+        let context = context.index(at);
+        let optional = take(&mut filter.is_optional);
+        let Some(manager::http_filter::ConfigType::TypedConfig(any)) = filter.config_type.take() else {
+            return Err(context.field("typed_config").error("the filter has no typed_config"));
+        };
+        let inner = context.field("typed_config");
+        let disabled = take(&mut filter.disabled);
+        let kind = match filter_kind(&inner, &any)? {
+            Some(kind) => kind,
+            None if passive(&any.type_url) || disabled => {
+                inner.warn(format!("the filter `{}` is not supported and left out", any.type_url));
+                continue;
+            }
+            None if optional => {
+                inner.warn(format!("the optional filter `{}` is not supported and left out", any.type_url));
+                continue;
+            }
+            None => {
+                return Err(inner.error(format!(
+                    "the filter `{}` is not supported; remove it or set is_optional",
+                    any.type_url
+                )));
+            }
+        };
+        if matches!(kind, HttpFilterKind::Router(_)) && (at + 1 != count || disabled) {
+            return Err(
+                context.error("the router is the last filter and is never disabled; move it to the end")
+            );
+        }
+        out.push(HttpFilter { name: take(&mut filter.name).into(), kind, disabled });
+        leftover(&context, &filter);
+    }
+    match out.last() {
+        Some(HttpFilter { kind: HttpFilterKind::Router(_), .. }) => Ok(out),
+        _ => Err(context.error("the last filter must be envoy.filters.http.router")),
+    }
+}
+
+/// Filters that only observe or translate for observers: leaving them out changes no answer.
+fn passive(type_url: &str) -> bool {
+    let name = type_url.rsplit('/').next().unwrap_or(type_url);
+    ["stats.PluginConfig", "udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"].contains(&name)
+        || name.starts_with("envoy.extensions.filters.http.grpc_stats.")
+        || name.starts_with("io.istio.http.peer_metadata.")
+        || name.starts_with("istio.envoy.config.filter.http.alpn.")
+}
+
+fn filter_kind(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKind>> {
+    let url = any.type_url.as_str();
+    Ok(Some(if url == router_proto::Router::TYPE_URL {
+        HttpFilterKind::Router(router(context, unpack(context, any)?))
+    } else if url == fault_proto::HttpFault::TYPE_URL {
+        HttpFilterKind::Fault(Arc::new(fault::fault(context, unpack(context, any)?)?))
+    } else if url == cors_proto::Cors::TYPE_URL {
+        HttpFilterKind::Cors
+    } else {
+        return Ok(None);
+    }))
+}
+
+fn router(context: &Context<'_>, mut value: router_proto::Router) -> RouterFilter {
+    let compiled = RouterFilter {
+        suppress_envoy_headers: take(&mut value.suppress_envoy_headers),
+        respect_expected_timeout: take(&mut value.respect_expected_rq_timeout),
+        strict_headers: take(&mut value.strict_check_headers).into_iter().map(Into::into).collect(),
+    };
+    // Counters cost nothing here, so they are never switched off; bytes sent ahead with a CONNECT wait for its answer.
+    if value.dynamic_stats == Some(true) {
+        value.dynamic_stats = None;
+    }
+    if value.reject_connect_request_early_data == Some(false) {
+        value.reject_connect_request_early_data = None;
+    }
+    leftover(context, &value);
+    compiled
+}

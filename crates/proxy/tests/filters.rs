@@ -1,0 +1,126 @@
+//! HTTP filters in a running proxy.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Running, cluster, listener_with, upstream};
+
+const TYPES: &str = "type.googleapis.com/envoy.extensions.filters.http";
+
+/// A chain of these filters, with the router at its end.
+fn chain(filters: &[(&str, Value)], routes: Value) -> Value {
+    let mut list: Vec<Value> =
+        filters.iter().map(|(name, config)| json!({"name": name, "typed_config": config})).collect();
+    list.push(json!({"name": "router", "typed_config": {"@type": format!("{TYPES}.router.v3.Router")}}));
+    listener_with(json!({
+        "http_filters": list,
+        "route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]},
+    }))
+}
+
+#[tokio::test]
+async fn cors_answers_preflights_and_decorates() {
+    let server = upstream("one").await;
+    let policy = |fields: Value| {
+        let mut policy = json!({"@type": format!("{TYPES}.cors.v3.CorsPolicy")});
+        for (key, value) in fields.as_object().unwrap() {
+            policy[key] = value.clone();
+        }
+        json!({"cors": policy})
+    };
+    let proxy = Running::start(
+        chain(
+            &[("cors", json!({"@type": format!("{TYPES}.cors.v3.Cors")}))],
+            json!([
+                {"match": {"prefix": "/any"}, "route": {"cluster": "c"},
+                 "typed_per_filter_config": policy(json!({"allow_origin_string_match": [{"exact": "*"}], "allow_methods": "GET"}))},
+                {"match": {"prefix": "/shop"}, "route": {"cluster": "c"},
+                 "typed_per_filter_config": policy(json!({"allow_origin_string_match": [{"suffix": ".shop"}], "allow_credentials": true,
+                    "expose_headers": "x-a", "allow_private_network_access": true, "forward_not_matching_preflights": false}))},
+                {"match": {"prefix": "/"}, "route": {"cluster": "c"}},
+            ]),
+        ),
+        json!([cluster("c", &[server.address])]),
+    );
+    let any = proxy.get("/any", &[("origin", "http://x")]).await;
+    assert_eq!((any.status, any.header("access-control-allow-origin")), (200, Some("http://x")));
+    let plain = proxy.get("/", &[("origin", "http://x")]).await;
+    assert_eq!((plain.status, plain.header("access-control-allow-origin")), (200, None));
+    let shop = proxy.get("/shop", &[("origin", "http://a.shop")]).await;
+    assert_eq!(shop.header("access-control-allow-credentials"), Some("true"));
+    assert_eq!(shop.header("access-control-expose-headers"), Some("x-a"));
+    let preflight = |path: &str, origin: &str| {
+        format!(
+            "OPTIONS {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nOrigin: {origin}\r\n\
+             Access-Control-Request-Method: GET\r\nAccess-Control-Request-Private-Network: true\r\n\r\n"
+        )
+    };
+    let allowed = support::Answer::parse(&proxy.raw(&preflight("/shop", "http://a.shop")).await);
+    assert_eq!((allowed.status, allowed.header("access-control-allow-private-network")), (200, Some("true")));
+    let other = support::Answer::parse(&proxy.raw(&preflight("/shop", "http://b")).await);
+    assert_eq!((other.status, other.header("seen-path")), (200, None), "{}", other.head);
+    let forwarded = support::Answer::parse(&proxy.raw(&preflight("/any", "http://b")).await);
+    assert_eq!((forwarded.status, forwarded.header("access-control-allow-methods")), (200, Some("get")));
+    assert_eq!(proxy.handle().stat("http.main.cors.origin_valid"), Some(4));
+    assert_eq!(proxy.handle().stat("http.main.cors.origin_invalid"), Some(1));
+}
+
+#[tokio::test]
+async fn faults_delay_abort_and_slow_down() {
+    let server = upstream("one").await;
+    let fault = |fields: Value| {
+        let mut fault = json!({"@type": format!("{TYPES}.fault.v3.HTTPFault")});
+        for (key, value) in fields.as_object().unwrap() {
+            fault[key] = value.clone();
+        }
+        fault
+    };
+    let all = json!({"numerator": 100});
+    let proxy = Running::start(
+        chain(
+            &[("fault", fault(json!({"abort": {"header_abort": {}, "percentage": all}})))],
+            json!([
+                {"match": {"prefix": "/grpc"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"fault":
+                    fault(json!({"abort": {"grpc_status": 8, "percentage": all}}))}},
+                {"match": {"prefix": "/off"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"fault":
+                    {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true}}},
+                {"match": {"prefix": "/none"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"fault":
+                    fault(json!({"abort": {"http_status": 503, "percentage": all}, "max_active_faults": 0}))}},
+                {"match": {"prefix": "/slow-body"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"fault":
+                    fault(json!({"response_rate_limit": {"fixed_limit": {"limit_kbps": 1}, "percentage": all}}))}},
+                {"match": {"prefix": "/"}, "route": {"cluster": "c"}},
+            ]),
+        ),
+        json!([cluster("c", &[server.address])]),
+    );
+    let asked = [("x-envoy-fault-abort-request", "418")];
+    let aborted = proxy.get("/", &asked).await;
+    assert_eq!((aborted.status, aborted.body.as_str()), (418, "fault filter abort"));
+    assert_eq!(proxy.get("/", &[]).await.status, 200, "nobody asked");
+    assert_eq!(proxy.get("/off", &asked).await.status, 200, "off for the route");
+    assert_eq!(proxy.get("/grpc", &[]).await.status, 429, "the HTTP status of a gRPC status");
+    assert_eq!(proxy.get("/none", &[]).await.status, 200, "no fault may be at work");
+    let body = "x".repeat(256);
+    let begun = Instant::now();
+    let slow = proxy
+        .raw(&format!(
+            "POST /slow-body HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 256\r\n\r\n{body}"
+        ))
+        .await;
+    assert!(slow.ends_with(&body), "{slow}");
+    // 51 bytes at once, and as many each 50 ms.
+    assert!(begun.elapsed() >= Duration::from_millis(190), "{:?}", begun.elapsed());
+    for (name, expect) in [
+        ("aborts_injected", 2),
+        ("delays_injected", 0),
+        ("response_rl_injected", 1),
+        ("faults_overflow", 1),
+        ("active_faults", 0),
+    ] {
+        assert_eq!(proxy.handle().stat(&format!("http.main.fault.{name}")), Some(expect), "{name}");
+    }
+}

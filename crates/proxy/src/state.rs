@@ -17,13 +17,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::access_log::{LogFiles, LogSink};
+use crate::filters::Chain;
 use crate::network::{Gates, Registry};
 use crate::overload::Limits;
 use crate::runtime::Runtime;
 use crate::stats::{
     ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, Stats, TcpStats, UpstreamCodeStats, prefix,
 };
-use crate::filters::Chain;
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 

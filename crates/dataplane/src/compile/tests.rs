@@ -236,10 +236,10 @@ fn what_is_parsed_for_later_is_reported() {
     assert_eq!(paths(&routes(hash).unwrap()), ["virtual_hosts[0].routes[0].route.hash_policy[0]"]);
     let fault = json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
         {"match": {"prefix": "/"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"envoy.filters.http.fault": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault", "max_active_faults": 1}}}]}]});
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault", "filter_metadata": {"a": 1}}}}]}]});
     let fault = routes(fault).unwrap();
     assert!(
-        paths(&fault).iter().any(|path| path.ends_with("max_active_faults")) && fault.warnings.len() == 1,
+        paths(&fault).iter().any(|path| path.ends_with("filter_metadata")) && fault.warnings.len() == 1,
         "{:?}",
         fault.warnings
     );

@@ -71,11 +71,13 @@ impl Cors {
             && head.headers.get("access-control-request-method").is_some_and(|method| !method.is_empty())
     }
 
-    /// The answer to a preflight of an allowed origin.
-    pub fn preflight_response(&self, origin: &[u8], request: &RequestHead) -> ResponseHead {
+    /// The answer to a preflight; without an origin, to one whose origin is not allowed.
+    pub fn preflight_response(&self, origin: Option<&[u8]>, request: &RequestHead) -> ResponseHead {
         let mut response = ResponseHead::new(200);
         let headers = &mut response.headers;
-        headers.append("access-control-allow-origin", origin);
+        if let Some(origin) = origin {
+            headers.append("access-control-allow-origin", origin);
+        }
         if self.credentials == Some(true) {
             headers.append("access-control-allow-credentials", "true");
         }

@@ -4,41 +4,34 @@ use std::sync::Arc;
 
 use lateen_dataplane::filters::{Cors as Policy, FilterOverride};
 use lateen_dataplane::head::ResponseHead;
+use lateen_dataplane::route::Action;
 
 use super::{HttpFilter, Step};
 use crate::router::{Exchange, LocalReply};
-use crate::stats::{Counter, Kind, Scope, Stats as AllStats};
-
-/// `http.PREFIX.cors.*`.
-#[derive(Debug, Clone, Copy)]
-pub struct Stats {
-    origin_valid: Counter,
-    origin_invalid: Counter,
-}
-
-impl Stats {
-    pub(super) fn new(stats: &AllStats, prefix: &str) -> Self {
-        let scope = Scope { family: "http", label: "envoy_http_conn_manager_prefix", name: prefix };
-        Self {
-            origin_valid: stats.define(scope, "cors.origin_valid", Kind::Counter),
-            origin_invalid: stats.define(scope, "cors.origin_invalid", Kind::Counter),
-        }
-    }
-}
+use crate::stats::CorsStats;
 
 /// A policy at work.
 pub struct Cors {
     policy: Arc<Policy>,
-    stats: Stats,
+    stats: CorsStats,
     /// Set where the origin is allowed.
     origin: Option<Box<[u8]>>,
 }
 
 impl Cors {
-    pub(super) fn start(stats: Stats, route: Option<&FilterOverride>, exchange: &Exchange) -> Option<Self> {
+    pub(super) fn start(stats: CorsStats, route: Option<&FilterOverride>, exchange: &Exchange) -> Option<Self> {
         let Some(FilterOverride::Cors(policy)) = route else { return None };
         exchange.head.headers.get("origin").filter(|origin| !origin.is_empty())?;
+        // Envoy asks the route entry for the policy, and redirects and direct responses have none.
+        exchange.found.as_ref().filter(|found| matches!(found.route.action, Action::Forward(_)))?;
         Some(Self { policy: Arc::clone(policy), stats, origin: None })
+    }
+
+    fn preflight(&self, exchange: &Exchange) -> Step {
+        let response = self.policy.preflight_response(self.origin.as_deref(), &exchange.head);
+        let mut reply = LocalReply::new(response.status, "", "cors_response");
+        reply.headers = response.headers;
+        Step::Reply(reply)
     }
 }
 
@@ -53,7 +46,7 @@ impl HttpFilter for Cors {
         if !self.policy.allows(origin) {
             exchange.worker.stats.increment(self.stats.origin_invalid);
             if enabled && preflight && self.policy.forward_not_matching_preflights == Some(false) {
-                return Step::Reply(LocalReply::new(200, "", "cors_response"));
+                return self.preflight(exchange);
             }
             return Step::Continue;
         }
@@ -63,11 +56,8 @@ impl HttpFilter for Cors {
         }
         let origin: Box<[u8]> = origin.into();
         if preflight {
-            let response = self.policy.preflight_response(&origin, &exchange.head);
-            let mut reply = LocalReply::new(response.status, "", "cors_response");
-            reply.headers = response.headers;
             self.origin = Some(origin);
-            return Step::Reply(reply);
+            return self.preflight(exchange);
         }
         self.origin = Some(origin);
         Step::Continue

@@ -14,7 +14,7 @@ use lateen_dataplane::token_bucket::TokenBucket;
 use super::{BodyFilter, BodyStep, HttpFilter, Step};
 use crate::message::BodyEvent;
 use crate::router::{Exchange, LocalReply};
-use crate::stats::{Counter, Kind, Scope, Stats};
+use crate::stats::{Counter, FaultClusterStats, FaultStats, Stats};
 
 /// What all requests share.
 #[derive(Debug)]
@@ -22,24 +22,15 @@ pub struct Shared {
     config: Arc<Config>,
     /// Faults at work; counted over all workers, for the limit.
     active: AtomicU32,
-    delays: Counter,
-    aborts: Counter,
-    limited: Counter,
-    overflow: Counter,
-    active_faults: Counter,
+    stats: FaultStats,
 }
 
 impl Shared {
     pub(super) fn new(config: &Arc<Config>, stats: &Stats, prefix: &str) -> Self {
-        let scope = Scope { family: "http", label: "envoy_http_conn_manager_prefix", name: prefix };
         Self {
             config: Arc::clone(config),
             active: AtomicU32::new(0),
-            delays: stats.define(scope, "fault.delays_injected", Kind::Counter),
-            aborts: stats.define(scope, "fault.aborts_injected", Kind::Counter),
-            limited: stats.define(scope, "fault.response_rl_injected", Kind::Counter),
-            overflow: stats.define(scope, "fault.faults_overflow", Kind::Counter),
-            active_faults: stats.define(scope, "fault.active_faults", Kind::Gauge),
+            stats: FaultStats::new(stats, prefix),
         }
     }
 }
@@ -83,34 +74,27 @@ impl Fault {
             && self.shared.active.fetch_add(1, Relaxed) >= limit
         {
             self.shared.active.fetch_sub(1, Relaxed);
-            exchange.worker.stats.increment(self.shared.overflow);
+            exchange.worker.stats.increment(self.shared.stats.faults_overflow);
             return false;
         }
-        exchange.worker.stats.increment(self.shared.active_faults);
+        exchange.worker.stats.increment(self.shared.stats.active_faults);
         self.active = true;
         true
     }
 
-    fn count(&self, exchange: &Exchange, counter: Counter, name: &str) {
-        exchange.worker.stats.increment(counter);
-        if !self.config.cluster_stats {
-            return;
+    /// Counts a fault, also for the cluster that the client says it is of.
+    fn count(&self, exchange: &Exchange, delay: bool) {
+        let shard = &exchange.worker.stats;
+        let counter = |stats: (Counter, Counter)| shard.increment(if delay { stats.0 } else { stats.1 });
+        counter((self.shared.stats.delays_injected, self.shared.stats.aborts_injected));
+        let cluster = exchange.head.headers.get_str("x-envoy-downstream-service-cluster");
+        if let Some(cluster) = cluster.filter(|name| self.config.cluster_stats && !name.is_empty()) {
+            // Who asks is known only now; faults are rare enough to look the name up.
+            let prefix = &exchange.runtime.config.stat_prefix;
+            let suffix = format!("fault.{cluster}.");
+            let stats = FaultClusterStats::within(&exchange.worker.state.stats, prefix, suffix);
+            counter((stats.delays_injected, stats.aborts_injected));
         }
-        let Some(cluster) = exchange.head.headers.get_str("x-envoy-downstream-service-cluster") else {
-            return;
-        };
-        if cluster.is_empty() {
-            return;
-        }
-        // Who asks is known only now; faults are rare enough to look the name up.
-        let prefix = &exchange.runtime.config.stat_prefix;
-        let scope = Scope { family: "http", label: "envoy_http_conn_manager_prefix", name: prefix };
-        let stats = &exchange.worker.state.stats;
-        exchange.worker.stats.increment(stats.define(
-            scope,
-            &format!("fault.{cluster}.{name}"),
-            Kind::Counter,
-        ));
     }
 
     fn abort(&mut self, exchange: &mut Exchange) -> Step {
@@ -120,7 +104,7 @@ impl Fault {
         if !self.activate(exchange) {
             return Step::Continue;
         }
-        self.count(exchange, self.shared.aborts, "aborts_injected");
+        self.count(exchange, false);
         exchange.info.flags.set(ResponseFlags::FAULT_INJECTED);
         let (http, grpc) = match status {
             FaultStatus::Http(status) => (status, None),
@@ -147,14 +131,14 @@ impl HttpFilter for Fault {
             if let Some(rate) = self.config.rate_for(&exchange.head, exchange.worker.random())
                 && self.activate(exchange)
             {
-                exchange.worker.stats.increment(self.shared.limited);
+                exchange.worker.stats.increment(self.shared.stats.response_rl_injected);
                 self.rate = Some(rate);
             }
             // Delay and abort are drawn independently.
             if let Some(delay) = self.config.delay_for(&exchange.head, exchange.worker.random())
                 && self.activate(exchange)
             {
-                self.count(exchange, self.shared.delays, "delays_injected");
+                self.count(exchange, true);
                 exchange.info.flags.set(ResponseFlags::DELAY_INJECTED);
                 return Step::Wait(Box::pin(tokio::time::sleep(delay)));
             }
@@ -172,7 +156,7 @@ impl HttpFilter for Fault {
 
     fn complete(&mut self, exchange: &mut Exchange, _response: Option<&(ResponseHead, Option<Headers>)>) {
         if self.active {
-            exchange.worker.stats.decrement(self.shared.active_faults);
+            exchange.worker.stats.decrement(self.shared.stats.active_faults);
         }
     }
 }

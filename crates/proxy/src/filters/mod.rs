@@ -49,7 +49,7 @@ pub use body::{BodyFilter, BodyStep, Buffered, FilteredBody};
 pub use drive::Outcome;
 
 use crate::router::{Exchange, LocalReply};
-use crate::stats::Stats;
+use crate::stats::{CorsStats, Stats};
 
 /// Something a filter waits for.
 pub type Wait = Pin<Box<dyn Future<Output = ()>>>;
@@ -134,7 +134,7 @@ impl Running {
 /// What all requests of a connection manager share of a filter.
 #[derive(Debug)]
 enum Shared {
-    Cors(cors::Stats),
+    Cors(CorsStats),
     Fault(Arc<fault::Shared>),
     /// The router is not a stage, but what comes after the chain.
     Router,
@@ -177,7 +177,7 @@ impl Configured {
     fn new(config: &Config, stats: &Stats, prefix: &str) -> Self {
         let (shared, idle) = match &config.kind {
             // What routes configure alone.
-            HttpFilterKind::Cors => (Shared::Cors(cors::Stats::new(stats, prefix)), true),
+            HttpFilterKind::Cors => (Shared::Cors(CorsStats::new(stats, prefix)), true),
             HttpFilterKind::Fault(fault) => {
                 (Shared::Fault(Arc::new(fault::Shared::new(fault, stats, prefix))), fault.is_empty())
             }

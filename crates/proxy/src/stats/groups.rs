@@ -244,6 +244,18 @@ counters! {
 }
 
 counters! {
+    /// `http.PREFIX.fault.CLUSTER.*`: by the downstream cluster.
+    FaultClusterStats, "http", "" { aborts_injected: Counter, delays_injected: Counter }
+}
+
+counters! {
+    /// `PREFIX.http_local_rate_limit.*`, of the HTTP filter.
+    HttpRateLimitStats, "", "http_local_rate_limit." {
+        enabled: Counter, enforced: Counter, ok: Counter, rate_limited: Counter,
+    }
+}
+
+counters! {
     /// `http.PREFIX.tracing.*`.
     TracingStats, "http", "tracing." {
         client_enabled: Counter, health_check: Counter, not_traceable: Counter, random_sampling: Counter,

@@ -19,7 +19,11 @@ pub struct Cors {
 }
 
 impl Cors {
-    pub(super) fn start(stats: CorsStats, route: Option<&FilterOverride>, exchange: &Exchange) -> Option<Self> {
+    pub(super) fn start(
+        stats: CorsStats,
+        route: Option<&FilterOverride>,
+        exchange: &Exchange,
+    ) -> Option<Self> {
         let Some(FilterOverride::Cors(policy)) = route else { return None };
         exchange.head.headers.get("origin").filter(|origin| !origin.is_empty())?;
         // Envoy asks the route entry for the policy, and redirects and direct responses have none.

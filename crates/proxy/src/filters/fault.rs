@@ -27,11 +27,7 @@ pub struct Shared {
 
 impl Shared {
     pub(super) fn new(config: &Arc<Config>, stats: &Stats, prefix: &str) -> Self {
-        Self {
-            config: Arc::clone(config),
-            active: AtomicU32::new(0),
-            stats: FaultStats::new(stats, prefix),
-        }
+        Self { config: Arc::clone(config), active: AtomicU32::new(0), stats: FaultStats::new(stats, prefix) }
     }
 }
 

@@ -9,6 +9,7 @@
 //! There is no I/O here, no clock and no thread: time and randomness are handed in.
 
 pub mod balance;
+pub mod circuit;
 pub mod cluster;
 pub mod compile;
 pub mod error;
@@ -17,11 +18,13 @@ pub mod filter_state;
 pub mod filters;
 pub mod format;
 pub mod head;
+pub mod health;
 pub mod http_protocol;
 pub mod listener;
 pub mod matcher;
 pub mod metadata;
 pub mod network;
+pub mod outlier;
 pub mod route;
 pub mod stat_tags;
 pub mod stream_info;

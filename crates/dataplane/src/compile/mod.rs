@@ -7,14 +7,20 @@
 #![allow(deprecated)]
 
 mod access_log;
+mod assignment;
 mod cluster;
 mod common;
+mod dns;
 mod filters;
+mod hash_policy;
+mod health_check;
 mod http_manager;
 mod http_protocol;
 mod listener;
 mod load_balancing;
+mod metadata;
 mod network;
+mod resilience;
 mod route;
 mod stats;
 mod tcp_proxy;
@@ -68,7 +74,7 @@ pub fn compile_cluster(message: cluster_proto::Cluster) -> Result<Compiled<(Clus
 /// The endpoints of a cluster.
 pub fn compile_assignment(message: endpoint_proto::ClusterLoadAssignment) -> Result<Compiled<Assignment>> {
     compile(&format!("ClusterLoadAssignment {}", message.cluster_name), |context| {
-        cluster::load_assignment(context, message)
+        assignment::load_assignment(context, message)
     })
 }
 

@@ -13,9 +13,12 @@ use super::common::{
     duration, header, headers, leftover, limit, mutations, pattern, query, runtime_fraction, substitution,
 };
 use super::filters::{Overrides, overrides};
+use super::{hash_policy, metadata};
+use crate::balance::Criteria;
+use crate::circuit::RoutePriority;
 use crate::error::{Context, Result};
 use crate::route::{
-    Action, ClusterSpecifier, DirectResponse, Domains, Forward, HashSource, HostRewrite, Mirror, PathMatcher,
+    Action, ClusterSpecifier, DirectResponse, Domains, Forward, HostRewrite, Mirror, PathMatcher,
     PathRewrite, Redirect, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 
@@ -198,13 +201,14 @@ fn forward(
     inherited: &Inherited,
     overrides: &Overrides,
 ) -> Result<Forward> {
+    let own_match = metadata::metadata_match(action.metadata_match.take());
     let cluster = match action.cluster_specifier.take() {
         Some(route_action::ClusterSpecifier::Cluster(name)) => ClusterSpecifier::Named(name.into()),
         Some(route_action::ClusterSpecifier::ClusterHeader(name)) => {
             ClusterSpecifier::Header(name.to_ascii_lowercase().into_bytes().into())
         }
         Some(route_action::ClusterSpecifier::WeightedClusters(clusters)) => {
-            weighted(&context.field("weighted_clusters"), clusters, overrides)?
+            weighted(&context.field("weighted_clusters"), clusters, overrides, own_match.as_ref())?
         }
         _ => return Err(context.error("say where to: cluster, weighted_clusters or cluster_header")),
     };
@@ -268,7 +272,9 @@ fn forward(
         max_stream_duration,
         retry,
         mirrors: if own_mirrors.is_empty() { inherited.mirrors.clone() } else { own_mirrors },
-        hash: hashes(&context.field("hash_policy"), take(&mut action.hash_policy)),
+        hash: hash_policy::hashes(&context.field("hash_policy"), take(&mut action.hash_policy))?,
+        priority: if take(&mut action.priority) == 1 { RoutePriority::High } else { RoutePriority::Default },
+        metadata_match: own_match.map(Arc::new),
         upgrades: take(&mut action.upgrade_configs)
             .into_iter()
             .map(|upgrade| {
@@ -284,6 +290,7 @@ fn weighted(
     context: &Context<'_>,
     mut value: proto::WeightedCluster,
     inherited: &Overrides,
+    route_match: Option<&Criteria>,
 ) -> Result<ClusterSpecifier> {
     let mut clusters = Vec::new();
     let mut total = 0u64;
@@ -292,6 +299,8 @@ fn weighted(
         let weight = u64::from(each.weight.take().unwrap_or(0));
         total += weight;
         let mutations = mutations!(&context, each)?;
+        let metadata_match = metadata::metadata_match(each.metadata_match.take())
+            .map(|own| Arc::new(route_match.map_or_else(|| own.clone(), |base| own.over(base))));
         let host_rewrite = each.host_rewrite_specifier.take().map(|rewrite| match rewrite {
             proto::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host) => {
                 host.into_bytes().into()
@@ -305,6 +314,7 @@ fn weighted(
             mutations,
             host_rewrite,
             filters,
+            metadata_match,
         });
         leftover(&context, &each);
     }
@@ -337,27 +347,6 @@ fn mirrors(context: &Context<'_>, values: Vec<route_action::RequestMirrorPolicy>
         leftover(&context, &value);
     }
     Ok(out)
-}
-
-fn hashes(context: &Context<'_>, values: Vec<route_action::HashPolicy>) -> Vec<HashSource> {
-    use route_action::hash_policy::PolicySpecifier as Proto;
-    let mut out = Vec::new();
-    for (at, value) in values.into_iter().enumerate() {
-        context.index(at).warn("hosts are not chosen by a hash yet; this policy has no effect");
-        match value.policy_specifier {
-            Some(Proto::Header(header)) => {
-                out.push(HashSource::Header(header.header_name.to_ascii_lowercase().into_bytes().into()));
-            }
-            Some(Proto::Cookie(cookie)) => {
-                let lifetime = cookie.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
-                out.push(HashSource::Cookie(cookie.name.into(), lifetime));
-            }
-            Some(Proto::ConnectionProperties(_)) => out.push(HashSource::SourceAddress),
-            Some(Proto::QueryParameter(query)) => out.push(HashSource::Query(query.name.into_bytes().into())),
-            _ => {}
-        }
-    }
-    out
 }
 
 fn retry(context: &Context<'_>, mut policy: proto::RetryPolicy) -> Result<RetryPolicy> {

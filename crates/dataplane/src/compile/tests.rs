@@ -188,7 +188,8 @@ fn clusters() {
     let (value, assignment) = compiled.value;
     assert!(assignment.is_none() && compiled.warnings.is_empty(), "{:?}", compiled.warnings);
     assert_eq!(value.discovery, crate::cluster::Discovery::Endpoints("s".into()));
-    assert_eq!((value.limits.requests, value.limits.connections, value.limits.retries), (7, u32::MAX, 3));
+    let limits = value.breakers.default;
+    assert_eq!((limits.requests, limits.connections, limits.retries), (7, u32::MAX, 3));
     let named = json!({"name": "c", "type": "STATIC", "load_assignment": {"cluster_name": "c", "endpoints": [{"lb_endpoints": [
         {"endpoint": {"address": {"socket_address": {"address": "example.com", "port_value": 80}}}}]}]}});
     assert_eq!(cluster(named).unwrap_err().path, "load_assignment");
@@ -212,28 +213,40 @@ fn what_is_parsed_for_later_is_reported() {
         let compiled = compile_cluster(from_json(&value).unwrap()).unwrap();
         assert_eq!(paths(&compiled), expect, "{name}");
     };
-    let pending = |limit: u32| json!({"circuit_breakers": {"thresholds": [{"max_pending_requests": limit}]}});
-    cluster("pending", pending(1), &["circuit_breakers.thresholds[0].max_pending_requests"]);
-    cluster("pending without a limit", pending(u32::MAX), &[]);
     cluster(
-        "buffers",
-        json!({"per_connection_buffer_limit_bytes": 32768}),
-        &["per_connection_buffer_limit_bytes"],
+        "a budget of time",
+        json!({"circuit_breakers": {"thresholds": [{"retry_budget": {"budget_interval": "1s"}}]}}),
+        &["circuit_breakers.thresholds[0].retry_budget.budget_interval"],
     );
     cluster(
-        "zones",
-        json!({"common_lb_config": {"zone_aware_lb_config": {}}}),
-        &["common_lb_config.zone_aware_lb_config"],
+        "monitors of others",
+        json!({"outlier_detection": {"consecutive_5xx": 3, "monitors": [{"name": "m"}]}}),
+        &["outlier_detection.monitors"],
+    );
+    cluster("preconnecting", json!({"preconnect_policy": {}}), &["preconnect_policy"]);
+    cluster(
+        "destination from metadata",
+        json!({"type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
+            "original_dst_lb_config": {"metadata_key": {"key": "k"}}}),
+        &["original_dst_lb_config.metadata_key"],
     );
     cluster(
-        "weights of localities and panic",
-        json!({"common_lb_config": {"locality_weighted_lb_config": {}, "healthy_panic_threshold": {"value": 0}}}),
+        "everything about hosts that is obeyed",
+        json!({"type": "STRICT_DNS", "respect_dns_ttl": true, "dns_failure_refresh_rate": {"base_interval": "1s"},
+            "per_connection_buffer_limit_bytes": 32768,
+            "common_lb_config": {"zone_aware_lb_config": {}, "healthy_panic_threshold": {"value": 0}},
+            "health_checks": [{"timeout": "1s", "interval": "1s", "healthy_threshold": 1, "unhealthy_threshold": 2,
+                "http_health_check": {"path": "/h", "expected_statuses": [{"start": 200, "end": 300}]}}],
+            "circuit_breakers": {"thresholds": [{"max_pending_requests": 1, "track_remaining": true}]}}),
         &[],
     );
-    cluster("names", json!({"respect_dns_ttl": true}), &["respect_dns_ttl"]);
     let hash = json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
-        {"match": {"prefix": "/"}, "route": {"cluster": "c", "hash_policy": [{"header": {"header_name": "x"}}]}}]}]});
-    assert_eq!(paths(&routes(hash).unwrap()), ["virtual_hosts[0].routes[0].route.hash_policy[0]"]);
+        {"match": {"prefix": "/"}, "route": {"cluster": "c", "priority": "HIGH", "hash_policy": [
+            {"header": {"header_name": "x"}, "terminal": true}, {"filter_state": {"key": "k"}}]}}]}]});
+    assert_eq!(
+        paths(&routes(hash).unwrap()),
+        ["virtual_hosts[0].routes[0].route.hash_policy[1].filter_state"]
+    );
     let fault = json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
         {"match": {"prefix": "/"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"envoy.filters.http.fault": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault", "filter_metadata": {"a": 1}}}}]}]});
@@ -243,6 +256,65 @@ fn what_is_parsed_for_later_is_reported() {
         "{:?}",
         fault.warnings
     );
+}
+
+#[test]
+fn clusters_that_are_refused() {
+    let check = |name: &str, mut value: Value, path: &str| {
+        value["name"] = "c".into();
+        assert_eq!(compile_cluster(from_json(&value).unwrap()).unwrap_err().path, path, "{name}");
+    };
+    check(
+        "a table of a size that is not prime",
+        json!({"lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": 10}}),
+        "maglev_lb_config.table_size",
+    );
+    check(
+        "a ring that is larger than its maximum",
+        json!({"lb_policy": "RING_HASH", "ring_hash_lb_config": {"minimum_ring_size": 10, "maximum_ring_size": 9}}),
+        "ring_hash_lb_config.minimum_ring_size",
+    );
+    check(
+        "a health check without thresholds",
+        json!({"health_checks": [{"timeout": "1s", "interval": "1s", "tcp_health_check": {}}]}),
+        "health_checks[0].unhealthy_threshold",
+    );
+    check(
+        "a selector without keys",
+        json!({"lb_subset_config": {"subset_selectors": [{}]}}),
+        "lb_subset_config.subset_selectors[0].keys",
+    );
+}
+
+#[test]
+fn policies_by_extension() {
+    use crate::balance::{BalancePolicy, LocalityPolicy};
+    let compiled = |policies: Value| {
+        let value = json!({"name": "c", "load_balancing_policy": {"policies": policies}});
+        compile_cluster(from_json(&value).unwrap()).map(|compiled| compiled.value.0.balancing)
+    };
+    let typed = |kind: &str, mut config: Value| {
+        config["@type"] =
+            format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{kind}").into();
+        json!({"typed_extension_config": {"name": kind, "typed_config": config}})
+    };
+    let ring = typed("ring_hash.v3.RingHash", json!({"hash_function": "MURMUR_HASH_2", "minimum_ring_size": 7}));
+    let unknown = json!({"typed_extension_config": {"name": "x", "typed_config": {
+        "@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}}});
+    let first = compiled(json!([unknown, ring])).unwrap();
+    assert!(
+        matches!(&first.policy, BalancePolicy::RingHash(ring) if ring.murmur && ring.minimum == 7),
+        "the first that is known: {first:?}"
+    );
+    let inner = typed("least_request.v3.LeastRequest", json!({"choice_count": 4}));
+    let wrapped = typed("wrr_locality.v3.WrrLocality", json!({"endpoint_picking_policy": {"policies": [inner]}}));
+    let subset = typed("subset.v3.Subset", json!({"fallback_policy": "ANY_ENDPOINT",
+        "subset_selectors": [{"keys": ["v"]}], "subset_lb_policy": {"policies": [wrapped]}}));
+    let nested = compiled(json!([subset])).unwrap();
+    assert!(matches!(&nested.policy, BalancePolicy::LeastRequest(least) if least.choices == 4));
+    assert_eq!(nested.locality, LocalityPolicy::Weighted);
+    assert_eq!(nested.subsets.as_ref().unwrap().selectors.len(), 1);
+    assert!(compiled(json!([unknown])).is_err());
 }
 
 /// A cluster whose sockets are chosen by metadata: `true` is plain text.

@@ -6,9 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use regex::bytes::Regex;
 
+use super::hash::HashPolicy;
 use super::matching::{Fraction, RouteMatch};
 use super::mutation::HeaderMutations;
 use super::without_port;
+use crate::balance::Criteria;
+use crate::circuit::RoutePriority;
 use crate::filters::FilterOverride;
 use crate::head::{RequestHead, split_query};
 use crate::matcher::HeaderMatcher;
@@ -50,7 +53,11 @@ pub struct Forward {
     /// Copies.
     pub mirrors: Vec<Mirror>,
     /// For ring hash and Maglev.
-    pub hash: Vec<HashSource>,
+    pub hash: Vec<HashPolicy>,
+    /// Which limits of the cluster count.
+    pub priority: RoutePriority,
+    /// What is asked of the metadata of hosts.
+    pub metadata_match: Option<Arc<Criteria>>,
     /// Upgrades switched on or off for this route.
     pub upgrades: Vec<(Box<str>, bool)>,
 }
@@ -84,6 +91,8 @@ pub struct WeightedCluster {
     pub host_rewrite: Option<Box<[u8]>>,
     /// Filters configured for this cluster.
     pub filters: Vec<(Box<str>, FilterOverride)>,
+    /// What is asked of the metadata of hosts, together with what the route asks.
+    pub metadata_match: Option<Arc<Criteria>>,
 }
 
 impl ClusterSpecifier {
@@ -231,19 +240,6 @@ pub struct Mirror {
     pub fraction: Fraction,
     /// Whether `-shadow` is appended to the authority.
     pub shadow_suffix: bool,
-}
-
-/// What is hashed for consistent balancing.
-#[derive(Debug, Clone)]
-pub enum HashSource {
-    /// A header.
-    Header(Box<[u8]>),
-    /// A cookie; with a lifetime it is made where it is missing.
-    Cookie(Box<str>, Option<Duration>),
-    /// The client's address.
-    SourceAddress,
-    /// A query parameter.
-    Query(Box<[u8]>),
 }
 
 /// `envoy.config.route.v3.RetryPolicy`.

@@ -5,16 +5,18 @@
 
 mod action;
 mod domains;
+mod hash;
 mod matching;
 mod mutation;
 
 use std::sync::Arc;
 
 pub use action::{
-    Action, ClusterSpecifier, DirectResponse, Forward, HashSource, HostRewrite, Mirror, PathRewrite,
+    Action, ClusterSpecifier, DirectResponse, Forward, HostRewrite, Mirror, PathRewrite,
     Redirect, RetryOn, RetryPolicy, RetryStatus, WeightedCluster,
 };
 pub use domains::Domains;
+pub use hash::{HashClient, HashCookie, HashPolicy, HashSource, hash};
 pub use matching::{Fraction, PathMatcher, RouteMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValue};
 

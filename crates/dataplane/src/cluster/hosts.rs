@@ -1,0 +1,210 @@
+//! All hosts of a cluster at one moment, and how the next moment follows from it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::{Endpoint, Health, HealthFlags, Host, Locality};
+use crate::balance::{HashTables, HostLabels};
+use crate::health::HealthCheckTarget;
+use crate::listener::Address;
+use crate::outlier::Monitor;
+
+/// A host in a generation of its cluster.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The host.
+    pub host: Arc<Host>,
+    /// Its weight among the hosts of its locality.
+    pub weight: u32,
+    /// Whether requests may go there.
+    pub health: Health,
+    /// Whether it does not count at all, not even in panic: it has not been checked yet.
+    pub excluded: bool,
+    /// Where it stands.
+    pub locality: Arc<Locality>,
+    /// The weight of the locality.
+    pub locality_weight: Option<u32>,
+    /// By what subsets choose it.
+    pub labels: Arc<HostLabels>,
+    /// How its health is checked, where that is special.
+    pub check: Arc<HealthCheckTarget>,
+}
+
+/// All hosts of a cluster at one moment.
+#[derive(Debug, Default)]
+pub struct HostSet {
+    /// By priority; 0 first.
+    pub priorities: Vec<Vec<Member>>,
+    /// Percent.
+    pub overprovisioning: u32,
+    /// Whether priorities are judged by weights instead of numbers of hosts.
+    pub weighted_health: bool,
+    /// Made at first use, and for all workers.
+    pub(crate) tables: OnceLock<HashTables>,
+}
+
+/// What a cluster's configuration says about hosts that come and go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostRules {
+    /// Health is checked: new hosts are not healthy yet.
+    pub checked: bool,
+    /// New hosts do not count before their first check.
+    pub ignore_unchecked: bool,
+    /// A host that discovery removed goes at once, healthy or not.
+    pub ignore_health_on_removal: bool,
+    /// Outlier detection watches.
+    pub monitored: bool,
+}
+
+/// What changed from one generation to the next.
+#[derive(Debug, Default)]
+pub struct HostChanges {
+    /// New hosts.
+    pub added: Vec<Arc<Host>>,
+    /// Hosts that left; they are marked as removed.
+    pub removed: Vec<Arc<Host>>,
+}
+
+impl HostSet {
+    /// The next generation: hosts that stay are the same hosts.
+    pub fn update(
+        old: &HostSet,
+        endpoints: &[Endpoint],
+        overprovisioning: u32,
+        rules: HostRules,
+        now: Duration,
+    ) -> (HostSet, HostChanges) {
+        let mut changes = HostChanges::default();
+        let mut known: HashMap<(&Address, &str), (&Member, usize)> = HashMap::new();
+        for (priority, members) in old.priorities.iter().enumerate() {
+            for member in members {
+                known.insert((&member.host.address, &*member.host.hostname), (member, priority));
+            }
+        }
+        let mut kept: HashMap<(&Address, &str), Arc<Host>> = HashMap::new();
+        let levels = endpoints.iter().map(|endpoint| endpoint.priority + 1).max().unwrap_or(0);
+        let mut priorities = vec![Vec::new(); levels as usize];
+        for endpoint in endpoints {
+            let key = (&endpoint.address, &*endpoint.hostname);
+            if kept.contains_key(&key) {
+                // The same host twice counts once, as its first mention says.
+                continue;
+            }
+            let host = match known.remove(&key) {
+                Some((member, _)) => Arc::clone(&member.host),
+                None => {
+                    let host = Arc::new(new_host(endpoint, rules, now));
+                    changes.added.push(Arc::clone(&host));
+                    host
+                }
+            };
+            kept.insert(key, Arc::clone(&host));
+            discovered(&host, endpoint);
+            priorities[endpoint.priority as usize].push(Member {
+                weight: endpoint.weight,
+                health: host.health(),
+                excluded: is_excluded(&host, rules),
+                locality: Arc::clone(&endpoint.locality),
+                locality_weight: endpoint.locality_weight,
+                labels: Arc::clone(&endpoint.balancing_labels),
+                check: Arc::clone(&endpoint.check),
+                host,
+            });
+        }
+        for (member, priority) in known.into_values() {
+            let host = &member.host;
+            let stays = rules.checked
+                && !rules.ignore_health_on_removal
+                && !member.check.disabled
+                && !host.flags().any(HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE));
+            if stays {
+                host.set_flags(HealthFlags::PENDING_REMOVAL, true);
+                if priorities.len() <= priority {
+                    priorities.resize(priority + 1, Vec::new());
+                }
+                priorities[priority].push(member.clone());
+            } else {
+                host.remove();
+                changes.removed.push(Arc::clone(host));
+            }
+        }
+        let overprovisioning = if overprovisioning == 0 { 140 } else { overprovisioning };
+        let set = HostSet { priorities, overprovisioning, ..HostSet::default() };
+        (set, changes)
+    }
+
+    /// The same hosts, as their flags are now. Hosts that only waited for their health to fail leave.
+    pub fn refresh(&self, rules: HostRules) -> (HostSet, HostChanges) {
+        let mut changes = HostChanges::default();
+        let mut priorities = Vec::with_capacity(self.priorities.len());
+        for members in &self.priorities {
+            let mut next = Vec::with_capacity(members.len());
+            for member in members {
+                let flags = member.host.flags();
+                if flags.any(HealthFlags::PENDING_REMOVAL) && flags.any(HealthFlags::FAILED_ACTIVE) {
+                    member.host.remove();
+                    changes.removed.push(Arc::clone(&member.host));
+                    continue;
+                }
+                let excluded = is_excluded(&member.host, rules);
+                next.push(Member { health: flags.health(), excluded, ..member.clone() });
+            }
+            priorities.push(next);
+        }
+        let set = HostSet {
+            priorities,
+            overprovisioning: self.overprovisioning,
+            weighted_health: self.weighted_health,
+            tables: OnceLock::new(),
+        };
+        (set, changes)
+    }
+
+    /// All members.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.priorities.iter().flatten()
+    }
+
+    /// Members in all, healthy, degraded, excluded: the gauges `membership_*`.
+    pub fn membership(&self) -> [u64; 4] {
+        let mut numbers = [0; 4];
+        for member in self.members() {
+            numbers[0] += 1;
+            numbers[1] += u64::from(member.health == Health::Healthy);
+            numbers[2] += u64::from(member.health == Health::Degraded);
+            numbers[3] += u64::from(member.excluded);
+        }
+        numbers
+    }
+}
+
+fn new_host(endpoint: &Endpoint, rules: HostRules, now: Duration) -> Host {
+    let mut host = Host::new(endpoint.address.clone(), &endpoint.hostname);
+    host.monitor = rules.monitored.then(Box::<Monitor>::default);
+    if rules.checked && !endpoint.check.disabled {
+        host.set_flags(HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE), true);
+    } else {
+        host.healthy_at(now);
+    }
+    host
+}
+
+/// What discovery says of a host's health now.
+fn discovered(host: &Host, endpoint: &Endpoint) {
+    let all = HealthFlags::FAILED_DISCOVERY
+        .and(HealthFlags::DEGRADED_DISCOVERY)
+        .and(HealthFlags::DRAINING)
+        .and(HealthFlags::PENDING_REMOVAL);
+    host.set_flags(all, false);
+    host.set_flags(endpoint.discovered, true);
+    if endpoint.check.disabled {
+        host.set_flags(HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE), false);
+    }
+}
+
+fn is_excluded(host: &Host, rules: HostRules) -> bool {
+    let flags = host.flags();
+    (rules.ignore_unchecked && flags.any(HealthFlags::PENDING_ACTIVE))
+        || flags.any(HealthFlags::EXCLUDED_IMMEDIATELY)
+}

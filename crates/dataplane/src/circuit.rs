@@ -46,7 +46,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         // Envoy's defaults.
-        Self { connections: 1024, pending: 1024, requests: 1024, retries: 3, budget: None, track_remaining: false }
+        Self {
+            connections: 1024,
+            pending: 1024,
+            requests: 1024,
+            retries: 3,
+            budget: None,
+            track_remaining: false,
+        }
     }
 }
 

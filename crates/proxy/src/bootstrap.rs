@@ -1,6 +1,6 @@
 //! Reading an Envoy bootstrap: YAML or JSON, to the message, and what of it is ours.
 
-use lateen_dataplane::cluster::Bind;
+use lateen_dataplane::cluster::{Bind, Locality};
 use lateen_dataplane::compile::{Compiled, compile_bind};
 use lateen_dataplane::error::Warning;
 use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
@@ -13,6 +13,7 @@ use lateen_envoy::prost::Message;
 use crate::lenient;
 use crate::overload;
 use crate::runtime::Runtime;
+use crate::state::Place;
 
 /// Why a bootstrap is refused.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,20 @@ fn merge(base: &mut serde_json::Value, overlay: serde_json::Value) {
     }
 }
 
+/// Where the proxy stands, if the bootstrap says which cluster is its own.
+pub fn place(bootstrap: &Bootstrap) -> Option<Place> {
+    let local = &bootstrap.cluster_manager.as_ref()?.local_cluster_name;
+    let locality = bootstrap.node.as_ref()?.locality.clone()?;
+    (!local.is_empty()).then(|| Place {
+        locality: Locality {
+            region: locality.region.into(),
+            zone: locality.zone.into(),
+            sub_zone: locality.sub_zone.into(),
+        },
+        local_cluster: local.as_str().into(),
+    })
+}
+
 /// How upstream sockets are made where a cluster says nothing.
 pub fn default_bind(bootstrap: &Bootstrap) -> Result<Bind, BootstrapError> {
     Ok(compiled_bind(bootstrap)?.map_or_else(Bind::default, |compiled| compiled.value))
@@ -141,6 +156,7 @@ pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
         | "admin.ignore_global_conn_limit"
         // There is one engine for regular expressions, and it is the default one.
         | "default_regex_engine"
+        | "cluster_manager.local_cluster_name"
         | "cluster_manager.upstream_bind_config"
         | "dynamic_resources.ads_config"
         | "dynamic_resources.cds_config"
@@ -241,8 +257,8 @@ mod tests {
         );
         check(
             "below clusters",
-            "cluster_manager: {local_cluster_name: c}",
-            &["cluster_manager.local_cluster_name"],
+            "cluster_manager: {local_cluster_name: c, outlier_detection: {}}",
+            &["cluster_manager.outlier_detection"],
         );
         check(
             "of a bind configuration",

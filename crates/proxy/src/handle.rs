@@ -13,7 +13,7 @@ use lateen_envoy::envoy::config::core::v3 as core;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
 
-use crate::bootstrap::{BootstrapError, ads_cluster, default_bind};
+use crate::bootstrap::{BootstrapError, ads_cluster, default_bind, place};
 use crate::manager::{ApplyError, Manager, SharedManager};
 use crate::overload::{self, Limits};
 use crate::runtime::Runtime;
@@ -107,6 +107,9 @@ impl Proxy {
         let mut state = State::new(default_bind(&bootstrap)?);
         state.runtime = Runtime::new(&bootstrap);
         state.limits = Limits::new(&bootstrap, &state.runtime).0;
+        if let Some(place) = place(&bootstrap) {
+            let _ = state.place.set(place);
+        }
         let state = Arc::new(state);
         let concurrency = match options.concurrency {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint};
+use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint, LookupFamily};
 use lateen_dataplane::compile::{compile_assignment, compile_cluster, compile_listener, compile_routes};
 use lateen_dataplane::error::Warning;
 use lateen_dataplane::listener::{Address, NetworkFilter, RouteSource};
@@ -484,7 +484,12 @@ async fn resolve(
 ) {
     loop {
         let Some(handle) = cluster.upgrade() else { return };
-        let (families, refresh) = (handle.config.dns_families, handle.config.dns_refresh);
+        let refresh = handle.config.dns.refresh;
+        let families = match handle.config.dns.family {
+            LookupFamily::V4 => (true, false),
+            LookupFamily::V6 => (false, true),
+            _ => (true, true),
+        };
         let logical = handle.config.discovery == Discovery::LogicalDns;
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let mut complete = true;

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet};
+use lateen_dataplane::circuit::Circuit;
+use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet, Locality};
 use lateen_dataplane::listener::{
     AccessLog, Address, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
 };
@@ -44,12 +45,12 @@ pub struct ClusterHandle {
     pub origin_stats: OriginStats,
     /// Their names are there for as long as the cluster is.
     _names: Hold,
-    /// Requests at a time; counted only where there is a limit.
-    pub requests: AtomicU32,
-    /// Retries at a time.
-    pub retries: AtomicU32,
-    /// Connections; counted only where there is a limit.
-    pub connections: AtomicU32,
+    /// What is under way, as far as it is limited: of default and of high priority.
+    pub circuits: [Circuit; 2],
+    /// Held while hosts change.
+    pub(crate) changing: Mutex<()>,
+    /// The beginning of the proxy's time.
+    pub(crate) epoch: Instant,
     /// Hosts of an original destination cluster, by address.
     pub destinations: Mutex<HashMap<SocketAddr, Arc<Host>>>,
     /// How many hosts of the newest assignment were left out.
@@ -75,9 +76,7 @@ impl ClusterHandle {
         } else {
             Cow::Owned(assignment.endpoints.iter().filter(|endpoint| plain(endpoint)).cloned().collect())
         };
-        let old = self.hosts.load_full();
-        let (new, _removed) = HostSet::update(&old, &usable, assignment.overprovisioning);
-        self.hosts.store(Arc::new(new));
+        self.update_hosts(&usable, assignment);
     }
 
     /// The host of an original destination. Their number is bounded: the table is emptied when it gets long.
@@ -262,6 +261,15 @@ pub type Clusters = imbl::GenericHashMap<
     imbl::shared_ptr::DefaultSharedPtr,
 >;
 
+/// Where the proxy stands.
+#[derive(Debug)]
+pub struct Place {
+    /// `node.locality`.
+    pub locality: Locality,
+    /// `cluster_manager.local_cluster_name`: the cluster of the proxy's own hosts.
+    pub local_cluster: Arc<str>,
+}
+
 /// The shared state.
 #[derive(Debug)]
 pub struct State {
@@ -280,6 +288,8 @@ pub struct State {
     pub logs: LogFiles,
     /// Of sockets of clusters without a bind configuration.
     pub default_bind: Bind,
+    /// Where the proxy stands, by which hosts of its own zone are preferred.
+    pub place: OnceLock<Place>,
     /// The machine's name.
     pub hostname: String,
     /// Whether the process is ending.
@@ -305,6 +315,7 @@ impl State {
             epoch: Instant::now(),
             logs: LogFiles::default(),
             default_bind,
+            place: OnceLock::new(),
             hostname: nix::unistd::gethostname()
                 .ok()
                 .and_then(|name| name.into_string().ok())
@@ -346,9 +357,9 @@ impl State {
             _names: self.stats.hold(&prefix("cluster", &config.stat_name)),
             config,
             hosts: ArcSwap::default(),
-            requests: AtomicU32::new(0),
-            retries: AtomicU32::new(0),
-            connections: AtomicU32::new(0),
+            circuits: Default::default(),
+            changing: Mutex::default(),
+            epoch: self.epoch,
             destinations: Mutex::default(),
             unusable: AtomicUsize::new(0),
         }

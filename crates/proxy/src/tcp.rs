@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use lateen_dataplane::circuit::{Entry, RoutePriority};
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::filter_state::{TCP_PROXY_CLUSTER, TCP_PROXY_IDLE_TIMEOUT};
 use lateen_dataplane::format::Source;
@@ -19,7 +19,7 @@ use crate::network::pump::{Account, Pump, Side};
 use crate::state::{ActiveListener, ClusterHandle, TcpRuntime};
 use crate::stream::Stream;
 use crate::upstream::{ConnectError, connect};
-use crate::worker::Worker;
+use crate::worker::{Choice, Worker};
 
 /// What a connection needs from the outside, for as long as it lives.
 struct Session<'a> {
@@ -223,7 +223,10 @@ impl Session<'_> {
             {
                 tokio::time::sleep(delay).await;
             }
-            let Some(host) = worker.choose_host(cluster, self.facts.local, 3, &tried) else {
+            let Some(host) = worker.choose_host(
+                cluster,
+                Choice { destination: self.facts.local, attempts: 3, avoid: &tried, ..Choice::default() },
+            ) else {
                 info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 worker.stats.increment(cluster.stats.upstream_cx_none_healthy);
                 return None;
@@ -261,11 +264,11 @@ struct Permit<'a>(Option<&'a ClusterHandle>);
 
 impl<'a> Permit<'a> {
     fn take(worker: &Worker, cluster: &'a ClusterHandle) -> Option<Self> {
-        if cluster.config.limits.connections == u32::MAX {
+        let limits = &cluster.config.breakers.default;
+        if !limits.counts_connections() {
             return Some(Self(None));
         }
-        if cluster.connections.fetch_add(1, Relaxed) >= cluster.config.limits.connections {
-            cluster.connections.fetch_sub(1, Relaxed);
+        if cluster.circuit(RoutePriority::Default).connections.enter(limits.connections) == Entry::Full {
             worker.stats.increment(cluster.stats.upstream_cx_overflow);
             return None;
         }
@@ -276,7 +279,8 @@ impl<'a> Permit<'a> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if let Some(cluster) = self.0 {
-            cluster.connections.fetch_sub(1, Relaxed);
+            let limit = cluster.config.breakers.default.connections;
+            cluster.circuit(RoutePriority::Default).connections.leave(limit);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lateen_dataplane::balance::Balancer;
+use lateen_dataplane::balance::{Balancer, Criteria, LocalityPolicy, Request, Surroundings};
 use lateen_dataplane::cluster::{Discovery, Host, HostSet};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -53,7 +53,24 @@ pub struct Worker {
 struct Cached {
     cluster: Arc<ClusterHandle>,
     hosts: Arc<HostSet>,
+    /// The hosts of our own cluster, where they count.
+    local: Option<Arc<HostSet>>,
     balancer: Balancer,
+}
+
+/// What a host is chosen for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice<'a> {
+    /// Of the connection, for clusters of original destinations.
+    pub destination: Option<std::net::SocketAddr>,
+    /// Of the request, where the route makes one.
+    pub hash: Option<u64>,
+    /// What the route asks of the host's metadata.
+    pub criteria: Option<&'a Criteria>,
+    /// How often another host is looked for in place of one that is not wanted.
+    pub attempts: u32,
+    /// Those that are not wanted.
+    pub avoid: &'a [Arc<Host>],
 }
 
 impl Worker {
@@ -92,16 +109,10 @@ impl Worker {
         use_date(&date.1)
     }
 
-    /// A host of a cluster; those in `avoid` only if there is no other.
-    pub fn choose_host(
-        &self,
-        cluster: &Arc<ClusterHandle>,
-        destination: Option<std::net::SocketAddr>,
-        attempts: u32,
-        avoid: &[Arc<Host>],
-    ) -> Option<Arc<Host>> {
+    /// A host of a cluster.
+    pub fn choose_host(&self, cluster: &Arc<ClusterHandle>, choice: Choice<'_>) -> Option<Arc<Host>> {
         if let Discovery::OriginalDestination { port, .. } = cluster.config.discovery {
-            let mut destination = destination?;
+            let mut destination = choice.destination?;
             if let Some(port) = port {
                 destination.set_port(port);
             }
@@ -109,20 +120,46 @@ impl Worker {
         }
         let key = Arc::as_ptr(cluster) as usize;
         let hosts = cluster.hosts.load();
+        let local = self.local_hosts(cluster);
+        let same_local = |cached: &Cached| match (&cached.local, &local) {
+            (None, None) => true,
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            _ => false,
+        };
+        let now = cluster.now();
         let mut balancers = self.balancers.borrow_mut();
         let mut random = self.random.borrow_mut();
-        let make = |random: &mut SmallRng| Cached {
-            cluster: Arc::clone(cluster),
-            hosts: Arc::clone(&hosts),
-            balancer: Balancer::new(cluster.config.policy, &hosts, cluster.config.panic_threshold, random),
-        };
-        let cached = balancers.entry(key).or_insert_with(|| make(&mut random));
-        if !Arc::ptr_eq(&cached.hosts, &hosts) {
-            *cached = make(&mut random);
+        let mut current = balancers.get_mut(&key);
+        if current.as_ref().is_none_or(|cached| !Arc::ptr_eq(&cached.hosts, &hosts) || !same_local(cached)) {
+            let around = Surroundings {
+                locality: self.state.place.get().map(|place| &place.locality),
+                local_cluster: local.as_deref(),
+            };
+            let balancing = Arc::clone(&cluster.config.balancing);
+            let balancer = Balancer::new(balancing, Arc::clone(&hosts), around, now, &mut *random);
+            let cached = Cached { cluster: Arc::clone(cluster), hosts: Arc::clone(&hosts), local, balancer };
+            balancers.insert(key, cached);
+            current = balancers.get_mut(&key);
         }
-        cached
-            .balancer
-            .choose(&mut *random, attempts, |host| avoid.iter().any(|other| Arc::ptr_eq(host, other)))
+        let avoid = |host: &Arc<Host>| choice.avoid.iter().any(|other| Arc::ptr_eq(host, other));
+        let request = Request {
+            now,
+            hash: choice.hash,
+            criteria: choice.criteria,
+            attempts: choice.attempts,
+            avoid: &avoid,
+        };
+        let (host, _notes) = current?.balancer.choose(&request, &mut *random);
+        host
+    }
+
+    /// The hosts of our own cluster, if this one prefers those of our zone.
+    fn local_hosts(&self, cluster: &ClusterHandle) -> Option<Arc<HostSet>> {
+        let place = self.state.place.get()?;
+        if !matches!(cluster.config.balancing.locality, LocalityPolicy::ZoneAware { .. }) {
+            return None;
+        }
+        Some(self.state.clusters.load().get(&place.local_cluster)?.hosts.load_full())
     }
 
     /// Drops what belongs to clusters that are gone, and connections that are not wanted any more.

@@ -83,7 +83,10 @@ impl Group {
         if least.full_scan {
             // From a random place, so that hosts that are alike share what comes.
             let start = random.random_range(0..count);
-            return (0..count).map(|step| (start + step) % count).min_by_key(|index| busy(*index)).unwrap_or(0);
+            return (0..count)
+                .map(|step| (start + step) % count)
+                .min_by_key(|index| busy(*index))
+                .unwrap_or(0);
         }
         let mut best = random.random_range(0..count);
         for _ in 1..least.choices.max(1) {

@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use rand::Rng;
 
-pub use self::config::{BalancePolicy, Balancing, Hashing, LeastRequest, LocalityPolicy, RingHash, SlowStart};
+pub use self::config::{
+    BalancePolicy, Balancing, Hashing, LeastRequest, LocalityPolicy, RingHash, SlowStart,
+};
 use self::group::Group;
 pub use self::hash::{murmur_hash, xx_hash};
 use self::locality::{WeightedLocalities, ZoneRouting, ZoneState, by_locality};
@@ -215,7 +217,8 @@ impl Balancer {
                 let fits = |member: &&Member| criteria.fit(&member.labels, subsets.list_as_any);
                 let fitting: Vec<&Member> = members.iter().filter(fits).collect();
                 let fitting = if single && taken > 0 { Vec::new() } else { fitting };
-                let fitting: Vec<&Member> = if single { fitting.into_iter().take(1).collect() } else { fitting };
+                let fitting: Vec<&Member> =
+                    if single { fitting.into_iter().take(1).collect() } else { fitting };
                 taken += fitting.len();
                 fitting
             })
@@ -313,7 +316,8 @@ impl Levels {
             let (level, degraded) = if self.loads.is_simple() {
                 (0, false)
             } else {
-                let number = if config.policy.is_hash() { (hash % 100) as u32 } else { random.random_range(0..100) };
+                let number =
+                    if config.policy.is_hash() { (hash % 100) as u32 } else { random.random_range(0..100) };
                 self.loads.level(number)?
             };
             let panic = *self.loads.panic.get(level)?;
@@ -425,9 +429,8 @@ fn all_tables(config: &Balancing, hosts: &HostSet, loads: &Loads) -> HashTables 
 
 /// The table of the usable hosts of a level (all in panic), and that of the degraded ones.
 fn tables(config: &Balancing, members: &[&Member], panic: bool) -> [Option<HashTable>; 2] {
-    let table = |wanted: &dyn Fn(&Member) -> bool| {
-        HashTable::new(&config.policy, shares(config, members, wanted))
-    };
+    let table =
+        |wanted: &dyn Fn(&Member) -> bool| HashTable::new(&config.policy, shares(config, members, wanted));
     match panic {
         true => [table(&|_| true), None],
         false => [

@@ -50,7 +50,8 @@ impl Count {
     }
 
     fn in_panic(&self, threshold: u32) -> bool {
-        let percent = |part: u64| if self.eligible == 0 { 0.0 } else { 100.0 * part as f64 / self.eligible as f64 };
+        let percent =
+            |part: u64| if self.eligible == 0 { 0.0 } else { 100.0 * part as f64 / self.eligible as f64 };
         percent(self.healthy_hosts) + percent(self.degraded_hosts) < f64::from(threshold.min(100))
     }
 }

@@ -61,11 +61,7 @@ impl Schedule {
         self.now = turn.deadline;
         self.order += 1;
         let weight = weight(turn.entry).max(1e-6);
-        self.turns.push(Turn {
-            deadline: self.now + 1.0 / weight,
-            order: self.order,
-            entry: turn.entry,
-        });
+        self.turns.push(Turn { deadline: self.now + 1.0 / weight, order: self.order, entry: turn.entry });
         Some(turn.entry)
     }
 }

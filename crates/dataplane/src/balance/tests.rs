@@ -19,6 +19,7 @@ fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority: u32) -> E
         priority,
         locality: Arc::new(Locality::default()),
         locality_weight: None,
+        transport: 0,
         labels: Default::default(),
         locality_labels: Default::default(),
         balancing_labels: Arc::default(),
@@ -198,7 +199,12 @@ fn priorities_and_panic() {
         random(),
         &[(1, 25.0), (4, 25.0)],
     );
-    check("nobody, and no panic", &of(&[(u, 0)]), Balancing { panic_threshold: 0, ..random() }, &[(0, 100.0)]);
+    check(
+        "nobody, and no panic",
+        &of(&[(u, 0)]),
+        Balancing { panic_threshold: 0, ..random() },
+        &[(0, 100.0)],
+    );
     check("nobody at all", &[], random(), &[(0, 100.0)]);
     check(
         "a second level in panic while the first is enough",
@@ -234,7 +240,10 @@ fn properties_of_loads() {
             let count = |health| members.iter().filter(|member| member.health == health).count();
             if !loads.panic[level] && available {
                 assert!(loads.healthy[level] == 0 || count(Health::Healthy) > 0, "round {round}: {loads:?}");
-                assert!(loads.degraded[level] == 0 || count(Health::Degraded) > 0, "round {round}: {loads:?}");
+                assert!(
+                    loads.degraded[level] == 0 || count(Health::Degraded) > 0,
+                    "round {round}: {loads:?}"
+                );
             }
             if loads.panic[level] {
                 let usable = 100.0 * (count(Health::Healthy) + count(Health::Degraded)) as f64
@@ -243,10 +252,8 @@ fn properties_of_loads() {
             }
         }
         // Whoever chooses by these gets a host wherever one may be used.
-        let mut balancer = balancer(
-            Balancing { panic_threshold: threshold, ..with(BalancePolicy::Random) },
-            &hosts,
-        );
+        let mut balancer =
+            balancer(Balancing { panic_threshold: threshold, ..with(BalancePolicy::Random) }, &hosts);
         let shares = shares_of(&mut balancer, 50, false, Duration::ZERO);
         if available && threshold < 100 {
             assert!(!shares.contains_key(&0), "round {round}: nobody though somebody is there: {loads:?}");
@@ -340,11 +347,8 @@ fn hashes_stay_with_their_hosts() {
         assert!((300..700).contains(&lost), "{policy:?}: {lost} of 5000 were at the host that left");
         assert!(moved < 800, "{policy:?}: {moved} of 5000 moved without need");
         // Another attempt is another host, sooner or later.
-        let avoid = Request {
-            attempts: 50,
-            avoid: &|host| port(host) != 4,
-            ..request(Duration::ZERO, Some(1))
-        };
+        let avoid =
+            Request { attempts: 50, avoid: &|host| port(host) != 4, ..request(Duration::ZERO, Some(1)) };
         assert_eq!(port(&whole.choose(&avoid, &mut random).0.unwrap()), 4);
     }
 }
@@ -378,15 +382,15 @@ fn ring_sizes_and_keys() {
         port(&balancer.choose(&request(Duration::ZERO, Some(hash)), &mut random).0.unwrap())
     };
     // A ring of two entries: the one at or after the hash, and around.
-    let mut points =
-        [(xx_hash(b"127.0.0.1:1_0", 0), 1), (xx_hash(b"127.0.0.1:2_0", 0), 2)];
+    let mut points = [(xx_hash(b"127.0.0.1:1_0", 0), 1), (xx_hash(b"127.0.0.1:2_0", 0), 2)];
     points.sort();
     let mut small = ring_of(1, 2, false, &endpoints);
     assert_eq!(choose(&mut small, points[0].0), points[0].1);
     assert_eq!(choose(&mut small, points[0].0 + 1), points[1].1);
     assert_eq!(choose(&mut small, points[1].0 + 1), points[0].1);
     // The other function makes another ring.
-    let (mut one, mut other) = (ring_of(1024, 4096, false, &endpoints), ring_of(1024, 4096, true, &endpoints));
+    let (mut one, mut other) =
+        (ring_of(1024, 4096, false, &endpoints), ring_of(1024, 4096, true, &endpoints));
     let step = u64::MAX / 512;
     assert!((0..512).any(|at| choose(&mut one, at * step) != choose(&mut other, at * step)));
 }
@@ -411,8 +415,7 @@ fn subsets_and_their_fallbacks() {
         labelled(3, &[("version", "2"), ("stage", "dev")]),
     ];
     let check = |name: &str, subsets: Subsets, asked: &[(&str, &str)], expect: &[u16]| {
-        let config =
-            Balancing { subsets: Some(Arc::new(subsets)), ..with(BalancePolicy::RoundRobin) };
+        let config = Balancing { subsets: Some(Arc::new(subsets)), ..with(BalancePolicy::RoundRobin) };
         let mut balancer = balancer(config, &host_set(&endpoints));
         let asked = criteria(asked);
         let mut random = SmallRng::seed_from_u64(5);
@@ -438,7 +441,10 @@ fn subsets_and_their_fallbacks() {
     let panic = Subsets { panic_mode_any: true, ..none() };
     check("rather any than none", panic, &[("version", "3")], &[1, 2, 3]);
     let own = |fallback| {
-        subsets(Fallback::Any, vec![selector(&["version", "stage"], Some(fallback)), selector(&["version"], None)])
+        subsets(
+            Fallback::Any,
+            vec![selector(&["version", "stage"], Some(fallback)), selector(&["version"], None)],
+        )
     };
     let missing: &[(&str, &str)] = &[("version", "1"), ("stage", "dev")];
     check("the selector's: none", own(Fallback::None), missing, &[]);
@@ -456,8 +462,7 @@ fn hosts_survive_an_update_and_wait_for_their_checks() {
     let both = [endpoint(1, 1, HEALTHY, 0), endpoint(2, 1, HEALTHY, 0)];
     let first = host_set(&both);
     let plain = HostRules::default();
-    let (second, changes) =
-        HostSet::update(&first, &[endpoint(2, 5, HEALTHY, 0)], 0, plain, Duration::ZERO);
+    let (second, changes) = HostSet::update(&first, &[endpoint(2, 5, HEALTHY, 0)], 0, plain, Duration::ZERO);
     assert!(Arc::ptr_eq(&second.priorities[0][0].host, &first.priorities[0][1].host));
     assert_eq!((changes.added.len(), changes.removed.len()), (0, 1));
     assert!(changes.removed[0].is_removed() && !second.priorities[0][0].host.is_removed());

@@ -110,6 +110,8 @@ pub struct Host {
     pub text: Arc<str>,
     /// For automatic host rewrites.
     pub hostname: Box<str>,
+    /// The place of its transport socket in the cluster's selection.
+    pub transport: usize,
     /// Requests at a time, over all workers.
     pub active: AtomicU32,
     /// Its numbers.
@@ -129,6 +131,7 @@ impl Host {
             text: address.to_string().into(),
             address,
             hostname: hostname.into(),
+            transport: 0,
             active: AtomicU32::new(0),
             counters: HostCounters::default(),
             monitor: None,
@@ -136,6 +139,12 @@ impl Host {
             healthy_since: AtomicU64::new(0),
             removed: AtomicBool::new(false),
         }
+    }
+
+    /// The same host, spoken to through another transport socket of its cluster.
+    pub fn through(mut self, transport: usize) -> Self {
+        self.transport = transport;
+        self
     }
 
     /// Whether the cluster no longer has it: connections are not used again.
@@ -160,11 +169,8 @@ impl Host {
 
     /// Sets or clears flags; whether that changed anything.
     pub fn set_flags(&self, flags: HealthFlags, on: bool) -> bool {
-        let before = if on {
-            self.flags.fetch_or(flags.0, Relaxed)
-        } else {
-            self.flags.fetch_and(!flags.0, Relaxed)
-        };
+        let before =
+            if on { self.flags.fetch_or(flags.0, Relaxed) } else { self.flags.fetch_and(!flags.0, Relaxed) };
         (before & flags.0 == flags.0) != on
     }
 

@@ -76,17 +76,19 @@ impl HostSet {
         now: Duration,
     ) -> (HostSet, HostChanges) {
         let mut changes = HostChanges::default();
-        let mut known: HashMap<(&Address, &str), (&Member, usize)> = HashMap::new();
+        // A host that is to be spoken to in another way is another host.
+        let mut known: HashMap<(&Address, &str, usize), (&Member, usize)> = HashMap::new();
         for (priority, members) in old.priorities.iter().enumerate() {
             for member in members {
-                known.insert((&member.host.address, &*member.host.hostname), (member, priority));
+                let host = &member.host;
+                known.insert((&host.address, &*host.hostname, host.transport), (member, priority));
             }
         }
-        let mut kept: HashMap<(&Address, &str), Arc<Host>> = HashMap::new();
+        let mut kept: HashMap<(&Address, &str, usize), Arc<Host>> = HashMap::new();
         let levels = endpoints.iter().map(|endpoint| endpoint.priority + 1).max().unwrap_or(0);
         let mut priorities = vec![Vec::new(); levels as usize];
         for endpoint in endpoints {
-            let key = (&endpoint.address, &*endpoint.hostname);
+            let key = (&endpoint.address, &*endpoint.hostname, endpoint.transport);
             if kept.contains_key(&key) {
                 // The same host twice counts once, as its first mention says.
                 continue;
@@ -180,7 +182,7 @@ impl HostSet {
 }
 
 fn new_host(endpoint: &Endpoint, rules: HostRules, now: Duration) -> Host {
-    let mut host = Host::new(endpoint.address.clone(), &endpoint.hostname);
+    let mut host = Host::new(endpoint.address.clone(), &endpoint.hostname).through(endpoint.transport);
     host.monitor = rules.monitored.then(Box::<Monitor>::default);
     if rules.checked && !endpoint.check.disabled {
         host.set_flags(HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE), true);

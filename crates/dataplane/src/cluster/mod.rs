@@ -11,8 +11,8 @@ pub use self::hosts::{HostChanges, HostRules, HostSet, Member};
 pub use crate::balance::{BalancePolicy, Balancing};
 pub use crate::circuit::{CircuitBreakers, Limits};
 
-pub use crate::compile::Bind;
 use crate::balance::HostLabels;
+pub use crate::compile::Bind;
 use crate::health::{HealthCheck, HealthCheckTarget};
 use crate::listener::Address;
 use crate::outlier::OutlierDetection;
@@ -187,6 +187,8 @@ pub struct Endpoint {
     pub locality: Arc<Locality>,
     /// Of the locality; none where it does not count.
     pub locality_weight: Option<u32>,
+    /// The place of its transport socket in the cluster's selection.
+    pub transport: usize,
     /// What its metadata says about the transport socket.
     pub labels: Labels,
     /// What the locality's metadata says about it.

@@ -57,8 +57,11 @@ pub(crate) fn load_assignment(
         endpoints,
         overprovisioning,
         weighted_health: take(&mut policy.weighted_priority_health),
-        stale_after: duration(&context.field("policy.endpoint_stale_after"), policy.endpoint_stale_after.take())?
-            .filter(|time| !time.is_zero()),
+        stale_after: duration(
+            &context.field("policy.endpoint_stale_after"),
+            policy.endpoint_stale_after.take(),
+        )?
+        .filter(|time| !time.is_zero()),
         drops: drops(&context.field("policy.drop_overloads"), take(&mut policy.drop_overloads))?,
     };
     leftover(&context.field("policy"), &policy);
@@ -114,6 +117,7 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
         priority: 0,
         locality: Arc::default(),
         locality_weight: None,
+        transport: 0,
         labels,
         locality_labels: Labels::default(),
         balancing_labels,

@@ -104,11 +104,7 @@ fn stat_name(name: &str) -> String {
 }
 
 /// How hosts are found, and names resolved.
-fn discovery(
-    context: &Context<'_>,
-    value: &mut proto::Cluster,
-    name: &Arc<str>,
-) -> Result<(Discovery, Dns)> {
+fn discovery(context: &Context<'_>, value: &mut proto::Cluster, name: &Arc<str>) -> Result<(Discovery, Dns)> {
     let resolution = dns::dns(context, value)?;
     let cleanup = duration(&context.field("cleanup_interval"), value.cleanup_interval.take())?;
     let kind = match value.cluster_discovery_type.take() {

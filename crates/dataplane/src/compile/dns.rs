@@ -100,7 +100,9 @@ fn typed(context: &Context<'_>, value: Option<core::TypedExtensionConfig>, out: 
         let mut config: CaresDnsResolverConfig = from_any(&any).map_err(|error| context.error(error))?;
         let resolvers = addresses(&context.field("resolvers"), take(&mut config.resolvers))?;
         if take(&mut config.use_resolvers_as_fallback) {
-            context.field("use_resolvers_as_fallback").warn("the system's resolver is asked, and nobody else");
+            context
+                .field("use_resolvers_as_fallback")
+                .warn("the system's resolver is asked, and nobody else");
         } else {
             out.resolvers = resolvers.into();
         }
@@ -109,7 +111,10 @@ fn typed(context: &Context<'_>, value: Option<core::TypedExtensionConfig>, out: 
         }
         leftover(&context, &config);
     } else if !any.type_url.ends_with("GetAddrInfoDnsResolverConfig") {
-        context.warn(format!("resolvers of the type `{}` are not supported; the system's is asked", any.type_url));
+        context.warn(format!(
+            "resolvers of the type `{}` are not supported; the system's is asked",
+            any.type_url
+        ));
     }
     Ok(())
 }

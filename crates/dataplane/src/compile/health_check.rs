@@ -27,8 +27,7 @@ pub(crate) fn health_check(context: &Context<'_>, mut value: core::HealthCheck) 
         Ok(duration(&context.field(name), value)?.unwrap_or(default))
     };
     let unhealthy = or("unhealthy_interval", value.unhealthy_interval.take(), interval)?;
-    let no_traffic =
-        or("no_traffic_interval", value.no_traffic_interval.take(), Duration::from_secs(60))?;
+    let no_traffic = or("no_traffic_interval", value.no_traffic_interval.take(), Duration::from_secs(60))?;
     let timing = Timing {
         interval,
         unhealthy,

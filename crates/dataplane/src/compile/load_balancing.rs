@@ -315,7 +315,9 @@ fn list(context: &Context<'_>, value: LoadBalancingPolicy, balancing: &mut Balan
 
 /// Whether it is known.
 fn extension_policy(context: &Context<'_>, any: &Any, balancing: &mut Balancing) -> Result<bool> {
-    use extension::{least_request, maglev, pick_first, random, ring_hash, round_robin, subset, wrr_locality};
+    use extension::{
+        least_request, maglev, pick_first, random, ring_hash, round_robin, subset, wrr_locality,
+    };
     match &*any.type_url {
         round_robin::v3::RoundRobin::TYPE_URL => {
             let config: round_robin::v3::RoundRobin = typed(context, any)?;

@@ -78,8 +78,9 @@ pub(crate) fn metadata_match(metadata: Option<core::Metadata>) -> Option<Criteri
                 for alternative in &list.values {
                     if let Some(Kind::StructValue(fields)) = &alternative.kind {
                         let pairs = fields.fields.iter();
-                        alternatives
-                            .push(criteria(pairs.map(|(name, value)| (name.as_str().into(), canonical(value))).collect()));
+                        alternatives.push(criteria(
+                            pairs.map(|(name, value)| (name.as_str().into(), canonical(value))).collect(),
+                        ));
                     }
                 }
             }

@@ -53,10 +53,7 @@ pub(crate) fn breakers(context: &Context<'_>, value: &mut proto::Cluster) -> Cir
     out
 }
 
-pub(crate) fn outlier(
-    context: &Context<'_>,
-    value: &mut proto::Cluster,
-) -> Result<Option<OutlierDetection>> {
+pub(crate) fn outlier(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Option<OutlierDetection>> {
     let context = context.field("outlier_detection");
     let Some(mut value) = value.outlier_detection.take() else { return Ok(None) };
     let mut out = OutlierDetection::default();
@@ -78,8 +75,7 @@ pub(crate) fn outlier(
             .unwrap_or_default();
     out.split_local = take(&mut value.split_external_local_origin_errors);
     out.always_eject_one = value.always_eject_one_host.take().unwrap_or(false);
-    out.uneject_on_health_check =
-        value.successful_active_health_check_uneject_host.take().unwrap_or(true);
+    out.uneject_on_health_check = value.successful_active_health_check_uneject_host.take().unwrap_or(true);
     let set = |target: &mut u32, value: Option<u32>| {
         if let Some(value) = value {
             *target = value;

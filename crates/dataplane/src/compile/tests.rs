@@ -298,7 +298,8 @@ fn policies_by_extension() {
             format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{kind}").into();
         json!({"typed_extension_config": {"name": kind, "typed_config": config}})
     };
-    let ring = typed("ring_hash.v3.RingHash", json!({"hash_function": "MURMUR_HASH_2", "minimum_ring_size": 7}));
+    let ring =
+        typed("ring_hash.v3.RingHash", json!({"hash_function": "MURMUR_HASH_2", "minimum_ring_size": 7}));
     let unknown = json!({"typed_extension_config": {"name": "x", "typed_config": {
         "@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}}});
     let first = compiled(json!([unknown, ring])).unwrap();
@@ -307,9 +308,13 @@ fn policies_by_extension() {
         "the first that is known: {first:?}"
     );
     let inner = typed("least_request.v3.LeastRequest", json!({"choice_count": 4}));
-    let wrapped = typed("wrr_locality.v3.WrrLocality", json!({"endpoint_picking_policy": {"policies": [inner]}}));
-    let subset = typed("subset.v3.Subset", json!({"fallback_policy": "ANY_ENDPOINT",
-        "subset_selectors": [{"keys": ["v"]}], "subset_lb_policy": {"policies": [wrapped]}}));
+    let wrapped =
+        typed("wrr_locality.v3.WrrLocality", json!({"endpoint_picking_policy": {"policies": [inner]}}));
+    let subset = typed(
+        "subset.v3.Subset",
+        json!({"fallback_policy": "ANY_ENDPOINT",
+        "subset_selectors": [{"keys": ["v"]}], "subset_lb_policy": {"policies": [wrapped]}}),
+    );
     let nested = compiled(json!([subset])).unwrap();
     assert!(matches!(&nested.policy, BalancePolicy::LeastRequest(least) if least.choices == 4));
     assert_eq!(nested.locality, LocalityPolicy::Weighted);

@@ -257,7 +257,14 @@ impl Session {
         Consequence { change, first, next: check.timing.next(healthy, change, traffic, random) }
     }
 
-    fn success(&mut self, check: &HealthCheck, host: &Host, first: bool, degraded: bool, now: Duration) -> Change {
+    fn success(
+        &mut self,
+        check: &HealthCheck,
+        host: &Host,
+        first: bool,
+        degraded: bool,
+        now: Duration,
+    ) -> Change {
         self.failures = 0;
         let mut change = Change::None;
         if host.flags().any(HealthFlags::FAILED_ACTIVE) {

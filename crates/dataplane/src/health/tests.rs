@@ -71,13 +71,16 @@ fn histories_of_one_host() {
             (RetriableFailure, Changed, false, 2),
         ],
     );
-    run("a success between", &[
-        (GOOD, Changed, true, 1),
-        (Timeout, Pending, true, 3),
-        (Timeout, Pending, true, 3),
-        (GOOD, None, true, 1),
-        (Timeout, Pending, true, 3),
-    ]);
+    run(
+        "a success between",
+        &[
+            (GOOD, Changed, true, 1),
+            (Timeout, Pending, true, 3),
+            (Timeout, Pending, true, 3),
+            (GOOD, None, true, 1),
+            (Timeout, Pending, true, 3),
+        ],
+    );
     run("the host says so itself", &[(GOOD, Changed, true, 1), (Failure, Changed, false, 2)]);
 }
 

@@ -251,7 +251,12 @@ mod tests {
             &[(Report::Answer(503), 2), (Report::Answer(500), 1), (Report::Answer(503), 2)],
             &[ServerErrors],
         );
-        check("local failures count as 503", &whole, &[(Report::LocalFailure, 5)], &[ServerErrors, GatewayFailures]);
+        check(
+            "local failures count as 503",
+            &whole,
+            &[(Report::LocalFailure, 5)],
+            &[ServerErrors, GatewayFailures],
+        );
         check("a connection says nothing", &whole, &[(Report::LocalTimeout, 4), (Report::Connected, 1)], &[]);
         check("local failures apart", &split, &[(Report::LocalFailure, 5)], &[LocalFailures]);
         check(
@@ -352,7 +357,8 @@ mod tests {
             for _ in 0..300 {
                 now += Duration::from_millis(random.random_range(0..5000));
                 let host = &hosts[random.random_range(0..hosts.len())];
-                let what = [Report::Answer(200), Report::Answer(503), Report::LocalFailure][random.random_range(0..3)];
+                let what = [Report::Answer(200), Report::Answer(503), Report::LocalFailure]
+                    [random.random_range(0..3)];
                 for kind in report(&config, host, what, 5) {
                     detector.consecutive(host, kind, &hosts, now, &mut random);
                 }

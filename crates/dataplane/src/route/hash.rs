@@ -171,10 +171,7 @@ mod tests {
     use super::*;
 
     fn client() -> HashClient {
-        HashClient {
-            remote: Some(([10, 0, 0, 1], 4000).into()),
-            local: Some(([10, 0, 0, 2], 80).into()),
-        }
+        HashClient { remote: Some(([10, 0, 0, 1], 4000).into()), local: Some(([10, 0, 0, 2], 80).into()) }
     }
 
     fn request() -> RequestHead {

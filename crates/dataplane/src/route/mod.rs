@@ -12,8 +12,8 @@ mod mutation;
 use std::sync::Arc;
 
 pub use action::{
-    Action, ClusterSpecifier, DirectResponse, Forward, HostRewrite, Mirror, PathRewrite,
-    Redirect, RetryOn, RetryPolicy, RetryStatus, WeightedCluster,
+    Action, ClusterSpecifier, DirectResponse, Forward, HostRewrite, Mirror, PathRewrite, Redirect, RetryOn,
+    RetryPolicy, RetryStatus, WeightedCluster,
 };
 pub use domains::Domains;
 pub use hash::{HashClient, HashCookie, HashPolicy, HashSource, hash};

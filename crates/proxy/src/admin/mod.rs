@@ -175,7 +175,7 @@ impl Admin {
             for (priority, members) in hosts.priorities.iter().enumerate() {
                 for member in members {
                     let healthy = member.health == lateen_dataplane::cluster::Health::Healthy;
-                    let flags = if healthy { "healthy" } else { "/failed_eds_health" };
+                    let flags = member.host.flags().text();
                     let text = &member.host.text;
                     let active = member.host.active.load(Relaxed);
                     out.push_str(&format!(
@@ -192,7 +192,7 @@ impl Admin {
                     }));
                 }
             }
-            let limits = &cluster.config.limits;
+            let limits = &cluster.config.breakers.default;
             out.push_str(&format!(
                 "{name}::default_priority::max_connections::{}\n{name}::default_priority::max_requests::{}\n{name}::added_via_api::true\n",
                 limits.connections, limits.requests

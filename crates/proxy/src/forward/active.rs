@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use lateen_dataplane::cluster::{BalancePolicy, Host};
+use lateen_dataplane::circuit::{Entry, RoutePriority};
+use lateen_dataplane::cluster::Host;
 
 use super::Failure;
 use super::failure::overflow;
@@ -16,27 +17,32 @@ pub(super) struct ActiveRequest {
     cluster: Arc<ClusterHandle>,
     host: Option<Arc<Host>>,
     limited: bool,
+    priority: RoutePriority,
     stats: Arc<crate::stats::Shard>,
 }
 
 impl ActiveRequest {
     /// The same request once more: the limit is not asked again.
     pub(super) fn again(worker: &Worker, cluster: &Arc<ClusterHandle>) -> Self {
-        Self::counted(worker, cluster, false)
+        Self::counted(worker, cluster, RoutePriority::Default, false)
     }
 
-    fn counted(worker: &Worker, cluster: &Arc<ClusterHandle>, limited: bool) -> Self {
+    fn counted(
+        worker: &Worker,
+        cluster: &Arc<ClusterHandle>,
+        priority: RoutePriority,
+        limited: bool,
+    ) -> Self {
         worker.stats.increment(cluster.stats.upstream_rq_active);
-        Self { cluster: Arc::clone(cluster), host: None, limited, stats: Arc::clone(&worker.stats) }
+        Self { cluster: Arc::clone(cluster), host: None, limited, priority, stats: Arc::clone(&worker.stats) }
     }
 
     /// Counts it at this host, and no longer at the one before.
     pub(super) fn host(&mut self, host: &Arc<Host>) {
         self.release_host();
-        if matches!(self.cluster.config.policy, BalancePolicy::LeastRequest { .. }) {
-            host.active.fetch_add(1, Relaxed);
-            self.host = Some(Arc::clone(host));
-        }
+        host.active.fetch_add(1, Relaxed);
+        host.counters.rq_total.fetch_add(1, Relaxed);
+        self.host = Some(Arc::clone(host));
     }
 
     fn release_host(&mut self) {
@@ -50,7 +56,8 @@ impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.release_host();
         if self.limited {
-            self.cluster.requests.fetch_sub(1, Relaxed);
+            let limit = self.cluster.config.breakers.of(self.priority).requests;
+            self.cluster.circuit(self.priority).requests.leave(limit);
         }
         self.stats.decrement(self.cluster.stats.upstream_rq_active);
         self.stats.increment(self.cluster.stats.upstream_rq_completed);
@@ -61,14 +68,14 @@ impl Drop for ActiveRequest {
 pub(super) fn activate(
     worker: &Worker,
     cluster: &Arc<ClusterHandle>,
+    priority: RoutePriority,
     exchange: &mut Exchange,
 ) -> Result<ActiveRequest, Failure> {
-    let limit = cluster.config.limits.requests;
-    let limited = limit != u32::MAX;
-    if limited && cluster.requests.fetch_add(1, Relaxed) >= limit {
-        cluster.requests.fetch_sub(1, Relaxed);
+    let limits = cluster.config.breakers.of(priority);
+    let limited = limits.counts_requests();
+    if limited && cluster.circuit(priority).requests.enter(limits.requests) == Entry::Full {
         worker.stats.increment(cluster.stats.upstream_rq_pending_overflow);
         return Err(overflow(exchange));
     }
-    Ok(ActiveRequest::counted(worker, cluster, limited))
+    Ok(ActiveRequest::counted(worker, cluster, priority, limited))
 }

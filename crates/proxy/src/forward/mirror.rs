@@ -13,7 +13,7 @@ use super::upload::Recording;
 use crate::message::BodyEvent;
 use crate::router::Exchange;
 use crate::state::ClusterHandle;
-use crate::worker::Worker;
+use crate::worker::{Choice, Worker};
 
 /// Sends copies; nobody waits for their answers.
 pub(super) fn mirror(exchange: &Exchange, action: &Forward, recording: &Recording) {
@@ -49,7 +49,7 @@ async fn send_copy(
     trailers: Option<Headers>,
     destination: Option<std::net::SocketAddr>,
 ) -> Option<()> {
-    let host = worker.choose_host(&cluster, destination, 1, &[])?;
+    let host = worker.choose_host(&cluster, Choice { destination, ..Choice::default() })?;
     let http2 = cluster.config.protocol == UpstreamProtocol::Http2;
     let upstream = worker.pools.acquire(&worker.stats, &cluster, &host, http2, false).await.ok()?;
     worker.stats.increment(cluster.stats.upstream_rq_total);

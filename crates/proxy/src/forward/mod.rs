@@ -12,6 +12,7 @@ mod attempt;
 mod failure;
 mod head;
 mod mirror;
+mod selection;
 mod tries;
 mod upload;
 
@@ -25,6 +26,7 @@ use lateen_dataplane::stream_info::ResponseFlags;
 use self::active::{ActiveRequest, activate};
 use self::head::prepare_head;
 use self::mirror::mirror;
+use self::selection::Selection;
 use self::tries::Tries;
 use crate::message::{BodyReader, BodyWriter};
 use crate::respond::Responder;
@@ -84,9 +86,11 @@ pub async fn forward(
         return Err(Failure::Reply(LocalReply::new(action.cluster_not_found, "", "cluster_not_found")));
     };
     prepare_head(exchange, found, table, action);
-    let active = activate(&worker, &cluster, exchange)?;
-    let mut tries = Tries::new(cluster, active, &mut exchange.head, found, action, body.is_done());
-    let forwarded = tries.run(exchange, body, responder).await?;
+    let active = activate(&worker, &cluster, action.priority, exchange)?;
+    let selection = Selection::new(exchange, found, action, &cluster);
+    let mut tries = Tries::new(cluster, selection, active, &mut exchange.head, found, action, body.is_done());
+    let mut forwarded = tries.run(exchange, body, responder).await?;
+    tries.selection.set_cookies(&mut forwarded);
     if !action.mirrors.is_empty() && tries.recording.complete && tries.recording.replayable() {
         mirror(exchange, action, &tries.recording);
     }

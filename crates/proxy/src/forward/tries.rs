@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use lateen_dataplane::circuit::{Circuit, Entry};
 use lateen_dataplane::cluster::{Discovery, Host};
 use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::route::{Forward, Found, HostRewrite, RetryPolicy, RetryStatus};
@@ -13,6 +13,7 @@ use lateen_dataplane::stream_info::ResponseFlags;
 use super::active::ActiveRequest;
 use super::failure::{TryError, no_host};
 use super::head::header_millis;
+use super::selection::Selection;
 use super::upload::Recording;
 use super::{Failure, Forwarded};
 use crate::message::BodyReader;
@@ -20,11 +21,13 @@ use crate::respond::Responder;
 use crate::router::Exchange;
 use crate::state::ClusterHandle;
 use crate::stats::class;
-use crate::worker::Worker;
+use crate::worker::{Choice, Worker};
 
 /// All tries of one request.
 pub(super) struct Tries {
     pub(super) cluster: Arc<ClusterHandle>,
+    /// By what hosts are chosen, and which limits count.
+    pub(super) selection: Selection,
     pub(super) retry: Option<Arc<RetryPolicy>>,
     pub(super) recording: Recording,
     /// Hosts that had their try.
@@ -45,6 +48,7 @@ impl Tries {
     /// Before the first try.
     pub(super) fn new(
         cluster: Arc<ClusterHandle>,
+        selection: Selection,
         active: ActiveRequest,
         head: &mut RequestHead,
         found: &Found,
@@ -57,6 +61,7 @@ impl Tries {
         let again = action.retry.is_some() || !action.mirrors.is_empty();
         Self {
             cluster,
+            selection,
             retry: action.retry.clone(),
             recording: Recording::new(request_done, again),
             tried: Vec::new(),
@@ -100,7 +105,7 @@ impl Tries {
                     let pause = backoff(&policy, retries, worker.random());
                     drop(result);
                     let paused = self.pause(pause, responder, body.is_done()).await;
-                    self.cluster.retries.fetch_sub(1, Relaxed);
+                    self.circuit().retries.leave(self.retry_limit());
                     match paused {
                         Ok(()) => continue,
                         Err(error) => return Err(error.fail(exchange, &stats)),
@@ -170,16 +175,23 @@ impl Tries {
             }
             _ => 1,
         };
-        let destination = match self.cluster.config.discovery {
-            Discovery::OriginalDestination { use_header: true, .. } => exchange
+        let destination = match &self.cluster.config.discovery {
+            Discovery::OriginalDestination { header: Some(header), .. } => exchange
                 .head
                 .headers
-                .get_str("x-envoy-original-dst-host")
+                .get_str(header)
                 .and_then(|address| address.parse().ok())
                 .or(exchange.connection.local),
             _ => exchange.connection.local,
         };
-        exchange.worker.choose_host(&self.cluster, destination, attempts, &self.tried)
+        let choice = Choice {
+            destination,
+            hash: self.selection.hash,
+            criteria: self.selection.criteria.as_deref(),
+            attempts,
+            avoid: &self.tried,
+        };
+        exchange.worker.choose_host(&self.cluster, choice)
     }
 
     fn retry_wanted(&self, result: &Result<Forwarded, TryError>) -> Option<Arc<RetryPolicy>> {
@@ -196,12 +208,19 @@ impl Tries {
         policy.wants(status).then(|| Arc::clone(policy))
     }
 
+    fn circuit(&self) -> &Circuit {
+        self.cluster.circuit(self.selection.priority)
+    }
+
+    fn retry_limit(&self) -> u32 {
+        self.circuit().retry_limit(self.cluster.config.breakers.of(self.selection.priority))
+    }
+
     /// Counts a retry, if the cluster may have another one.
     fn allow_retry(&self, worker: &Worker) -> bool {
-        if self.cluster.retries.fetch_add(1, Relaxed) < self.cluster.config.limits.retries {
+        if self.circuit().retries.enter(self.retry_limit()) != Entry::Full {
             return true;
         }
-        self.cluster.retries.fetch_sub(1, Relaxed);
         worker.stats.increment(self.cluster.stats.upstream_rq_retry_overflow);
         false
     }

@@ -8,11 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
+use lateen_dataplane::circuit::{Entry, RoutePriority};
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::head::{RequestHead, ResponseHead};
 
@@ -55,7 +55,8 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.stats.decrement(self.cluster.stats.upstream_cx_active);
         if self.limited {
-            self.cluster.connections.fetch_sub(1, Relaxed);
+            let limit = self.cluster.config.breakers.default.connections;
+            self.cluster.circuit(RoutePriority::Default).connections.leave(limit);
         }
     }
 }
@@ -149,9 +150,10 @@ impl Pools {
         if !fresh && let Some(connection) = self.take_idle(key) {
             return Ok(Upstream::Http1(self.lease(connection, true)));
         }
-        let limited = cluster.config.limits.connections != u32::MAX;
-        if limited && cluster.connections.fetch_add(1, Relaxed) >= cluster.config.limits.connections {
-            cluster.connections.fetch_sub(1, Relaxed);
+        let limits = &cluster.config.breakers.default;
+        let gate = &cluster.circuit(RoutePriority::Default).connections;
+        let limited = limits.counts_connections();
+        if limited && gate.enter(limits.connections) == Entry::Full {
             stats.increment(cluster.stats.upstream_cx_overflow);
             return Err(AcquireError::Overflow);
         }
@@ -159,7 +161,7 @@ impl Pools {
             Ok(stream) => stream,
             Err(error) => {
                 if limited {
-                    cluster.connections.fetch_sub(1, Relaxed);
+                    gate.leave(limits.connections);
                 }
                 return Err(error.into());
             }

@@ -1,0 +1,52 @@
+//! The hosts of a cluster, as its one writer changes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_dataplane::circuit::{Circuit, RoutePriority};
+use lateen_dataplane::cluster::{Assignment, Endpoint, HostChanges, HostRules, HostSet};
+
+use crate::state::ClusterHandle;
+
+impl ClusterHandle {
+    /// The time since the proxy's begin.
+    pub fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// What is under way at a priority.
+    pub fn circuit(&self, priority: RoutePriority) -> &Circuit {
+        &self.circuits[priority as usize]
+    }
+
+    /// What the configuration says about hosts that come and go.
+    pub(crate) fn rules(&self) -> HostRules {
+        HostRules {
+            checked: !self.config.health_checks.is_empty(),
+            ignore_unchecked: self.config.ignore_unchecked_hosts,
+            ignore_health_on_removal: self.config.ignore_health_on_removal,
+            monitored: self.config.outlier.is_some(),
+        }
+    }
+
+    /// Hosts as discovery says; those that left are marked, so that nothing is sent to them again.
+    pub(crate) fn update_hosts(&self, endpoints: &[Endpoint], assignment: &Assignment) {
+        self.change(|old| {
+            let (mut new, changes) =
+                HostSet::update(old, endpoints, assignment.overprovisioning, self.rules(), self.now());
+            new.weighted_health = assignment.weighted_health;
+            (new, changes)
+        });
+    }
+
+    /// The same hosts, as their health is now.
+    pub fn refresh_hosts(&self) {
+        self.change(|old| old.refresh(self.rules()));
+    }
+
+    fn change(&self, next: impl FnOnce(&HostSet) -> (HostSet, HostChanges)) {
+        let _changing = self.changing.lock();
+        let (new, _changes) = next(&self.hosts.load());
+        self.hosts.store(Arc::new(new));
+    }
+}

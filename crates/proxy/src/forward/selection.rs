@@ -24,12 +24,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    pub(super) fn new(
-        exchange: &Exchange,
-        found: &Found,
-        action: &Forward,
-        cluster: &ClusterHandle,
-    ) -> Self {
+    pub(super) fn new(exchange: &Exchange, found: &Found, action: &Forward, cluster: &ClusterHandle) -> Self {
         let mut cookies = Vec::new();
         // A hash that nobody asks for is not worth its time; but a cookie is made whoever asks.
         let hash = match action.hash.is_empty() {

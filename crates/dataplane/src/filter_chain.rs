@@ -6,6 +6,7 @@
 //! destination port leads to no chain, the default chain serves the connection, even if another chain without a port
 //! would match. Source: `FilterChainMatch` in listener_components.proto.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -116,7 +117,42 @@ impl FilterChains {
     }
 }
 
+/// Two chains of which the second has a rule that is the same as one of the first, so that Envoy refuses them: nobody
+/// could say which serves a connection.
+pub fn conflict(chains: &[(FilterChainMatch, Arc<FilterChain>)]) -> Option<(usize, usize)> {
+    // Only chains that agree in what each has one of can be in conflict. This keeps thousands of chains by name cheap.
+    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
+    for (at, (rule, _)) in chains.iter().enumerate() {
+        let names: SmallVec<[&str; 4]> = match &rule.server_names[..] {
+            [] => SmallVec::from_slice(&[""]),
+            names => names.iter().map(|name| &**name).collect(),
+        };
+        for name in names {
+            let group = groups
+                .entry((rule.destination_port, name, &*rule.transport_protocol, rule.source_type as u8))
+                .or_default();
+            if let Some(first) = group.iter().find(|first| rule.overlaps(&chains[**first].0)) {
+                return Some((*first, at));
+            }
+            group.push(at);
+        }
+    }
+    None
+}
+
 impl FilterChainMatch {
+    /// Whether the lists of both have something in common, each with each.
+    fn overlaps(&self, other: &Self) -> bool {
+        fn common<T: PartialEq>(one: &[T], two: &[T]) -> bool {
+            (one.is_empty() && two.is_empty()) || one.iter().any(|value| two.contains(value))
+        }
+        common(&self.destinations, &other.destinations)
+            && common(&self.application_protocols, &other.application_protocols)
+            && common(&self.direct_sources, &other.direct_sources)
+            && common(&self.sources, &other.sources)
+            && common(&self.source_ports, &other.source_ports)
+    }
+
     fn is_empty(&self) -> bool {
         self.destination_port.is_none()
             && self.destinations.is_empty()
@@ -219,6 +255,37 @@ mod tests {
         FilterChains {
             chains: conditions.into_iter().map(|(name, condition)| (condition, chain(name))).collect(),
             default: default.map(chain),
+        }
+    }
+
+    #[test]
+    fn rules_that_are_the_same_are_found() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect::<Vec<Box<str>>>();
+        let rule = |sni: &[&str], ports: &[u16], protocols: &[&str]| FilterChainMatch {
+            server_names: names(sni),
+            source_ports: ports.to_vec(),
+            application_protocols: names(protocols),
+            ..Default::default()
+        };
+        let any = FilterChainMatch::default;
+        for (name, rules, expect) in [
+            ("two that match all", vec![any(), any()], Some((0, 1))),
+            ("one is more special", vec![any(), rule(&["a"], &[], &[])], None),
+            (
+                "a common name",
+                vec![rule(&["a", "b"], &[], &[]), any(), rule(&["c", "b"], &[], &[])],
+                Some((0, 2)),
+            ),
+            ("a common name, other ports", vec![rule(&["a"], &[1], &[]), rule(&["a"], &[2], &[])], None),
+            (
+                "all in common",
+                vec![rule(&["a"], &[1, 2], &["h2"]), rule(&["a"], &[2], &["x", "h2"])],
+                Some((0, 1)),
+            ),
+            ("other protocols", vec![rule(&["a"], &[1, 2], &["h2"]), rule(&["a"], &[2], &["x"])], None),
+        ] {
+            let rules = rules.into_iter().map(|rule| ("x", rule)).collect();
+            assert_eq!(conflict(&chains(rules, None).chains), expect, "{name}");
         }
     }
 

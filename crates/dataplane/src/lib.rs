@@ -21,6 +21,7 @@ pub mod head;
 pub mod health;
 pub mod http_protocol;
 pub mod listener;
+pub mod listener_filter;
 pub mod matcher;
 pub mod metadata;
 pub mod network;

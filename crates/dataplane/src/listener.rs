@@ -9,6 +9,7 @@ use crate::filter_chain::FilterChains;
 use crate::filters::HttpFilter;
 use crate::format::Format;
 use crate::http_protocol::{Http1Options, Http2Options};
+use crate::listener_filter::{Inspect, ProxyProtocol};
 use crate::matcher::HeaderMatcher;
 use crate::network::{DirectResponse, NetworkGate};
 use crate::route::{Fraction, RouteTable};
@@ -68,9 +69,11 @@ pub struct Listener {
     /// Whether the original destination is asked from the kernel.
     pub original_destination: bool,
     /// Whether the first bytes tell the HTTP version.
-    pub inspect_http: bool,
+    pub inspect_http: Inspect,
     /// Whether the first bytes are searched for a TLS ClientHello.
-    pub inspect_tls: bool,
+    pub inspect_tls: Inspect,
+    /// Whether a PROXY protocol header comes first.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How long the inspectors wait for bytes; none is unlimited.
     pub inspect_timeout: Option<Duration>,
     /// Whether a connection goes on when that time is over.
@@ -85,6 +88,20 @@ pub struct Listener {
     pub backlog: u32,
     /// Binds to addresses that are not there, and sees foreign destinations.
     pub transparent: bool,
+    /// Binds to addresses that are not there.
+    pub freebind: bool,
+    /// Whether each worker has a socket of its own, between which the kernel chooses.
+    pub reuse_port: bool,
+    /// Whether an IPv6 socket takes IPv4, too.
+    pub ipv4_compat: bool,
+    /// Permissions of a Unix socket; 0 leaves them as they come.
+    pub pipe_mode: u32,
+    /// Connections whose first bytes may come with the first packet.
+    pub fast_open: Option<u32>,
+    /// Multipath TCP.
+    pub multipath: bool,
+    /// Idle time, interval and probes of accepted connections.
+    pub keepalive: Option<(Duration, Duration, u32)>,
     /// Which way.
     pub direction: Direction,
     /// Whether the proxy's limit of connections does not count here.

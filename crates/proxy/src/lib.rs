@@ -10,6 +10,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod bind;
 pub mod bootstrap;
 pub mod connection;
 pub mod filters;
@@ -25,6 +26,8 @@ pub mod message;
 pub mod network;
 pub mod options;
 pub mod overload;
+pub mod preamble;
+pub mod proxy_protocol;
 pub mod request;
 pub mod respond;
 pub mod router;

@@ -1,7 +1,6 @@
 //! Accepting connections: where they wanted to go, what they speak, which filter chain serves them.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,15 +11,15 @@ use lateen_dataplane::filter_chain;
 use lateen_dataplane::filter_state::FilterState;
 use lateen_dataplane::format::Source;
 use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 
+use crate::bind::Listening;
 use crate::overload::Counted;
 use crate::state::{ActiveChain, ActiveListener, ChainRuntime, ListenerHandle};
 use crate::stream::Stream;
 use crate::worker::{ConnectionGuard, Worker};
-use crate::{connection, inspect, network, socket, tcp};
+use crate::{connection, inspect, network, preamble, proxy_protocol, socket, tcp};
 
 /// What is known of a client's connection.
 #[derive(Debug, Clone, Default)]
@@ -37,13 +36,46 @@ pub struct ConnectionFacts {
     pub http: Option<inspect::Http>,
     /// What filters set.
     pub filter_state: FilterState,
+    /// The header that came before everything else; of its values, those that are passed on.
+    pub proxy_header: Option<Arc<proxy_protocol::Header>>,
+}
+
+/// A socket that connections come from, on this thread's runtime.
+#[derive(Debug)]
+pub enum Acceptor {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    /// Of a socket that does not block.
+    pub fn new(socket: Listening) -> std::io::Result<Self> {
+        Ok(match socket {
+            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
+        })
+    }
+
+    /// The next connection, and the peer's address where it has one.
+    async fn accept(&self) -> std::io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                let _ = stream.set_nodelay(true);
+                Ok((Stream::Tcp(stream), Some(peer)))
+            }
+            Self::Unix(socket) => Ok((Stream::Unix(socket.accept().await?.0), None)),
+        }
+    }
 }
 
 /// Accepts until told to stop.
 pub async fn accept(
     worker: Rc<Worker>,
     handle: Arc<ListenerHandle>,
-    socket: TcpListener,
+    socket: Acceptor,
     mut stop: oneshot::Receiver<()>,
 ) {
     loop {
@@ -73,12 +105,17 @@ fn is_exhaustion(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
-fn serve_accepted(worker: &Rc<Worker>, handle: &Arc<ListenerHandle>, stream: TcpStream, peer: SocketAddr) {
-    let _ = stream.set_nodelay(true);
+fn serve_accepted(
+    worker: &Rc<Worker>,
+    handle: &Arc<ListenerHandle>,
+    stream: Stream,
+    peer: Option<SocketAddr>,
+) {
     let mut active = handle.active.load_full();
-    let mut local = stream.local_addr().ok();
+    let mut local = stream.local_address();
     if (active.config.original_destination || active.config.hand_off)
-        && let Some(original) = socket::original_destination(&stream.as_fd())
+        && let Stream::Tcp(stream) = &stream
+        && let Some(original) = socket::original_destination(stream)
     {
         // A connection that was not redirected has its own address as the original one.
         let redirected = Some(original) != local;
@@ -91,9 +128,8 @@ fn serve_accepted(worker: &Rc<Worker>, handle: &Arc<ListenerHandle>, stream: Tcp
             active = other.active.load_full();
         }
     }
-    let facts =
-        ConnectionFacts { local, remote: Some(peer), direct: Some(peer), ..ConnectionFacts::default() };
-    tokio::task::spawn_local(serve(Rc::clone(worker), active, Stream::Tcp(stream), facts));
+    let facts = ConnectionFacts { local, remote: peer, direct: peer, ..ConnectionFacts::default() };
+    tokio::task::spawn_local(serve(Rc::clone(worker), active, stream, facts));
 }
 
 /// Serves a connection that was made in this process.
@@ -147,7 +183,7 @@ async fn dispatch(
     info: &mut Option<StreamInfo>,
 ) {
     let mut input = BytesMut::new();
-    let Some(found) = inspected(worker, listener, &mut stream, &mut input).await else {
+    let Some(found) = preamble::read(worker, listener, &mut stream, &mut input, &mut facts).await else {
         *info = Some(facts.stream_info(worker));
         return;
     };
@@ -170,35 +206,6 @@ async fn dispatch(
     worker.stats.decrement(stats.downstream_cx_active);
     worker.stats.increment(stats.downstream_cx_destroy);
     worker.stats.record(stats.downstream_cx_length_ms, begun.elapsed().as_millis() as u64);
-}
-
-/// What the listener filters find; none where the connection is to be closed.
-async fn inspected(
-    worker: &Rc<Worker>,
-    listener: &ActiveListener,
-    stream: &mut Stream,
-    input: &mut BytesMut,
-) -> Option<inspect::Found> {
-    let config = &listener.config;
-    if !config.inspect_http && !config.inspect_tls {
-        return Some(inspect::Found::default());
-    }
-    worker.stats.increment(listener.stats.downstream_pre_cx_active);
-    let inspection = look(stream, input, config.inspect_tls, config.inspect_http);
-    let limit = config.inspect_timeout.unwrap_or(Duration::from_secs(86_400));
-    let outcome = tokio::time::timeout(limit, inspection).await;
-    worker.stats.decrement(listener.stats.downstream_pre_cx_active);
-    match outcome {
-        Ok(Some(found)) => Some(found),
-        Ok(None) => {
-            worker.stats.increment(listener.stats.downstream_listener_filter_remote_close);
-            None
-        }
-        Err(_) => {
-            worker.stats.increment(listener.stats.downstream_pre_cx_timeout);
-            config.continue_on_timeout.then(inspect::Found::default)
-        }
-    }
 }
 
 fn find_chain<'a>(
@@ -266,23 +273,4 @@ async fn run_chain(
         ChainRuntime::Close => {}
     }
     info
-}
-
-/// Reads until the inspectors know enough. None where the client is gone before it said anything.
-async fn look(stream: &mut Stream, input: &mut BytesMut, tls: bool, http: bool) -> Option<inspect::Found> {
-    loop {
-        if !input.is_empty()
-            && let Some(found) = inspect::inspect(input, tls, http)
-        {
-            return Some(found);
-        }
-        if input.len() > inspect::MAX {
-            return Some(inspect::Found::default());
-        }
-        match stream.read_buf(input).await {
-            Ok(0) | Err(_) if input.is_empty() => return None,
-            Ok(0) | Err(_) => return Some(inspect::inspect(input, tls, http).unwrap_or_default()),
-            Ok(_) => {}
-        }
-    }
 }

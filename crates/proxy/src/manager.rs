@@ -19,11 +19,10 @@ use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-use crate::socket;
+use crate::bind::{self, Listening};
 use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
 use crate::worker::Command;
@@ -43,7 +42,7 @@ pub enum ApplyError {
         /// The listener.
         name: String,
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// The kernel's reason.
         error: std::io::Error,
     },
@@ -330,15 +329,13 @@ impl Manager {
         let mut bound = Vec::new();
         if listener.config.bind_to_port {
             for address in &listener.config.addresses {
-                if let Address::Socket(address) = address {
-                    let (real, own) = self.open(*address, &listener).map_err(|error| ApplyError::Bind {
-                        name: name.to_string(),
-                        address: *address,
-                        error,
-                    })?;
-                    bound.push(real);
-                    sockets.push(own);
-                }
+                let (real, own) = self.open(address, &listener).map_err(|error| ApplyError::Bind {
+                    name: name.to_string(),
+                    address: address.clone(),
+                    error,
+                })?;
+                bound.extend(real);
+                sockets.push(own);
             }
         }
         let handle =
@@ -368,42 +365,25 @@ impl Manager {
         self.state.listeners.store(Arc::new(listeners));
     }
 
-    /// One socket a worker for an address.
+    /// Sockets for an address, one for each worker, and where they really are.
     fn open(
         &mut self,
-        address: SocketAddr,
+        address: &Address,
         listener: &ActiveListener,
-    ) -> std::io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
-        if let Some(inherited) = self.inherited.remove(&address) {
-            inherited.set_nonblocking(true)?;
-            let real = inherited.local_addr()?;
-            let sockets = self.workers.iter().map(|_| inherited.try_clone()).collect::<Result<_, _>>()?;
-            return Ok((real, sockets));
+    ) -> std::io::Result<(Option<SocketAddr>, Vec<Listening>)> {
+        let (config, workers) = (&listener.config, self.workers.len());
+        match address {
+            Address::Socket(address) => {
+                let (real, sockets) = match self.inherited.remove(address) {
+                    Some(inherited) => bind::inherited(&inherited, workers)?,
+                    None => bind::tcp(*address, config, workers)?,
+                };
+                Ok((Some(real), sockets))
+            }
+            Address::Pipe(path) => Ok((None, bind::unix(path, config, workers)?)),
+            // Without a socket: connections are handed to it within the process.
+            Address::Internal(_) | Address::Name(..) => Ok((None, Vec::new())),
         }
-        let mut real = address;
-        let mut sockets = Vec::new();
-        for _ in &self.workers {
-            let socket =
-                Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-            socket.set_reuse_address(true)?;
-            socket.set_reuse_port(true)?;
-            if address.is_ipv6() {
-                socket.set_only_v6(true)?;
-            }
-            if listener.config.transparent {
-                socket.set_ip_transparent_v4(true)?;
-            }
-            for option in &listener.config.socket_options {
-                socket::set_option(&socket, option)?;
-            }
-            socket.bind(&real.into())?;
-            socket.listen(i32::try_from(listener.config.backlog).unwrap_or(4096))?;
-            let socket: std::net::TcpListener = socket.into();
-            // Port 0: the first socket's port is everybody's.
-            real = socket.local_addr()?;
-            sockets.push(socket);
-        }
-        Ok((real, sockets))
     }
 
     fn close_sockets(&self, handle: &ListenerHandle) {
@@ -457,8 +437,10 @@ fn same_sockets(old: &ActiveListener, new: &ActiveListener) -> bool {
     old.addresses == new.addresses
         && old.bind_to_port == new.bind_to_port
         && old.socket_options == new.socket_options
-        && old.transparent == new.transparent
-        && old.backlog == new.backlog
+        && (old.transparent, old.freebind, old.reuse_port, old.ipv4_compat, old.multipath)
+            == (new.transparent, new.freebind, new.reuse_port, new.ipv4_compat, new.multipath)
+        && (old.backlog, old.fast_open, old.pipe_mode, old.keepalive)
+            == (new.backlog, new.fast_open, new.pipe_mode, new.keepalive)
 }
 
 fn route_names(listener: &ActiveListener) -> Vec<Arc<str>> {

@@ -21,6 +21,7 @@ use crate::access_log::{LogFiles, LogSink};
 use crate::filters::Chain;
 use crate::network::{Gates, Registry};
 use crate::overload::Limits;
+use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
 use crate::stats::{
     ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, Stats, TcpStats, UpstreamCodeStats, prefix,
@@ -170,6 +171,8 @@ pub struct ActiveListener {
     pub log: Vec<LogSink>,
     /// How its end comes.
     pub drain: Drain,
+    /// The counters of its listener filters.
+    pub preamble: PreambleStats,
     /// How many connections it may have, where that is limited, and how many it has.
     pub limit: Option<(u64, Arc<AtomicU64>)>,
 }
@@ -374,6 +377,7 @@ impl State {
             _names: self.stats.hold(&prefix("listener", &config.stat_prefix)),
             chains,
             log: self.sinks(&config.access_log),
+            preamble: PreambleStats::new(&self.stats, &config),
             limit: self.listener_limit(&config.name),
             config,
             drain: Drain::default(),

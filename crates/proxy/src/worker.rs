@@ -14,6 +14,7 @@ use rand::{RngCore, SeedableRng};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::LocalSet;
 
+use crate::bind::Listening;
 use crate::listener;
 use crate::state::{ClusterHandle, ListenerHandle, State};
 use crate::stats::Shard;
@@ -23,7 +24,7 @@ use crate::upstream::Pools;
 #[derive(Debug)]
 pub enum Command {
     /// Accept on this socket.
-    Listen(Arc<ListenerHandle>, std::net::TcpListener),
+    Listen(Arc<ListenerHandle>, Listening),
     /// Serve a connection that was made in this process.
     Serve(Arc<ListenerHandle>, tokio::io::DuplexStream),
     /// Stop accepting for this listener.
@@ -210,7 +211,7 @@ pub fn run(state: Arc<State>, mut commands: UnboundedReceiver<Command>) -> std::
         let mut accepting: Vec<(Arc<str>, tokio::sync::oneshot::Sender<()>)> = Vec::new();
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Listen(handle, socket) => match tokio::net::TcpListener::from_std(socket) {
+                Command::Listen(handle, socket) => match listener::Acceptor::new(socket) {
                     Ok(socket) => {
                         let (stop, stopped) = tokio::sync::oneshot::channel();
                         accepting.push((Arc::clone(&handle.name), stop));

@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::listener::v3 as proto;
-use lateen_envoy::envoy::config::listener::v3::{filter, listener_filter};
+use lateen_envoy::envoy::config::listener::v3::filter;
 
 use super::access_log::access_logs;
 use super::common::{cidrs, leftover, limit, socket_address, socket_options};
+use super::listener_filter::listener_filters;
 use super::network::{Compiled, network_filter};
 use super::transport::plain;
 use crate::error::{Context, Result};
-use crate::filter_chain::{FilterChainMatch, FilterChains, SourceType};
+use crate::filter_chain::{self, FilterChainMatch, FilterChains, SourceType};
 use crate::listener::{Address, Direction, FilterChain, Listener, NetworkFilter};
 use crate::network::NetworkGate;
 
 pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Result<Listener> {
+    refuse_unserved(context, &value)?;
+    let (ipv4_compat, pipe_mode) = address_details(&value);
     let mut addresses = Vec::new();
     match value.listener_specifier.take() {
         Some(proto::listener::ListenerSpecifier::InternalListener(_)) => {
@@ -32,19 +35,25 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         }
     }
     for (at, more) in take(&mut value.additional_addresses).into_iter().enumerate() {
-        let context = context.field("additional_addresses").index(at).field("address");
-        let more = more.address.ok_or_else(|| context.error("the address is missing"))?;
-        addresses.push(address(&context, more)?);
+        let outer = context.field("additional_addresses").index(at);
+        let context = outer.field("address");
+        let first = more.address.ok_or_else(|| context.error("the address is missing"))?;
+        addresses.push(address(&context, first)?);
+        if more.socket_options.is_some() {
+            outer
+                .field("socket_options")
+                .warn("all addresses have the listener's options; these have no effect");
+        }
+        if more.tcp_keepalive.is_some() {
+            outer
+                .field("tcp_keepalive")
+                .warn("all addresses have the listener's keepalive; this one has no effect");
+        }
     }
     let chains = filter_chains(context, &mut value)?;
     let inspectors = listener_filters(context, take(&mut value.listener_filters))?;
     let stat_prefix = take(&mut value.stat_prefix);
     let name = take(&mut value.name);
-    if value.per_connection_buffer_limit_bytes.is_some() {
-        context
-            .field("per_connection_buffer_limit_bytes")
-            .warn("buffers have a fixed limit; this one has no effect");
-    }
     let compiled = Listener {
         stat_prefix: if stat_prefix.is_empty() {
             addresses[0].to_string().replace(':', "_").into()
@@ -64,6 +73,7 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         original_destination: inspectors.original_destination,
         inspect_http: inspectors.http,
         inspect_tls: inspectors.tls,
+        proxy_protocol: inspectors.proxy_protocol,
         inspect_timeout: limit(
             &context.field("listener_filters_timeout"),
             value.listener_filters_timeout.take(),
@@ -75,6 +85,14 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         socket_options: socket_options(take(&mut value.socket_options)),
         backlog: value.tcp_backlog_size.take().unwrap_or(4096),
         transparent: value.transparent.take().unwrap_or(false),
+        freebind: value.freebind.take().unwrap_or(false),
+        #[allow(deprecated)]
+        reuse_port: value.enable_reuse_port.take().unwrap_or(true),
+        ipv4_compat,
+        pipe_mode,
+        fast_open: value.tcp_fast_open_queue_length.take(),
+        multipath: take(&mut value.enable_mptcp),
+        keepalive: value.tcp_keepalive.take().map(keepalive),
         direction: match take(&mut value.traffic_direction) {
             1 => Direction::Inbound,
             2 => Direction::Outbound,
@@ -84,11 +102,11 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
     };
     // Every worker has a socket of its own, and connections are spread by the kernel.
-    value.enable_reuse_port = None;
     value.connection_balance_config = None;
     value.max_connections_to_accept_per_socket_event = None;
     value.metadata = None;
-    value.freebind = None;
+    // Nothing here depends on health checks that fail, so draining for modifications only is what happens.
+    value.drain_type = 0;
     leftover(context, &value);
     Ok(compiled)
 }
@@ -96,6 +114,9 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
 fn address(context: &Context<'_>, value: core::Address) -> Result<Address> {
     match value.address {
         Some(core::address::Address::SocketAddress(socket)) => {
+            if socket.protocol == core::socket_address::Protocol::Udp as i32 {
+                return Err(context.field("socket_address.protocol").error("only TCP is served"));
+            }
             Ok(Address::Socket(socket_address(&context.field("socket_address"), &socket)?))
         }
         Some(core::address::Address::Pipe(pipe)) => Ok(Address::Pipe(pipe.path.into())),
@@ -103,40 +124,42 @@ fn address(context: &Context<'_>, value: core::Address) -> Result<Address> {
     }
 }
 
-#[derive(Default)]
-struct Inspectors {
-    original_destination: bool,
-    http: bool,
-    tls: bool,
+/// Kinds of listeners that would serve something else than was asked for.
+fn refuse_unserved(context: &Context<'_>, value: &proto::Listener) -> Result<()> {
+    let set = [
+        (
+            "filter_chain_matcher",
+            value.filter_chain_matcher.is_some(),
+            "write filter_chain_match in each filter chain",
+        ),
+        ("fcds_config", value.fcds_config.is_some(), "write the filter chains in the listener"),
+        ("api_listener", value.api_listener.is_some(), "it is for clients within a process"),
+        ("udp_listener_config", value.udp_listener_config.is_some(), "only TCP and Unix sockets are served"),
+    ];
+    match set.into_iter().find(|(_, set, _)| *set) {
+        Some((name, _, remedy)) => Err(context.field(name).error(format!("this is not supported; {remedy}"))),
+        None => Ok(()),
+    }
 }
 
-fn listener_filters(context: &Context<'_>, filters: Vec<proto::ListenerFilter>) -> Result<Inspectors> {
-    let mut found = Inspectors::default();
-    for (at, mut filter) in filters.into_iter().enumerate() {
-        let context = context.field("listener_filters").index(at);
-        let url = match filter.config_type.take() {
-            Some(listener_filter::ConfigType::TypedConfig(any)) => any.type_url,
-            _ => String::new(),
-        };
-        let name = url.rsplit('/').next().unwrap_or_default();
-        match name.strip_prefix("envoy.extensions.filters.listener.").unwrap_or(&filter.name) {
-            "original_dst.v3.OriginalDst" | "envoy.filters.listener.original_dst" => {
-                found.original_destination = true
-            }
-            "http_inspector.v3.HttpInspector" | "envoy.filters.listener.http_inspector" => found.http = true,
-            "tls_inspector.v3.TlsInspector" | "envoy.filters.listener.tls_inspector" => found.tls = true,
-            _ => {
-                return Err(context.error(format!(
-                    "the listener filter `{}` ({url}) is not supported; remove it",
-                    filter.name
-                )));
-            }
-        }
-        if filter.filter_disabled.take().is_some() {
-            context.field("filter_disabled").warn("the condition is not supported; the filter is always on");
-        }
-    }
-    Ok(found)
+/// What the form of an address does not carry: whether IPv4 is served on an IPv6 socket, and a Unix socket's mode.
+fn address_details(value: &proto::Listener) -> (bool, u32) {
+    let more = value.additional_addresses.iter().filter_map(|more| more.address.as_ref());
+    value.address.iter().chain(more).fold((false, 0), |(compat, mode), address| match &address.address {
+        Some(core::address::Address::SocketAddress(socket)) => (compat || socket.ipv4_compat, mode),
+        Some(core::address::Address::Pipe(pipe)) => (compat, mode | pipe.mode),
+        _ => (compat, mode),
+    })
+}
+
+/// Idle time, interval and probes; the kernel's defaults where nothing is said.
+fn keepalive(value: core::TcpKeepalive) -> (Duration, Duration, u32) {
+    let seconds = |value: Option<u32>, default| Duration::from_secs(u64::from(value.unwrap_or(default)));
+    (
+        seconds(value.keepalive_time, 7200),
+        seconds(value.keepalive_interval, 75),
+        value.keepalive_probes.unwrap_or(9),
+    )
 }
 
 fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<FilterChains> {
@@ -148,6 +171,11 @@ fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<F
         if let Some(chain) = filter_chain(&context, chain)? {
             chains.push((condition, Arc::new(chain)));
         }
+    }
+    if let Some((first, second)) = filter_chain::conflict(&chains) {
+        return Err(context.field("filter_chains").index(second).field("filter_chain_match").error(format!(
+            "filter_chains[{first}] has a rule that matches the same connections; change one of them"
+        )));
     }
     let default = match value.default_filter_chain.take() {
         Some(chain) => filter_chain(&context.field("default_filter_chain"), chain)?.map(Arc::new),
@@ -161,6 +189,14 @@ fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<F
 
 fn chain_match(context: &Context<'_>, mut value: proto::FilterChainMatch) -> Result<FilterChainMatch> {
     let lower = |names: Vec<String>| names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect();
+    for (at, name) in value.server_names.iter().enumerate() {
+        if name.contains('*') && (!name.starts_with("*.") || name[1..].contains('*')) {
+            return Err(context
+                .field("server_names")
+                .index(at)
+                .error(format!("`{name}`: a wildcard is the whole first label, as in *.example.com")));
+        }
+    }
     let compiled = FilterChainMatch {
         destination_port: value.destination_port.take().and_then(|port| u16::try_from(port).ok()),
         destinations: cidrs(&context.field("prefix_ranges"), &take(&mut value.prefix_ranges))?,

@@ -17,6 +17,7 @@ mod health_check;
 mod http_manager;
 mod http_protocol;
 mod listener;
+mod listener_filter;
 mod load_balancing;
 mod metadata;
 mod network;

@@ -380,3 +380,40 @@ counters! {
         requests_rejected_with_underscores_in_headers: Counter, response_flood: Counter,
     }
 }
+
+counters! {
+    /// `tls_inspector.*`.
+    TlsInspectorStats, "tls_inspector", "" {
+        alpn_found: Counter, alpn_not_found: Counter, client_hello_too_large: Counter, sni_found: Counter,
+        sni_not_found: Counter, tls_found: Counter, tls_not_found: Counter,
+    }
+}
+
+counters! {
+    /// `http_inspector.*`.
+    HttpInspectorStats, "http_inspector", "" {
+        http10_found: Counter, http11_found: Counter, http2_found: Counter, http_not_found: Counter,
+        read_error: Counter,
+    }
+}
+
+counters! {
+    /// `proxy_proto.*`, with the filter's prefix.
+    ProxyProtocolStats, "proxy_proto", "" {
+        not_found_allowed: Counter, not_found_disallowed: Counter,
+    }
+}
+
+counters! {
+    /// `proxy_proto.versions.v1.*`.
+    ProxyProtocolV1Stats, "proxy_proto", "versions.v1." {
+        disallowed: Counter, error: Counter, found: Counter,
+    }
+}
+
+counters! {
+    /// `proxy_proto.versions.v2.*`.
+    ProxyProtocolV2Stats, "proxy_proto", "versions.v2." {
+        disallowed: Counter, error: Counter, found: Counter,
+    }
+}

@@ -36,6 +36,12 @@ process: tools build
 differential: tools build
 	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) LATEEN_CASES="$(CASES)" cargo test --locked -p lateen-differential --test differential
 
+bench: ## the data plane against Envoy: a table of ratios
+	tools/install $(TOOLS) bench
+	cargo build --release --locked -p lateen-proxy -p lateen-bench --bin lateen-proxy --bin lateen-bench
+	. $(TOOLS)/env && PATH=$$PATH:/usr/sbin $(RELEASE)/lateen-bench --proxy $(RELEASE)/lateen-proxy --output $(CARGO_TARGET_DIR)/bench \
+		--rounds $(ROUNDS) --scenarios "$(SCENARIOS)" $(if $(DOCUMENT),--document $(DOCUMENT))
+
 check: format clippy doc ## format, lints, documentation
 
 format:

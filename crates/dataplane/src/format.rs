@@ -132,6 +132,11 @@ impl Format {
         Ok(Self { parts })
     }
 
+    /// A text without operators.
+    pub fn literal(text: impl Into<Box<[u8]>>) -> Self {
+        Self { parts: vec![Part::Literal(text.into())] }
+    }
+
     /// The text, where there is no operator in it.
     pub fn as_literal(&self) -> Option<&[u8]> {
         match &self.parts[..] {

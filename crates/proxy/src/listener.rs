@@ -1,5 +1,7 @@
 //! Accepting connections: where they wanted to go, what they speak, which filter chain serves them.
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub struct ConnectionFacts {
     pub filter_state: FilterState,
     /// The header that came before everything else; of its values, those that are passed on.
     pub proxy_header: Option<Arc<proxy_protocol::Header>>,
+    /// What HTTP filters keep for as long as the connection lives, by the address of their configuration.
+    pub kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
 }
 
 /// A socket that connections come from, on this thread's runtime.

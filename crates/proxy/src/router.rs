@@ -42,6 +42,8 @@ pub struct Exchange {
     pub found: Option<Found>,
     /// The route table: the generation that counts for this request to its end.
     pub table: Option<Arc<RouteTable>>,
+    /// Whether the request is complete.
+    pub request_done: bool,
     /// The filters that are at work on it.
     pub(crate) filters: SmallVec<[Running; 2]>,
 }
@@ -97,6 +99,7 @@ impl Exchange {
             upgrade: None,
             found: None,
             table: None,
+            request_done: false,
             filters: SmallVec::new(),
         }
     }
@@ -201,6 +204,7 @@ impl Exchange {
             }
         }
         self.refresh_route();
+        self.request_done = body.is_done();
         if self.is_filtered()
             && let Some(outcome) = self.filter_request(body, responder).await
         {

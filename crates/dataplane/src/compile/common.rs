@@ -167,7 +167,7 @@ pub(crate) fn runtime_fraction(value: Option<core::RuntimeFractionalPercent>) ->
     value.map(|value| value.default_value.as_ref().map_or(Fraction::ALL, percent))
 }
 
-fn added(context: &Context<'_>, values: Vec<core::HeaderValueOption>) -> Result<Vec<HeaderValue>> {
+pub(crate) fn added(context: &Context<'_>, values: Vec<core::HeaderValueOption>) -> Result<Vec<HeaderValue>> {
     let mut out = Vec::with_capacity(values.len());
     for (at, option) in values.into_iter().enumerate() {
         let context = context.index(at);

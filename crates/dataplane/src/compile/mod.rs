@@ -26,6 +26,7 @@ mod route;
 mod stats;
 mod tcp_proxy;
 mod transport;
+mod values;
 
 use std::cell::RefCell;
 

@@ -12,7 +12,8 @@ use lateen_envoy::envoy::config::route::v3::{redirect_action, route_action};
 use super::common::{
     duration, header, headers, leftover, limit, mutations, pattern, query, runtime_fraction, substitution,
 };
-use super::filters::{Overrides, overrides};
+use super::filters::{Overrides, overrides, rate_limits};
+use super::values::metadata;
 use super::{hash_policy, metadata};
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
@@ -98,6 +99,7 @@ fn virtual_host(
         include_attempt_count: take(&mut host.include_request_attempt_count),
         include_attempt_count_in_response: take(&mut host.include_attempt_count_in_response),
         mutations,
+        rate_limits: rate_limits(&context.field("rate_limits"), take(&mut host.rate_limits))?,
     };
     host.metadata = None;
     leftover(context, &host);
@@ -132,10 +134,10 @@ fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) 
         matcher,
         action,
         mutations,
+        metadata: route.metadata.take().map(metadata).unwrap_or_default(),
         filters: overrides.into_list(),
     };
-    // Said about the route, not by it: a trace's name, and notes of the control plane.
-    route.metadata = None;
+    // Said about the route, not by it: a trace's name.
     route.decorator = None;
     leftover(context, &route);
     Ok(compiled)
@@ -275,6 +277,7 @@ fn forward(
         hash: hash_policy::hashes(&context.field("hash_policy"), take(&mut action.hash_policy))?,
         priority: if take(&mut action.priority) == 1 { RoutePriority::High } else { RoutePriority::Default },
         metadata_match: own_match.map(Arc::new),
+        rate_limits: rate_limits(&context.field("rate_limits"), take(&mut action.rate_limits))?,
         upgrades: take(&mut action.upgrade_configs)
             .into_iter()
             .map(|upgrade| {

@@ -5,12 +5,17 @@
 
 mod cors;
 mod fault;
+mod header_mutation;
+mod local_ratelimit;
+pub mod rate_limits;
 mod slot;
 
 use std::sync::Arc;
 
 pub use cors::Cors;
 pub use fault::{Fault, FaultStatus, FaultValue};
+pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
+pub use local_ratelimit::{BucketConfig, Buckets, HostLimits, LimitedDescriptor, LocalRateLimit, Verdict};
 pub use slot::Slot;
 
 /// One filter of a chain.
@@ -31,6 +36,12 @@ pub enum HttpFilterKind {
     Fault(Arc<Fault>),
     /// Cross-origin requests; configured by routes alone.
     Cors,
+    /// Whole requests, of at most so many bytes.
+    Buffer(usize),
+    /// Token buckets.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Changes of heads.
+    HeaderMutation(Arc<HeaderMutation>),
     /// The end of every chain.
     Router(RouterFilter),
 }
@@ -46,6 +57,12 @@ pub enum FilterOverride {
     Fault(Arc<Fault>),
     /// A CORS policy.
     Cors(Arc<Cors>),
+    /// Another limit.
+    Buffer(usize),
+    /// Another rate limit.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// More changes, from the farthest level to the nearest.
+    HeaderMutation(Arc<[Arc<Mutations>]>),
 }
 
 impl FilterOverride {
@@ -54,6 +71,9 @@ impl FilterOverride {
     pub fn nearer(&self, nearer: &Self) -> Self {
         match (self, nearer) {
             (Self::Cors(far), Self::Cors(near)) => Self::Cors(Arc::new(near.over(far))),
+            (Self::HeaderMutation(far), Self::HeaderMutation(near)) => {
+                Self::HeaderMutation(far.iter().chain(near.iter()).cloned().collect())
+            }
             _ => nearer.clone(),
         }
     }

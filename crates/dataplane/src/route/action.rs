@@ -13,6 +13,7 @@ use super::without_port;
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::filters::FilterOverride;
+use crate::filters::rate_limits::RateLimit;
 use crate::head::{RequestHead, split_query};
 use crate::matcher::HeaderMatcher;
 
@@ -58,6 +59,8 @@ pub struct Forward {
     pub priority: RoutePriority,
     /// What is asked of the metadata of hosts.
     pub metadata_match: Option<Arc<Criteria>>,
+    /// What requests count as for rate limits.
+    pub rate_limits: Vec<RateLimit>,
     /// Upgrades switched on or off for this route.
     pub upgrades: Vec<(Box<str>, bool)>,
 }

@@ -21,7 +21,9 @@ pub use matching::{Fraction, PathMatcher, RouteMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValue};
 
 use crate::filters::FilterOverride;
+use crate::filters::rate_limits::RateLimit;
 use crate::head::RequestHead;
+use crate::metadata::Metadata;
 
 /// A compiled `envoy.config.route.v3.RouteConfiguration`.
 #[derive(Debug)]
@@ -55,6 +57,8 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// Of this host.
     pub mutations: Arc<HeaderMutations>,
+    /// What requests count as for rate limits.
+    pub rate_limits: Vec<RateLimit>,
 }
 
 /// A compiled `envoy.config.route.v3.Route`.
@@ -68,6 +72,8 @@ pub struct Route {
     pub action: Action,
     /// Of this route.
     pub mutations: Arc<HeaderMutations>,
+    /// Notes about it, for filters and logs.
+    pub metadata: Metadata,
     /// Filters configured for this route, its virtual host or its table; the nearest won. By the filter's name.
     pub filters: Vec<(Box<str>, FilterOverride)>,
 }

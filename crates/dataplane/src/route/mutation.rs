@@ -57,15 +57,7 @@ impl HeaderMutations {
             head.headers.remove(name);
         }
         for addition in &self.request_add {
-            let mut value = Vec::new();
-            let source = Source { info, request: Some(head), response: None, trailers: None, hostname };
-            addition.value.header_value(&source, &mut value);
-            match &addition.name[..] {
-                b":path" => head.set_path(value),
-                b":authority" | b"host" => head.set_authority(value),
-                b":method" => head.set_method(value),
-                _ => addition.add(&mut head.headers, value),
-            }
+            addition.add_to_request(head, info, hostname);
         }
     }
 
@@ -81,16 +73,52 @@ impl HeaderMutations {
             head.headers.remove(name);
         }
         for addition in &self.response_add {
-            let mut value = Vec::new();
-            let source =
-                Source { info, request: Some(request), response: Some(head), trailers: None, hostname };
-            addition.value.header_value(&source, &mut value);
-            addition.add(&mut head.headers, value);
+            addition.add_to_response(head, request, info, hostname);
         }
     }
 }
 
 impl HeaderValue {
+    /// Adds it to a request.
+    pub fn add_to_request(&self, head: &mut RequestHead, info: &crate::StreamInfo, hostname: &str) {
+        let mut value = Vec::new();
+        let source = Source { info, request: Some(head), response: None, trailers: None, hostname };
+        self.value.header_value(&source, &mut value);
+        match &self.name[..] {
+            b":path" => head.set_path(value),
+            b":authority" | b"host" => head.set_authority(value),
+            b":method" => head.set_method(value),
+            _ => self.add(&mut head.headers, value),
+        }
+    }
+
+    /// Adds it to a response.
+    pub fn add_to_response(
+        &self,
+        head: &mut ResponseHead,
+        request: &RequestHead,
+        info: &crate::StreamInfo,
+        hostname: &str,
+    ) {
+        let mut value = Vec::new();
+        let source = Source { info, request: Some(request), response: Some(head), trailers: None, hostname };
+        self.value.header_value(&source, &mut value);
+        self.add(&mut head.headers, value);
+    }
+
+    /// The same with its value worked out.
+    #[must_use]
+    pub fn resolve(&self, source: &Source<'_>) -> Self {
+        let mut value = Vec::new();
+        self.value.header_value(source, &mut value);
+        Self { value: Format::literal(value), ..self.clone() }
+    }
+
+    /// Adds a field that was [`resolve`](Self::resolve)d.
+    pub fn add_literal(&self, headers: &mut Headers) {
+        self.add(headers, self.value.as_literal().unwrap_or_default().to_vec());
+    }
+
     fn add(&self, headers: &mut Headers, mut value: Vec<u8>) {
         // Whatever an operator copied from elsewhere must not end the line.
         value.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));

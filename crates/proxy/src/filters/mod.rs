@@ -34,15 +34,20 @@
 //! A local reply from any stage of the request goes through the response stages of the filters that had started.
 
 mod body;
+mod buffer;
 mod cors;
 mod drive;
 mod fault;
+mod header_mutation;
+mod local_ratelimit;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use lateen_dataplane::filters::{FilterOverride, HttpFilter as Config, HttpFilterKind, RouterFilter};
+use lateen_dataplane::filters::{
+    FilterOverride, HeaderMutation, HttpFilter as Config, HttpFilterKind, LocalRateLimit, RouterFilter,
+};
 use lateen_dataplane::head::{Headers, ResponseHead};
 
 pub use body::{BodyFilter, BodyStep, Buffered, FilteredBody};
@@ -120,6 +125,12 @@ pub enum Running {
     Cors(cors::Cors),
     /// Delays, aborts, slow answers.
     Fault(fault::Fault),
+    /// Whole requests.
+    Buffer(buffer::Buffer),
+    /// Token buckets.
+    LocalRateLimit(local_ratelimit::LocalRateLimit),
+    /// Changes of heads.
+    HeaderMutation(header_mutation::HeaderMutation),
 }
 
 impl Running {
@@ -127,6 +138,9 @@ impl Running {
         match self {
             Self::Cors(filter) => filter,
             Self::Fault(filter) => filter,
+            Self::Buffer(filter) => filter,
+            Self::LocalRateLimit(filter) => filter,
+            Self::HeaderMutation(filter) => filter,
         }
     }
 }
@@ -136,6 +150,9 @@ impl Running {
 enum Shared {
     Cors(CorsStats),
     Fault(Arc<fault::Shared>),
+    Buffer(usize),
+    LocalRateLimit(Arc<LocalRateLimit>),
+    HeaderMutation(Arc<HeaderMutation>),
     /// The router is not a stage, but what comes after the chain.
     Router,
 }
@@ -181,6 +198,13 @@ impl Configured {
             HttpFilterKind::Fault(fault) => {
                 (Shared::Fault(Arc::new(fault::Shared::new(fault, stats, prefix))), fault.is_empty())
             }
+            HttpFilterKind::Buffer(limit) => (Shared::Buffer(*limit), false),
+            HttpFilterKind::LocalRateLimit(limit) => {
+                (Shared::LocalRateLimit(Arc::clone(limit)), limit.enabled.numerator == 0)
+            }
+            HttpFilterKind::HeaderMutation(mutation) => {
+                (Shared::HeaderMutation(Arc::clone(mutation)), mutation.own.is_empty())
+            }
             HttpFilterKind::Router(_) => (Shared::Router, true),
         };
         Self { name: config.name.clone(), disabled: config.disabled, idle: idle || config.disabled, shared }
@@ -197,6 +221,13 @@ impl Configured {
         match &self.shared {
             Shared::Cors(stats) => cors::Cors::start(*stats, route, exchange).map(Running::Cors),
             Shared::Fault(shared) => fault::Fault::start(shared, route).map(Running::Fault),
+            Shared::Buffer(limit) => Some(Running::Buffer(buffer::Buffer::start(*limit, route))),
+            Shared::LocalRateLimit(limit) => {
+                local_ratelimit::LocalRateLimit::start(limit, route).map(Running::LocalRateLimit)
+            }
+            Shared::HeaderMutation(mutation) => {
+                header_mutation::HeaderMutation::start(mutation, route).map(Running::HeaderMutation)
+            }
             Shared::Router => None,
         }
     }

@@ -5,14 +5,22 @@
 
 mod cors;
 mod fault;
+mod header_mutation;
+mod local_ratelimit;
+mod rate_limits;
+
+pub(crate) use rate_limits::rate_limits;
 
 use std::collections::BTreeMap;
 use std::mem::take;
 use std::sync::Arc;
 
 use lateen_envoy::envoy::config::route::v3::FilterConfig;
+use lateen_envoy::envoy::extensions::filters::http::buffer::v3 as buffer_proto;
 use lateen_envoy::envoy::extensions::filters::http::cors::v3 as cors_proto;
 use lateen_envoy::envoy::extensions::filters::http::fault::v3 as fault_proto;
+use lateen_envoy::envoy::extensions::filters::http::header_mutation::v3 as mutation_proto;
+use lateen_envoy::envoy::extensions::filters::http::local_ratelimit::v3 as limit_proto;
 use lateen_envoy::envoy::extensions::filters::http::router::v3 as router_proto;
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
 use lateen_envoy::prost::Message;
@@ -67,6 +75,21 @@ fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>>
         Some(FilterOverride::Fault(Arc::new(fault::fault(context, unpack(context, any)?)?)))
     } else if url == cors_proto::CorsPolicy::TYPE_URL {
         Some(FilterOverride::Cors(Arc::new(cors::cors(context, unpack(context, any)?)?)))
+    } else if url == buffer_proto::BufferPerRoute::TYPE_URL {
+        use buffer_proto::buffer_per_route::Override;
+        match unpack::<buffer_proto::BufferPerRoute>(context, any)?.r#override {
+            Some(Override::Disabled(_)) => Some(FilterOverride::Disabled),
+            Some(Override::Buffer(value)) => Some(FilterOverride::Buffer(buffer(context, &value)?)),
+            None => return Err(context.error("say what is different: disabled or buffer")),
+        }
+    } else if url == limit_proto::LocalRateLimit::TYPE_URL {
+        let limit = local_ratelimit::local_ratelimit(context, unpack(context, any)?)?;
+        Some(FilterOverride::LocalRateLimit(Arc::new(limit)))
+    } else if url == mutation_proto::HeaderMutationPerRoute::TYPE_URL {
+        let value: mutation_proto::HeaderMutationPerRoute = unpack(context, any)?;
+        let context = context.field("mutations");
+        let level = header_mutation::mutations(&context, value.mutations.unwrap_or_default())?;
+        Some(FilterOverride::HeaderMutation(Arc::new([Arc::new(level)])))
     } else if url == FilterConfig::TYPE_URL {
         let config: FilterConfig = unpack(context, any)?;
         match config.config {
@@ -144,9 +167,24 @@ fn filter_kind(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKind
         HttpFilterKind::Fault(Arc::new(fault::fault(context, unpack(context, any)?)?))
     } else if url == cors_proto::Cors::TYPE_URL {
         HttpFilterKind::Cors
+    } else if url == buffer_proto::Buffer::TYPE_URL {
+        HttpFilterKind::Buffer(buffer(context, &unpack(context, any)?)?)
+    } else if url == limit_proto::LocalRateLimit::TYPE_URL {
+        let limit = local_ratelimit::local_ratelimit(context, unpack(context, any)?)?;
+        HttpFilterKind::LocalRateLimit(Arc::new(limit))
+    } else if url == mutation_proto::HeaderMutation::TYPE_URL {
+        let mutation = header_mutation::header_mutation(context, unpack(context, any)?)?;
+        HttpFilterKind::HeaderMutation(Arc::new(mutation))
     } else {
         return Ok(None);
     }))
+}
+
+fn buffer(context: &Context<'_>, value: &buffer_proto::Buffer) -> Result<usize> {
+    match value.max_request_bytes {
+        Some(limit @ 1..) => Ok(limit as usize),
+        _ => Err(context.field("max_request_bytes").error("say how many bytes at most")),
+    }
 }
 
 fn router(context: &Context<'_>, mut value: router_proto::Router) -> RouterFilter {

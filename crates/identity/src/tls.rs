@@ -20,6 +20,9 @@ pub enum TlsError {
     /// rustls refuses the combination.
     #[error("certificate and key do not make a TLS configuration: {0}")]
     Configuration(#[from] rustls::Error),
+    /// The system gives no random numbers.
+    #[error("no random numbers")]
+    Random,
 }
 
 /// Makes aws-lc-rs the process's TLS provider; calling it again changes nothing.
@@ -30,7 +33,7 @@ pub fn install_provider() {
 /// A server that shows `chain` (leaf first) and speaks one of `protocols` (ALPN).
 pub fn server_config(chain: &str, key: &str, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
     install_provider();
-    let chain = certificates("the certificate chain", chain)?;
+    let chain = certificates("the certificate chain", chain.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|error| TlsError::Pem { what: "the private key", reason: error.to_string() })?;
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
@@ -42,7 +45,7 @@ pub fn server_config(chain: &str, key: &str, protocols: &[&[u8]]) -> Result<Arc<
 pub fn client_config(roots: &str, protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
     install_provider();
     let mut store = RootCertStore::empty();
-    for certificate in certificates("the trusted roots", roots)? {
+    for certificate in certificates("the trusted roots", roots.as_bytes())? {
         store.add(certificate)?;
     }
     let mut config = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
@@ -50,8 +53,9 @@ pub fn client_config(roots: &str, protocols: &[&[u8]]) -> Result<Arc<ClientConfi
     Ok(Arc::new(config))
 }
 
-fn certificates(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+/// All certificates in a PEM text; none is an error.
+pub(crate) fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {
             Err(TlsError::Pem { what, reason: "holds no CERTIFICATE section".to_owned() })

@@ -250,7 +250,13 @@ mod tests {
 
     fn chains(conditions: Vec<(&str, FilterChainMatch)>, default: Option<&str>) -> FilterChains {
         let chain = |name: &str| {
-            Arc::new(FilterChain { name: name.into(), gates: Vec::new(), network: NetworkFilter::Close })
+            Arc::new(FilterChain {
+                name: name.into(),
+                transport: crate::tls::DownstreamTransport::Plain,
+                transport_timeout: None,
+                gates: Vec::new(),
+                network: NetworkFilter::Close,
+            })
         };
         FilterChains {
             chains: conditions.into_iter().map(|(name, condition)| (condition, chain(name))).collect(),

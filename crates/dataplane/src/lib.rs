@@ -29,6 +29,7 @@ pub mod outlier;
 pub mod route;
 pub mod stat_tags;
 pub mod stream_info;
+pub mod tls;
 pub mod token_bucket;
 pub mod transport;
 

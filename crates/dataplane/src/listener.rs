@@ -13,6 +13,7 @@ use crate::listener_filter::{Inspect, ProxyProtocol};
 use crate::matcher::HeaderMatcher;
 use crate::network::{DirectResponse, NetworkGate};
 use crate::route::{Fraction, RouteTable};
+use crate::tls::DownstreamTransport;
 
 pub use crate::compile::SocketOption;
 pub use crate::network::TcpProxy;
@@ -117,6 +118,10 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// What a connection passes first.
     pub gates: Vec<NetworkGate>,
+    /// What is between the client and the filters.
+    pub transport: DownstreamTransport,
+    /// How long the negotiation of that may take.
+    pub transport_timeout: Option<Duration>,
     /// What is at its end.
     pub network: NetworkFilter,
 }

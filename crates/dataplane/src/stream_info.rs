@@ -117,6 +117,8 @@ pub struct StreamInfo {
     pub upstream_transport_failure: Option<String>,
     /// Flags.
     pub flags: ResponseFlags,
+    /// Why the client's connection failed before its filters saw it.
+    pub downstream_transport_failure: Option<String>,
     /// Body bytes from the client.
     pub bytes_received: u64,
     /// Body bytes to the client.

@@ -1,11 +1,9 @@
 //! Which transport socket a host is spoken to through: by labels in its metadata.
-//!
-//! There is no TLS to upstreams yet. So what is to be known of a socket is whether it is plain text; a host that a
-//! cluster reaches through any other is not used at all, for what was to be encrypted must not be sent in the clear.
 
 use std::collections::BTreeMap;
 
 use crate::cluster::Endpoint;
+use crate::tls::UpstreamTransport;
 
 /// A value in metadata, as far as labels are compared.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,8 +32,10 @@ impl Labels {
 pub struct TransportMatch {
     /// What a host must have. Nothing fits all.
     pub labels: Labels,
-    /// Whether the socket is plain text.
-    pub plain: bool,
+    /// Its name, for statistics and dumps.
+    pub name: Box<str>,
+    /// How such a host is spoken to.
+    pub transport: UpstreamTransport,
 }
 
 /// A cluster's transport sockets.
@@ -43,24 +43,29 @@ pub struct TransportMatch {
 pub struct TransportSelection {
     /// The first that fits counts.
     pub matches: Vec<TransportMatch>,
-    /// Whether the socket is plain text where none fits.
-    pub otherwise_plain: bool,
+    /// The socket where none fits.
+    pub otherwise: UpstreamTransport,
 }
 
 impl TransportSelection {
-    /// Whether this host is spoken to in plain text. The host's labels are tried on the whole list first, then the
-    /// locality's (`envoy.config.cluster.v3.Cluster.transport_socket_matches`).
-    pub fn is_plain(&self, endpoint: &Endpoint) -> bool {
-        self.plain_for(&endpoint.labels, &endpoint.locality_labels)
+    /// The place of a host's socket among [`all`](Self::all). The host's labels are tried on the whole list first,
+    /// then the locality's (`envoy.config.cluster.v3.Cluster.transport_socket_matches`).
+    pub fn index(&self, endpoint: &Endpoint) -> usize {
+        if self.matches.is_empty() {
+            return 0;
+        }
+        let first = |labels: &Labels| self.matches.iter().position(|entry| entry.labels.are_among(labels));
+        first(&endpoint.labels).or_else(|| first(&endpoint.locality_labels)).map_or(0, |at| at + 1)
     }
 
-    /// Whether a host about which nothing is known is spoken to in plain text.
-    pub fn is_plain_without_labels(&self) -> bool {
-        self.plain_for(&Labels::default(), &Labels::default())
+    /// The place of the socket of a host about which nothing is known.
+    pub fn index_without_labels(&self) -> usize {
+        let none = Labels::default();
+        self.matches.iter().position(|entry| entry.labels.are_among(&none)).map_or(0, |at| at + 1)
     }
 
-    fn plain_for(&self, own: &Labels, locality: &Labels) -> bool {
-        let first = |labels: &Labels| self.matches.iter().find(|entry| entry.labels.are_among(labels));
-        first(own).or_else(|| first(locality)).map_or(self.otherwise_plain, |entry| entry.plain)
+    /// All sockets: first the one where none fits, then those of the list.
+    pub fn all(&self) -> impl Iterator<Item = &UpstreamTransport> {
+        std::iter::once(&self.otherwise).chain(self.matches.iter().map(|entry| &entry.transport))
     }
 }

@@ -131,7 +131,8 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
         "0.9.2342.19200300.100.1.25" => "DC",
         other => other,
     };
-    let value = attribute.as_str().map(str::to_owned).unwrap_or_else(|_| format!("#{}", hex(attribute.as_slice())));
+    let value =
+        attribute.as_str().map(str::to_owned).unwrap_or_else(|_| format!("#{}", hex(attribute.as_slice())));
     format!("{short}={}", escaped(&value))
 }
 

@@ -53,11 +53,7 @@ impl Identity {
         let fallback = self.details.common_name.as_slice();
         let names = if self.details.dns.is_empty() { fallback } else { &self.details.dns[..] };
         let rank = |pattern: &String| {
-            if pattern.eq_ignore_ascii_case(name) {
-                2
-            } else {
-                u8::from(dns_name_matches(pattern, name))
-            }
+            if pattern.eq_ignore_ascii_case(name) { 2 } else { u8::from(dns_name_matches(pattern, name)) }
         };
         names.iter().map(rank).max().unwrap_or(0)
     }
@@ -105,7 +101,11 @@ impl ServerIdentities {
             let mut fitting = self.identities.iter().filter(|identity| wanted(identity)).filter(usable);
             let found = fitting.next()?;
             // With a client that can, the shorter signature.
-            if ecdsa && !found.is_ecdsa() { fitting.find(|identity| identity.is_ecdsa()).or(Some(found)) } else { Some(found) }
+            if ecdsa && !found.is_ecdsa() {
+                fitting.find(|identity| identity.is_ecdsa()).or(Some(found))
+            } else {
+                Some(found)
+            }
         };
         if let Some(name) = name {
             for rank in [2, 1] {
@@ -197,6 +197,8 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&key).unwrap();
         let foreign = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        assert!(Identity::from_pem(certificate.pem().as_bytes(), foreign.as_bytes(), None, &provider).is_err());
+        assert!(
+            Identity::from_pem(certificate.pem().as_bytes(), foreign.as_bytes(), None, &provider).is_err()
+        );
     }
 }

@@ -165,7 +165,10 @@ mod tests {
         assert!(Ticketer::with_keys(&[vec![1; 48]], b"", 60).is_err());
         let rotating = Rotating::new(60).unwrap();
         assert_eq!(rotating.decrypt(b"short"), None);
-        assert_eq!(rotating.decrypt(&rotating.encrypt(b"session").unwrap()).as_deref(), Some(&b"session"[..]));
+        assert_eq!(
+            rotating.decrypt(&rotating.encrypt(b"session").unwrap()).as_deref(),
+            Some(&b"session"[..])
+        );
         assert_eq!(rotating.decrypt(&ticket), None);
     }
 }

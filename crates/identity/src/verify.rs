@@ -107,7 +107,10 @@ pub struct Validation {
 impl Validation {
     /// Whether anything is asked at all.
     pub fn is_empty(&self) -> bool {
-        self.trusted.is_none() && self.trust_domains.is_none() && !self.asks_leaf() && !self.name_from_connection
+        self.trusted.is_none()
+            && self.trust_domains.is_none()
+            && !self.asks_leaf()
+            && !self.name_from_connection
     }
 
     /// Whether something is asked of the leaf itself, so that there has to be one.
@@ -120,7 +123,9 @@ impl Validation {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// No chain to what is trusted, or not valid (now, or at all).
-    #[error("verify cert failed: X509_verify_cert: certificate verification error at depth {depth}: {reason}")]
+    #[error(
+        "verify cert failed: X509_verify_cert: certificate verification error at depth {depth}: {reason}"
+    )]
     Chain {
         /// 0 is the leaf.
         depth: u32,
@@ -319,7 +324,9 @@ impl Verifier {
                 Err(error) => error,
             };
             match &error {
-                webpki::Error::CertExpired { not_after, .. } if self.validation.allow_expired => now = *not_after,
+                webpki::Error::CertExpired { not_after, .. } if self.validation.allow_expired => {
+                    now = *not_after
+                }
                 webpki::Error::CertNotValidYet { not_before, .. } if self.validation.allow_expired => {
                     now = *not_before;
                 }
@@ -358,7 +365,9 @@ fn domain_roots<'a>(domains: &'a HashMap<String, Roots>, details: &Details) -> R
 
 fn is_called(details: &Details, name: &ServerName<'_>) -> bool {
     match name {
-        ServerName::DnsName(name) => details.dns.iter().any(|pattern| dns_name_matches(pattern, name.as_ref())),
+        ServerName::DnsName(name) => {
+            details.dns.iter().any(|pattern| dns_name_matches(pattern, name.as_ref()))
+        }
         ServerName::IpAddress(address) => details.ips.contains(&(*address).into()),
         _ => false,
     }
@@ -368,8 +377,8 @@ fn is_called(details: &Details, name: &ServerName<'_>) -> bool {
 fn rejection(error: &webpki::Error) -> Rejection {
     use webpki::Error::{
         CaUsedAsEndEntity, CertExpired, CertNotValidYet, CertRevoked, CrlExpired, EndEntityUsedAsCa,
-        InvalidSignatureForPublicKey, MaximumPathDepthExceeded, NameConstraintViolation, PathLenConstraintViolated,
-        RequiredEkuNotFoundContext, UnknownIssuer, UnknownRevocationStatus,
+        InvalidSignatureForPublicKey, MaximumPathDepthExceeded, NameConstraintViolation,
+        PathLenConstraintViolated, RequiredEkuNotFoundContext, UnknownIssuer, UnknownRevocationStatus,
     };
     let reason = match error {
         CertExpired { .. } => "certificate has expired",

@@ -38,7 +38,10 @@ pub async fn serve(
     let http2 = match runtime.config.codec {
         Codec::Http1 => Some(false),
         Codec::Http2 => Some(true),
-        Codec::Auto => sniff(worker, listener, runtime, &shared).await,
+        Codec::Auto => match facts.tls.as_ref().and_then(|tls| tls.http2()) {
+            None => sniff(worker, listener, runtime, &shared).await,
+            agreed => agreed,
+        },
     };
     let facts = Rc::new(facts);
     match http2 {

@@ -38,6 +38,7 @@ pub mod state;
 pub mod stats;
 pub mod stream;
 pub mod tcp;
+pub mod tls;
 pub mod upstream;
 pub mod worker;
 pub mod xds;

@@ -20,8 +20,9 @@ use crate::bind::Listening;
 use crate::overload::Counted;
 use crate::state::{ActiveChain, ActiveListener, ChainRuntime, ListenerHandle};
 use crate::stream::Stream;
+use crate::tls::TlsInfo;
 use crate::worker::{ConnectionGuard, Worker};
-use crate::{connection, inspect, network, preamble, proxy_protocol, socket, tcp};
+use crate::{connection, inspect, network, preamble, proxy_protocol, socket, tcp, tls};
 
 /// What is known of a client's connection.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +43,8 @@ pub struct ConnectionFacts {
     pub proxy_header: Option<Arc<proxy_protocol::Header>>,
     /// What HTTP filters keep for as long as the connection lives, by the address of their configuration.
     pub kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
+    /// What is known of its TLS.
+    pub tls: Option<Arc<TlsInfo>>,
 }
 
 /// A socket that connections come from, on this thread's runtime.
@@ -257,6 +260,25 @@ async fn run_chain(
                 tcp::refused(worker, runtime, &info);
             }
             return Some(info);
+        }
+    };
+    let (stream, input) = match &chain.tls {
+        None => (stream, input),
+        Some(tls) => {
+            // Boxed: the state of a handshake is large, and a connection that is served needs it no more.
+            let accepted = Box::pin(tls::accept(&worker.stats, tls, stream, input, chain.tls_timeout)).await;
+            match accepted {
+                Ok(stream) => {
+                    facts.tls = Some(Arc::clone(stream.info()));
+                    (Stream::Tls(Box::new(stream)), BytesMut::new())
+                }
+                Err(reason) => {
+                    tracing::debug!(listener = %listener.config.name, %reason, "a TLS handshake failed");
+                    let mut info = facts.stream_info(worker);
+                    info.downstream_transport_failure = Some(reason);
+                    return Some(info);
+                }
+            }
         }
     };
     let mut info = (!listener.log.is_empty()).then(|| facts.stream_info(worker));

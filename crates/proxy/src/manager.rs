@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::bind::{self, Listening};
 use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
+use crate::tls::TlsError;
 use crate::worker::Command;
 
 /// How long a resource waits for what it needs.
@@ -45,6 +46,16 @@ pub enum ApplyError {
         address: Address,
         /// The kernel's reason.
         error: std::io::Error,
+    },
+    /// Its TLS material cannot be used.
+    #[error("{kind} {name}: {error}")]
+    Tls {
+        /// What it is.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: TlsError,
     },
 }
 
@@ -121,13 +132,13 @@ impl Manager {
         if self.sources.clusters.get(&*name) == Some(&source) {
             return Ok(());
         }
-        self.sources.clusters.insert(name.to_string(), source);
         let existing = self.state.clusters.load().get(&name).cloned();
         // Where only the hosts changed, connections and counters stay.
         let (handle, existed) = match existing.filter(|existing| existing.config == config) {
             Some(existing) => (existing, true),
-            None => (Arc::new(self.state.make_cluster(config)), false),
+            None => (Arc::new(self.state.make_cluster(config).map_err(tls_error("Cluster", &name))?), false),
         };
+        self.sources.clusters.insert(name.to_string(), source);
         match &handle.config.discovery {
             Discovery::Static => {
                 handle.set_hosts(&assignment.unwrap_or_default());
@@ -284,7 +295,7 @@ impl Manager {
         if self.sources.listeners.get(&*name) == Some(&source) {
             return Ok(());
         }
-        let listener = self.state.make_listener(compiled.value);
+        let listener = self.state.make_listener(compiled.value).map_err(tls_error("Listener", &name))?;
         if self.missing_routes(&listener).is_empty() {
             self.activate_listener(listener)?;
         } else {
@@ -430,6 +441,11 @@ impl Manager {
         self.workers.first()?.send(Command::Serve(handle, theirs)).ok()?;
         Some(ours)
     }
+}
+
+fn tls_error(kind: &'static str, name: &str) -> impl FnOnce(TlsError) -> ApplyError {
+    let name = name.to_owned();
+    move |error| ApplyError::Tls { kind, name, error }
 }
 
 fn same_sockets(old: &ActiveListener, new: &ActiveListener) -> bool {

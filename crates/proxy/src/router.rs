@@ -181,7 +181,7 @@ impl Exchange {
             &mut self.head,
             self.connection.remote,
             self.connection.local,
-            false,
+            self.connection.tls.is_some(),
         );
         self.info.downstream_remote_address = remote.or(self.connection.remote);
         match request::normalize(&manager, &mut self.head) {

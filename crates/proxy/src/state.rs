@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lateen_dataplane::circuit::Circuit;
@@ -14,6 +14,7 @@ use lateen_dataplane::listener::{
     AccessLog, Address, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
 };
 use lateen_dataplane::route::RouteTable;
+use lateen_dataplane::tls::DownstreamTransport;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -26,6 +27,7 @@ use crate::runtime::Runtime;
 use crate::stats::{
     ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, Stats, TcpStats, UpstreamCodeStats, prefix,
 };
+use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -54,30 +56,23 @@ pub struct ClusterHandle {
     pub(crate) epoch: Instant,
     /// Hosts of an original destination cluster, by address.
     pub destinations: Mutex<HashMap<SocketAddr, Arc<Host>>>,
-    /// How many hosts of the newest assignment were left out.
-    unusable: AtomicUsize,
+    /// How its hosts are spoken to, by the place that a host names.
+    pub transports: Box<[Transport]>,
 }
 
 impl ClusterHandle {
-    /// Replaces the hosts; those that left are marked, so that nothing is sent to them again. Hosts that are to be
-    /// spoken to through TLS are left out: there is none yet, and plain text is not what was asked for.
+    /// Replaces the hosts; those that left are marked, so that nothing is sent to them again.
     pub fn set_hosts(&self, assignment: &Assignment) {
-        let plain = |endpoint: &Endpoint| self.config.transport.is_plain(endpoint);
-        let unusable = assignment.endpoints.iter().filter(|endpoint| !plain(endpoint)).count();
-        // Said when it changes, not with every push.
-        if self.unusable.swap(unusable, Relaxed) != unusable && unusable > 0 {
-            tracing::warn!(
-                cluster = %self.config.name,
-                hosts = unusable,
-                "hosts whose metadata select a TLS transport socket are not used; TLS to upstreams is not supported yet"
-            );
-        }
-        let usable: Cow<'_, [Endpoint]> = if unusable == 0 {
-            Cow::Borrowed(&assignment.endpoints)
-        } else {
-            Cow::Owned(assignment.endpoints.iter().filter(|endpoint| plain(endpoint)).cloned().collect())
+        let selection = &self.config.transport;
+        let placed: Cow<'_, [Endpoint]> = match selection.matches.is_empty() {
+            true => Cow::Borrowed(&assignment.endpoints),
+            false => assignment
+                .endpoints
+                .iter()
+                .map(|endpoint| Endpoint { transport: selection.index(endpoint), ..endpoint.clone() })
+                .collect(),
         };
-        self.update_hosts(&usable, assignment);
+        self.update_hosts(&placed, assignment);
     }
 
     /// The host of an original destination. Their number is bounded: the table is emptied when it gets long.
@@ -86,7 +81,9 @@ impl ClusterHandle {
         if table.len() > 4096 {
             table.clear();
         }
-        Arc::clone(table.entry(address).or_insert_with(|| Arc::new(Host::new(Address::Socket(address), ""))))
+        let transport = self.config.transport.index_without_labels();
+        let make = || Arc::new(Host::new(Address::Socket(address), "").through(transport));
+        Arc::clone(table.entry(address).or_insert_with(make))
     }
 }
 
@@ -152,6 +149,10 @@ pub enum ChainRuntime {
 pub struct ActiveChain {
     /// What a connection passes first.
     pub gates: Gates,
+    /// What is between the client and the filters.
+    pub tls: Option<Arc<ServerContext>>,
+    /// How long its handshake may take.
+    pub tls_timeout: Option<Duration>,
     /// What is at its end.
     pub end: ChainRuntime,
 }
@@ -283,6 +284,8 @@ pub struct State {
     routes: Mutex<HashMap<Arc<str>, Arc<RouteSlot>>>,
     /// All numbers.
     pub stats: Stats,
+    /// Certificates and what is trusted.
+    pub secrets: Secrets,
     /// What network filters share.
     pub network: Registry,
     /// When this proxy began: the clock of token buckets.
@@ -309,11 +312,13 @@ pub struct State {
 impl State {
     /// An empty state.
     pub fn new(default_bind: Bind) -> Self {
+        let stats = Stats::default();
         Self {
             clusters: ArcSwap::default(),
             listeners: ArcSwap::default(),
             routes: Mutex::default(),
-            stats: Stats::default(),
+            secrets: Secrets::new(stats.common()),
+            stats,
             network: Registry::default(),
             epoch: Instant::now(),
             logs: LogFiles::default(),
@@ -348,8 +353,10 @@ impl State {
     }
 
     /// Makes a cluster; it takes requests once it is in `clusters`.
-    pub fn make_cluster(&self, config: Cluster) -> ClusterHandle {
-        ClusterHandle {
+    pub fn make_cluster(&self, config: Cluster) -> Result<ClusterHandle, TlsError> {
+        let make_stats = || SslStats::of_cluster(&self.stats, &config.stat_name);
+        let transports = Transport::all(&config, &make_stats, &self.secrets)?;
+        Ok(ClusterHandle {
             bind: config.bind.clone().unwrap_or_else(|| self.default_bind.clone()),
             stats: ClusterStats::new(&self.stats, &config.stat_name),
             membership: MembershipStats::new(&self.stats, &config.stat_name),
@@ -364,15 +371,18 @@ impl State {
             changing: Mutex::default(),
             epoch: self.epoch,
             destinations: Mutex::default(),
-            unusable: AtomicUsize::new(0),
-        }
+            transports,
+        })
     }
 
     /// Makes a version of a listener.
-    pub fn make_listener(&self, config: Listener) -> ActiveListener {
-        let chains =
-            config.chains.iter().map(|chain| (Arc::as_ptr(chain) as usize, self.make_chain(chain))).collect();
-        ActiveListener {
+    pub fn make_listener(&self, config: Listener) -> Result<ActiveListener, TlsError> {
+        let chains = config
+            .chains
+            .iter()
+            .map(|chain| Ok((Arc::as_ptr(chain) as usize, self.make_chain(chain, &config.stat_prefix)?)))
+            .collect::<Result<_, TlsError>>()?;
+        Ok(ActiveListener {
             stats: ListenerStats::new(&self.stats, &config.stat_prefix),
             _names: self.stats.hold(&prefix("listener", &config.stat_prefix)),
             chains,
@@ -381,14 +391,21 @@ impl State {
             limit: self.listener_limit(&config.name),
             config,
             drain: Drain::default(),
-        }
+        })
     }
 
     fn sinks(&self, logs: &[AccessLog]) -> Vec<LogSink> {
         logs.iter().map(|log| self.logs.sink(log)).collect()
     }
 
-    fn make_chain(&self, chain: &FilterChain) -> ActiveChain {
+    fn make_chain(&self, chain: &FilterChain, listener: &str) -> Result<ActiveChain, TlsError> {
+        let tls = match &chain.transport {
+            DownstreamTransport::Plain => None,
+            DownstreamTransport::Tls(config) => {
+                let stats = SslStats::of_listener(&self.stats, listener);
+                Some(ServerContext::new(Arc::clone(config), stats, &self.secrets)?)
+            }
+        };
         let gates = Gates::new(&chain.gates, &self.network, &self.stats);
         let end = match &chain.network {
             NetworkFilter::Http(config) => ChainRuntime::Http(Arc::new(HttpRuntime {
@@ -412,6 +429,6 @@ impl State {
             NetworkFilter::DirectResponse(response) => ChainRuntime::DirectResponse(response.0.clone()),
             NetworkFilter::Close => ChainRuntime::Close,
         };
-        ActiveChain { gates, end }
+        Ok(ActiveChain { gates, tls, tls_timeout: chain.transport_timeout, end })
     }
 }

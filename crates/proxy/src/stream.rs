@@ -5,11 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use crate::tls::{TlsInfo, TlsStream};
 
 /// A connection.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub enum Stream {
     Unix(UnixStream),
     /// Within the process.
     Memory(DuplexStream),
+    /// TLS over another.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -27,6 +32,15 @@ impl Stream {
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Tls(stream) => stream.below().local_address(),
+            Self::Unix(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// What is known of its TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        match self {
+            Self::Tls(stream) => Some(stream.info()),
             _ => None,
         }
     }
@@ -38,6 +52,7 @@ macro_rules! each {
             Stream::Tcp($stream) => $body,
             Stream::Unix($stream) => $body,
             Stream::Memory($stream) => $body,
+            Stream::Tls($stream) => $body,
         }
     };
 }
@@ -95,23 +110,31 @@ struct Inner {
     input: RefCell<BytesMut>,
     output: RefCell<Vec<u8>>,
     local: Option<SocketAddr>,
+    tls: Option<Arc<TlsInfo>>,
 }
 
 impl Shared {
     /// Wraps a connection; `input` was read from it already.
     pub fn new(stream: Stream, input: BytesMut) -> Self {
         let local = stream.local_address();
+        let tls = stream.tls().cloned();
         Self(Rc::new(Inner {
             stream: RefCell::new(stream),
             input: RefCell::new(input),
             output: RefCell::new(Vec::new()),
             local,
+            tls,
         }))
     }
 
     /// Our end.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.0.local
+    }
+
+    /// What is known of its TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.0.tls.as_ref()
     }
 
     /// The input, to be used and shortened. Not to be held over an await.
@@ -177,6 +200,11 @@ impl Shared {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             written += count;
+        }
+        if self.0.tls.is_some() {
+            // Records that the kernel did not take at once wait in the TLS connection.
+            std::future::poll_fn(|context| Pin::new(&mut *self.0.stream.borrow_mut()).poll_flush(context))
+                .await?;
         }
         // The memory is used again, unless it grew.
         let mut output = self.0.output.borrow_mut();

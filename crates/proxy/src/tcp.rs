@@ -18,7 +18,8 @@ use crate::network::Refused;
 use crate::network::pump::{Account, Pump, Side};
 use crate::state::{ActiveListener, ClusterHandle, TcpRuntime};
 use crate::stream::Stream;
-use crate::upstream::{ConnectError, connect};
+use crate::tls::Wanted;
+use crate::upstream::{ConnectError, Purpose, connect};
 use crate::worker::{Choice, Worker};
 
 /// What a connection needs from the outside, for as long as it lives.
@@ -234,7 +235,12 @@ impl Session<'_> {
             info.upstream_host = Some(Arc::clone(&host.text));
             info.attempts += 1;
             worker.stats.increment(cluster.stats.upstream_cx_total);
-            match connect(cluster, &host).await {
+            let purpose = Purpose {
+                wanted: Wanted::Any,
+                server_name: None,
+                client: self.facts.remote.zip(self.facts.local),
+            };
+            match connect(&worker.stats, cluster, &host, purpose).await {
                 Ok(stream) => return Some(stream),
                 Err(error) => {
                     worker.stats.increment(cluster.stats.upstream_cx_connect_fail);

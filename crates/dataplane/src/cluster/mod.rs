@@ -100,6 +100,19 @@ pub enum UpstreamProtocol {
     Http2,
     /// Whatever the client spoke.
     AsDownstream,
+    /// What the host chooses by ALPN; HTTP/1.1 where there is none.
+    Auto,
+}
+
+/// The server's name from the request (`UpstreamHttpProtocolOptions`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AutoServerName {
+    /// It is sent as SNI.
+    pub send: bool,
+    /// The server's certificate has to have it.
+    pub verify: bool,
+    /// The header that holds it; the host (or `:authority`) where none is named.
+    pub header: Option<Box<[u8]>>,
 }
 
 /// A compiled `envoy.config.cluster.v3.Cluster`, without its hosts.
@@ -149,7 +162,9 @@ pub struct Cluster {
     pub initial_stream_window: Option<u32>,
     /// HTTP/2 flow control window of connections.
     pub initial_connection_window: Option<u32>,
-    /// Which hosts may be spoken to in plain text.
+    /// The server's name from the request.
+    pub auto_server_name: Option<AutoServerName>,
+    /// How hosts are spoken to.
     pub transport: TransportSelection,
 }
 

@@ -14,7 +14,7 @@ use lateen_envoy::{TypeUrl, from_any};
 use super::assignment::load_assignment;
 use super::common::{bind, duration, leftover, limit};
 use super::{dns, health_check, load_balancing, resilience, transport};
-use crate::cluster::{Assignment, Cluster, Discovery, Dns, UpstreamProtocol};
+use crate::cluster::{Assignment, AutoServerName, Cluster, Discovery, Dns, UpstreamProtocol};
 use crate::error::{Context, Result};
 use crate::listener::Address;
 
@@ -57,7 +57,7 @@ pub(crate) fn cluster(
             health_check::health_check(&context, check).map(Arc::new)
         })
         .collect::<Result<Vec<_>>>()?;
-    let transport = transport::selection(context, &mut value, &discovery)?;
+    let transport = transport::selection(context, &mut value)?;
     let compiled = Cluster {
         stat_name: if alternative.is_empty() { stat_name(&name).into() } else { alternative.into() },
         name,
@@ -89,6 +89,7 @@ pub(crate) fn cluster(
         max_concurrent_streams: http.max_concurrent_streams,
         initial_stream_window: http.initial_stream_window,
         initial_connection_window: http.initial_connection_window,
+        auto_server_name: http.auto_server_name,
         transport,
     };
     // Nothing is read from an upstream before the client took what came: there is no buffer that could grow.
@@ -184,9 +185,23 @@ struct HttpOptions {
     max_concurrent_streams: Option<u32>,
     initial_stream_window: Option<u32>,
     initial_connection_window: Option<u32>,
+    auto_server_name: Option<AutoServerName>,
 }
 
 impl HttpOptions {
+    fn auto_names(&mut self, context: &Context<'_>, mut options: core::UpstreamHttpProtocolOptions) {
+        let (name, verify) = (take(&mut options.auto_sni), take(&mut options.auto_san_validation));
+        let header = take(&mut options.override_auto_sni_header);
+        if name || verify {
+            self.auto_server_name = Some(AutoServerName {
+                send: name,
+                verify,
+                header: (!header.is_empty()).then(|| header.to_ascii_lowercase().into_bytes().into()),
+            });
+        }
+        leftover(context, &options);
+    }
+
     fn http2(&mut self, context: &Context<'_>, mut options: core::Http2ProtocolOptions) {
         self.protocol = UpstreamProtocol::Http2;
         self.max_concurrent_streams = options.max_concurrent_streams.take();
@@ -214,7 +229,9 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
         out.http2(&context.field("http2_protocol_options"), options);
     }
     value.http_protocol_options = None;
-    value.upstream_http_protocol_options = None;
+    if let Some(upstream) = value.upstream_http_protocol_options.take() {
+        out.auto_names(&context.field("upstream_http_protocol_options"), upstream);
+    }
     if let Some(options) = value.common_http_protocol_options.take() {
         out.common(&context.field("common_http_protocol_options"), options)?;
     }
@@ -233,7 +250,9 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
         if let Some(common) = options.common_http_protocol_options.take() {
             out.common(&context.field("common_http_protocol_options"), common)?;
         }
-        options.upstream_http_protocol_options = None;
+        if let Some(upstream) = options.upstream_http_protocol_options.take() {
+            out.auto_names(&context.field("upstream_http_protocol_options"), upstream);
+        }
         match options.upstream_protocol_options.take() {
             Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
                 Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
@@ -248,9 +267,11 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
                 }
                 out.protocol = UpstreamProtocol::AsDownstream;
             }
-            Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-                // ALPN decides, and without TLS there is none: Envoy then speaks HTTP/1.1.
-                out.protocol = UpstreamProtocol::Http1;
+            Some(UpstreamProtocolOptions::AutoConfig(auto)) => {
+                if let Some(http2) = auto.http2_protocol_options {
+                    out.http2(&context.field("auto_config.http2_protocol_options"), http2);
+                }
+                out.protocol = UpstreamProtocol::Auto;
             }
             None => {}
         }

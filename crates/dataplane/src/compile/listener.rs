@@ -12,10 +12,11 @@ use super::access_log::access_logs;
 use super::common::{cidrs, leftover, limit, socket_address, socket_options};
 use super::listener_filter::listener_filters;
 use super::network::{Compiled, network_filter};
-use super::transport::plain;
+use super::tls::downstream_transport;
 use crate::error::{Context, Result};
 use crate::filter_chain::{self, FilterChainMatch, FilterChains, SourceType};
 use crate::listener::{Address, Direction, FilterChain, Listener, NetworkFilter};
+use crate::listener_filter::Inspect;
 use crate::network::NetworkGate;
 
 pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Result<Listener> {
@@ -51,7 +52,16 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         }
     }
     let chains = filter_chains(context, &mut value)?;
-    let inspectors = listener_filters(context, take(&mut value.listener_filters))?;
+    let mut inspectors = listener_filters(context, take(&mut value.listener_filters))?;
+    // Envoy puts the inspector in where a condition needs it.
+    let needs_tls = |(condition, _): &(FilterChainMatch, Arc<FilterChain>)| {
+        condition.transport_protocol.as_ref() == "tls"
+            || (condition.transport_protocol.is_empty()
+                && !(condition.server_names.is_empty() && condition.application_protocols.is_empty()))
+    };
+    if inspectors.tls == Inspect::Never && chains.chains.iter().any(needs_tls) {
+        inspectors.tls = Inspect::Always;
+    }
     let stat_prefix = take(&mut value.stat_prefix);
     let name = take(&mut value.name);
     let compiled = Listener {
@@ -168,9 +178,7 @@ fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<F
         let context = context.field("filter_chains").index(at);
         let condition = chain.filter_chain_match.take().unwrap_or_default();
         let condition = chain_match(&context.field("filter_chain_match"), condition)?;
-        if let Some(chain) = filter_chain(&context, chain)? {
-            chains.push((condition, Arc::new(chain)));
-        }
+        chains.push((condition, Arc::new(filter_chain(&context, chain)?)));
     }
     if let Some((first, second)) = filter_chain::conflict(&chains) {
         return Err(context.field("filter_chains").index(second).field("filter_chain_match").error(format!(
@@ -178,7 +186,7 @@ fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<F
         )));
     }
     let default = match value.default_filter_chain.take() {
-        Some(chain) => filter_chain(&context.field("default_filter_chain"), chain)?.map(Arc::new),
+        Some(chain) => Some(Arc::new(filter_chain(&context.field("default_filter_chain"), chain)?)),
         None => None,
     };
     if chains.is_empty() && default.is_none() {
@@ -222,27 +230,24 @@ fn chain_match(context: &Context<'_>, mut value: proto::FilterChainMatch) -> Res
     Ok(compiled)
 }
 
-/// A chain. None where it is only for TLS, which is not there yet: without it such connections are served by no
-/// chain, that is, closed, and never in plain text.
-fn filter_chain(context: &Context<'_>, mut chain: proto::FilterChain) -> Result<Option<FilterChain>> {
-    if let Some(socket) = chain.transport_socket.take()
-        && !plain(&socket)
-    {
-        context.field("transport_socket").warn(
-            "TLS from clients is not supported yet; connections that this chain would serve are closed",
-        );
-        return Ok(Some(FilterChain {
-            name: take(&mut chain.name).into(),
-            gates: Vec::new(),
-            network: NetworkFilter::Close,
-        }));
-    }
+/// A chain.
+fn filter_chain(context: &Context<'_>, mut chain: proto::FilterChain) -> Result<FilterChain> {
+    let transport = downstream_transport(&context.field("transport_socket"), chain.transport_socket.take())?;
     let (gates, network) = filters(&context.field("filters"), take(&mut chain.filters))?;
-    let compiled = FilterChain { name: take(&mut chain.name).into(), gates, network };
+    let compiled = FilterChain {
+        name: take(&mut chain.name).into(),
+        transport,
+        transport_timeout: limit(
+            &context.field("transport_socket_connect_timeout"),
+            chain.transport_socket_connect_timeout.take(),
+            None,
+        )?,
+        gates,
+        network,
+    };
     chain.metadata = None;
-    chain.transport_socket_connect_timeout = None;
     leftover(context, &chain);
-    Ok(Some(compiled))
+    Ok(compiled)
 }
 
 /// The filters of a chain: those that a connection passes, and the one at the end.

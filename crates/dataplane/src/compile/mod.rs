@@ -25,6 +25,7 @@ mod resilience;
 mod route;
 mod stats;
 mod tcp_proxy;
+mod tls;
 mod transport;
 mod values;
 
@@ -35,6 +36,7 @@ use lateen_envoy::envoy::config::core::v3 as core_proto;
 use lateen_envoy::envoy::config::endpoint::v3 as endpoint_proto;
 use lateen_envoy::envoy::config::listener::v3 as listener_proto;
 use lateen_envoy::envoy::config::route::v3 as route_proto;
+use lateen_envoy::envoy::extensions::transport_sockets::tls::v3 as tls_proto;
 
 pub use common::{Bind, SocketOption};
 
@@ -78,6 +80,13 @@ pub fn compile_assignment(message: endpoint_proto::ClusterLoadAssignment) -> Res
     compile(&format!("ClusterLoadAssignment {}", message.cluster_name), |context| {
         assignment::load_assignment(context, message)
     })
+}
+
+/// A secret: its name and what it is.
+pub fn compile_secret(
+    message: tls_proto::Secret,
+) -> Result<Compiled<(std::sync::Arc<str>, crate::tls::Secret)>> {
+    compile(&format!("Secret {}", message.name), |context| tls::secret(context, message))
 }
 
 /// A bind configuration, as the bootstrap has one for all clusters.

@@ -196,7 +196,7 @@ fn clusters() {
     let tls = json!({"name": "c", "transport_socket": {"name": "envoy.transport_sockets.tls"}});
     assert_eq!(
         cluster(tls).unwrap_err().path,
-        "transport_socket",
+        "transport_socket.typed_config",
         "never plain text where TLS was asked for"
     );
 }
@@ -325,8 +325,10 @@ fn policies_by_extension() {
 /// A cluster whose sockets are chosen by metadata: `true` is plain text.
 fn with_matches(kind: &str, matches: &[(Value, bool)], otherwise: Option<bool>) -> Value {
     let socket = |plain: bool| {
-        let name = if plain { "raw_buffer" } else { "tls" };
-        json!({"name": format!("envoy.transport_sockets.{name}")})
+        let name = if plain { "raw_buffer.v3.RawBuffer" } else { "tls.v3.UpstreamTlsContext" };
+        let config =
+            json!({"@type": format!("type.googleapis.com/envoy.extensions.transport_sockets.{name}")});
+        json!({"name": "s", "typed_config": config})
     };
     let matches: Vec<Value> = matches
         .iter()
@@ -361,8 +363,10 @@ fn hosts_that_ask_for_tls_are_told_from_others() {
                  locality: Value,
                  expect: bool| {
         let compiled = compile_cluster(from_json(&with_matches("EDS", matches, otherwise)).unwrap()).unwrap();
-        assert!(!compiled.warnings.is_empty(), "{name}: the entry for TLS is reported");
-        assert_eq!(compiled.value.0.transport.is_plain(&endpoint(own, locality)), expect, "{name}");
+        assert!(compiled.warnings.is_empty(), "{name}: {:?}", compiled.warnings);
+        let selection = compiled.value.0.transport;
+        let chosen = selection.all().nth(selection.index(&endpoint(own, locality))).unwrap();
+        assert_eq!(chosen.tls().is_none(), expect, "{name}");
     };
     let mode = |mode: &str| json!({"tlsMode": mode});
     check("no label", &istio, None, json!({}), json!({}), true);
@@ -388,14 +392,8 @@ fn hosts_that_ask_for_tls_are_told_from_others() {
 }
 
 #[test]
-fn clusters_that_need_tls_are_refused() {
-    let check = |name: &str, value: Value, path: &str| {
-        assert_eq!(compile_cluster(from_json(&value).unwrap()).unwrap_err().path, path, "{name}");
-    };
-    let tls = [(json!({}), false)];
-    let unless = [(json!({"tlsMode": "disabled"}), true), (json!({}), false)];
+fn a_condition_that_is_no_label_is_refused() {
     let list = [(json!({"a": ["b"]}), true)];
-    check("TLS everywhere", with_matches("EDS", &tls, Some(false)), "transport_socket");
-    check("no metadata", with_matches("ORIGINAL_DST", &unless, None), "transport_socket_matches");
-    check("not a label", with_matches("EDS", &list, None), "transport_socket_matches[0].match.a");
+    let error = compile_cluster(from_json(&with_matches("EDS", &list, None)).unwrap()).unwrap_err();
+    assert_eq!(error.path, "transport_socket_matches[0].match.a");
 }

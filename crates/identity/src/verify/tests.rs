@@ -1,6 +1,6 @@
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 use super::*;
@@ -15,7 +15,10 @@ fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn leaf(issuer: &Issuer<'_, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+fn leaf(
+    issuer: &Issuer<'_, KeyPair>,
+    change: impl FnOnce(&mut CertificateParams),
+) -> CertificateDer<'static> {
     let mut params = CertificateParams::new(vec!["*.example".into(), "10.0.0.1".into()]).unwrap();
     params.subject_alt_names.push(SanType::URI("spiffe://td/ns/a/sa/b".try_into().unwrap()));
     params.subject_alt_names.push(SanType::Rfc822Name("a@example".try_into().unwrap()));
@@ -59,12 +62,7 @@ fn chains_and_time() {
             &expired,
             chain("unable to get local issuer certificate"),
         ),
-        (
-            "untrusted, and accepted",
-            Validation { accept_untrusted: true, ..trusting(&other) },
-            &good,
-            Ok(()),
-        ),
+        ("untrusted, and accepted", Validation { accept_untrusted: true, ..trusting(&other) }, &good, Ok(())),
         (
             "trusted itself",
             Validation { trusted: Some(vec![good.clone()]), ..Validation::default() },
@@ -123,7 +121,8 @@ fn names() {
 fn the_name_of_the_connection() {
     let ours = authority("ours");
     let certificate = leaf(&ours, |_| {});
-    let verifier = Verifier::new(Validation { name_from_connection: true, ..trusting(&ours) }, false).unwrap();
+    let verifier =
+        Verifier::new(Validation { name_from_connection: true, ..trusting(&ours) }, false).unwrap();
     for (name, expect) in [
         ("a.example", Ok(())),
         ("example", Err(Rejection::NameOfConnection)),
@@ -206,7 +205,12 @@ fn who_has_to_show_a_certificate() {
         ("trusted authorities", trusting(&ours), false, false),
         ("required", trusting(&ours), true, true),
         ("names", Validation { names: name(), ..trusting(&ours) }, false, true),
-        ("names, untrusted", Validation { names: name(), accept_untrusted: true, ..trusting(&ours) }, false, false),
+        (
+            "names, untrusted",
+            Validation { names: name(), accept_untrusted: true, ..trusting(&ours) },
+            false,
+            false,
+        ),
     ] {
         assert_eq!(Verifier::new(validation, required).unwrap().client_auth_mandatory(), expect, "{text}");
     }

@@ -102,7 +102,7 @@ impl Tries {
     ) -> Result<Upstream, TryError> {
         let worker = &exchange.worker;
         let http2 = match self.cluster.config.protocol {
-            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http1 | UpstreamProtocol::Auto => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::AsDownstream => exchange.info.protocol == Some(Protocol::Http2),
         } && exchange.upgrade.is_none();

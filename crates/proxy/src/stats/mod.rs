@@ -9,6 +9,7 @@ mod groups;
 pub mod histogram;
 mod prometheus;
 mod registry;
+mod ssl;
 pub mod text;
 
 use std::marker::PhantomData;
@@ -19,6 +20,7 @@ use cells::Cells;
 pub use groups::*;
 use registry::Inner;
 pub use registry::{Hold, Labels, Sample, Stats, Value};
+pub use ssl::{SecretStats, SslCounters};
 
 /// A counter or gauge: its block and its place there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

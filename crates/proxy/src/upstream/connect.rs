@@ -7,11 +7,15 @@ use std::time::Duration;
 use lateen_dataplane::cluster::{Bind, Host};
 use lateen_dataplane::listener::Address;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
+use super::proxy_protocol;
 use crate::socket;
 use crate::state::ClusterHandle;
+use crate::stats::Shard;
 use crate::stream::Stream;
+use crate::tls::{self, Transport, Wanted};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,9 @@ pub enum ConnectError {
     /// The kernel says so.
     #[error("delayed connect error: {}", describe(.0))]
     Io(#[from] io::Error),
+    /// TLS could not be agreed on.
+    #[error("{0}")]
+    Tls(String),
     /// The host has no address that can be connected to.
     #[error("the address {0} cannot be connected to")]
     Address(String),
@@ -35,11 +42,54 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-/// Connects to a host within the cluster's time.
-pub async fn connect(cluster: &ClusterHandle, host: &Host) -> Result<Stream, ConnectError> {
-    tokio::time::timeout(cluster.config.connect_timeout, open(cluster, host))
+/// What a connection is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Purpose<'a> {
+    /// What whoever connects can speak.
+    pub wanted: Wanted,
+    /// What the server is called, where the request says so.
+    pub server_name: Option<&'a str>,
+    /// The client's connection: its end and ours.
+    pub client: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// Connects to a host within the cluster's time, through the transport that is configured for it.
+pub async fn connect(
+    shard: &Shard,
+    cluster: &ClusterHandle,
+    host: &Host,
+    purpose: Purpose<'_>,
+) -> Result<Stream, ConnectError> {
+    let transport = cluster.transports.get(host.transport);
+    let connected = async {
+        let stream = open(cluster, host).await?;
+        match transport {
+            Some(Transport::Plain) => Ok(stream),
+            Some(transport) => Box::pin(negotiate(shard, transport, stream, host, purpose)).await,
+            None => Err(ConnectError::Tls("the host has no transport".to_owned())),
+        }
+    };
+    tokio::time::timeout(cluster.config.connect_timeout, connected)
         .await
         .unwrap_or(Err(ConnectError::Timeout))
+}
+
+async fn negotiate(
+    shard: &Shard,
+    transport: &Transport,
+    mut stream: Stream,
+    host: &Host,
+    purpose: Purpose<'_>,
+) -> Result<Stream, ConnectError> {
+    let mut transport = transport;
+    while let Transport::ProxyProtocol { version, inner } = transport {
+        let header = proxy_protocol::header(*version, purpose.client);
+        stream.write_all(&header).await?;
+        transport = &**inner;
+    }
+    let Transport::Tls(context) = transport else { return Ok(stream) };
+    let stream = tls::connect(shard, context, stream, host, purpose.server_name, purpose.wanted);
+    stream.await.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls)
 }
 
 async fn open(cluster: &ClusterHandle, host: &Host) -> Result<Stream, ConnectError> {

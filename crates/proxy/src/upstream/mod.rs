@@ -3,6 +3,7 @@
 mod connect;
 mod hosts;
 mod pool;
+mod proxy_protocol;
 
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, Purpose, connect};
 pub use pool::{AcquireError, Lease, Pools, Upstream, UpstreamResponse};

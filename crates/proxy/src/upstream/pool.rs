@@ -16,13 +16,14 @@ use lateen_dataplane::circuit::{Entry, RoutePriority};
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::head::{RequestHead, ResponseHead};
 
-use super::connect::{ConnectError, connect};
+use super::connect::{ConnectError, Purpose, connect};
 use crate::http1::{self, Framing};
 use crate::http2;
 use crate::message::{BodyReader, BodyWriter, MessageError};
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
 use crate::stream::Shared;
+use crate::tls::Wanted;
 
 /// Cluster and host, by address: both are held by what is stored under the key.
 type Key = (usize, usize);
@@ -157,7 +158,7 @@ impl Pools {
             stats.increment(cluster.stats.upstream_cx_overflow);
             return Err(AcquireError::Overflow);
         }
-        let stream = match counted_connect(stats, cluster, host).await {
+        let stream = match counted_connect(stats, cluster, host, Wanted::Http1).await {
             Ok(stream) => stream,
             Err(error) => {
                 if limited {
@@ -233,7 +234,7 @@ impl Pools {
             }
         }
         *sender = None;
-        let stream = counted_connect(stats, cluster, host).await?;
+        let stream = counted_connect(stats, cluster, host, Wanted::Http2).await?;
         stats.increment(cluster.stats.upstream_cx_http2_total);
         let config = &cluster.config;
         let mut builder = h2::client::Builder::new();
@@ -281,9 +282,11 @@ async fn counted_connect(
     stats: &Arc<Shard>,
     cluster: &Arc<ClusterHandle>,
     host: &Arc<Host>,
+    wanted: Wanted,
 ) -> Result<crate::stream::Stream, ConnectError> {
     stats.increment(cluster.stats.upstream_cx_total);
-    let connected = connect(cluster, host).await;
+    let purpose = Purpose { wanted, server_name: None, client: None };
+    let connected = connect(stats, cluster, host, purpose).await;
     if let Err(error) = &connected {
         stats.increment(cluster.stats.upstream_cx_connect_fail);
         if matches!(error, ConnectError::Timeout) {

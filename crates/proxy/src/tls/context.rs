@@ -1,0 +1,390 @@
+//! TLS contexts: what is configured, and the TLS library's configuration of the moment.
+
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwapOption;
+use lateen_dataplane::cluster::{Cluster, Host};
+use lateen_dataplane::listener::Address;
+use lateen_dataplane::tls::{
+    Certificates, CommonTls, DownstreamTls, SecretReference, TicketKeys, UpstreamTls, UpstreamTransport,
+    ValidationSource,
+};
+use lateen_identity::keys::{ClientIdentities, Identity, ServerIdentities};
+use lateen_identity::ticket::{Rotating, Ticketer};
+use lateen_identity::verify::{Validation, Verifier};
+use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
+use rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::TlsConnector;
+
+use super::secrets::Dependent;
+use super::{Secrets, SslStats, TlsError, material, parameters};
+
+/// Sessions that a server keeps, where it keeps them.
+const SERVER_SESSIONS: usize = 1024;
+/// Servers whose sessions a client keeps at least, where it keeps any: each address counts as one.
+const CLIENT_SERVERS: usize = 64;
+/// Tickets that the TLS library keeps for each.
+const TICKETS_PER_SERVER: usize = 8;
+
+/// The certificates of a context; none where a secret is missing.
+fn identities(
+    common: &CommonTls,
+    secrets: &Secrets,
+    provider: &CryptoProvider,
+) -> Result<Option<Vec<Arc<Identity>>>, TlsError> {
+    let sources = match &common.certificates {
+        Certificates::Inline(sources) => sources.clone(),
+        Certificates::Discovered(references) => {
+            let found: Option<Vec<_>> =
+                references.iter().map(|reference| secrets.certificate(reference)).collect();
+            match found {
+                Some(sources) => sources,
+                None => return Ok(None),
+            }
+        }
+    };
+    sources.iter().map(|source| material::identity(source, provider)).collect::<Result<_, _>>().map(Some)
+}
+
+/// What is asked of the other end: outer none where a secret is missing, inner none where nothing is said.
+fn validation_source(common: &CommonTls, secrets: &Secrets) -> Option<Option<ValidationSource>> {
+    let Some(reference) = &common.validation.secret else { return Some(common.validation.context.clone()) };
+    let secret = secrets.validation(reference)?;
+    Some(Some(match &common.validation.context {
+        Some(context) => context.merged(&secret),
+        None => secret,
+    }))
+}
+
+// === Server ===
+
+/// The TLS of a filter chain.
+#[derive(Debug)]
+pub struct ServerContext {
+    config: Arc<DownstreamTls>,
+    ready: ArcSwapOption<ServerReady>,
+    /// Its counters.
+    pub stats: SslStats,
+}
+
+/// A server's configuration of the moment.
+#[derive(Debug)]
+pub(super) struct ServerReady {
+    pub(super) with_protocols: Arc<ServerConfig>,
+    /// For clients none of whose protocols is ours: Envoy goes on without one, the TLS library would end it.
+    pub(super) without_protocols: Arc<ServerConfig>,
+    pub(super) identities: Arc<ServerIdentities>,
+    pub(super) all: Vec<Arc<Identity>>,
+    pub(super) trusted: Vec<rustls::pki_types::CertificateDer<'static>>,
+    pub(super) verifies: bool,
+}
+
+impl ServerContext {
+    /// A context; its configuration is there as soon as its secrets are.
+    pub fn new(
+        config: Arc<DownstreamTls>,
+        stats: SslStats,
+        secrets: &Secrets,
+    ) -> Result<Arc<Self>, TlsError> {
+        let context = Arc::new(Self { ready: ArcSwapOption::empty(), config, stats });
+        context.ready.store(context.build(secrets)?.map(Arc::new));
+        if context.config.secrets().next().is_some() {
+            let weak: Weak<Self> = Arc::downgrade(&context);
+            secrets.register(weak);
+        }
+        Ok(context)
+    }
+
+    pub(super) fn ready(&self) -> Option<Arc<ServerReady>> {
+        self.ready.load_full()
+    }
+
+    /// The secrets it waits for.
+    pub fn missing(&self, secrets: &Secrets) -> Vec<SecretReference> {
+        self.config.secrets().filter(|reference| !secrets.has(reference)).cloned().collect()
+    }
+
+    fn build(&self, secrets: &Secrets) -> Result<Option<ServerReady>, TlsError> {
+        let config = &self.config;
+        let provider = parameters::provider(&config.common)?;
+        let (Some(identities), Some(source)) =
+            (identities(&config.common, secrets, &provider)?, validation_source(&config.common, secrets))
+        else {
+            return Ok(None);
+        };
+        let Some(ticket_keys) = self.ticket_keys(secrets)? else { return Ok(None) };
+        let validation = match &source {
+            Some(source) => material::validation(source, false)?,
+            None => Validation::default(),
+        };
+        let verifies = !validation.is_empty();
+        let trusted = validation.trusted.clone().unwrap_or_default();
+        let asks = verifies || config.require_client_certificate || validation.accept_untrusted;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(parameters::versions(&config.common))?;
+        let builder = match asks {
+            true => builder
+                .with_client_cert_verifier(Verifier::new(validation, config.require_client_certificate)?),
+            false => builder.with_no_client_auth(),
+        };
+        let resolver = Arc::new(ServerIdentities::new(identities.clone()));
+        let mut server = builder.with_cert_resolver(Arc::<ServerIdentities>::clone(&resolver));
+        server.ignore_client_order = !config.prefer_client_ciphers;
+        let lifetime = u32::try_from(config.session_timeout.as_secs()).unwrap_or(u32::MAX);
+        match ticket_keys {
+            // Each version of a context has keys of its own: what was verified by another is not resumed here.
+            Tickets::Own if lifetime > 0 => server.ticketer = Rotating::new(lifetime)?,
+            Tickets::Keys(keys) => server.ticketer = Ticketer::with_keys(&keys, &config.source, lifetime)?,
+            // Without tickets there is no resumption in TLS 1.3.
+            Tickets::Own | Tickets::Disabled => server.send_tls13_tickets = 0,
+        }
+        server.send_tls13_tickets = server.send_tls13_tickets.min(1);
+        server.session_storage = match config.stateful_resumption {
+            true => ServerSessionMemoryCache::new(SERVER_SESSIONS),
+            false => Arc::new(NoServerSessionStorage {}),
+        };
+        let without_protocols = Arc::new(server.clone());
+        server.alpn_protocols = config.common.protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Some(ServerReady {
+            with_protocols: Arc::new(server),
+            without_protocols,
+            identities: resolver,
+            all: identities,
+            trusted,
+            verifies,
+        }))
+    }
+
+    fn ticket_keys(&self, secrets: &Secrets) -> Result<Option<Tickets>, TlsError> {
+        let sources = match &self.config.tickets {
+            TicketKeys::Own => return Ok(Some(Tickets::Own)),
+            TicketKeys::Disabled => return Ok(Some(Tickets::Disabled)),
+            TicketKeys::Configured(sources) => sources.clone(),
+            TicketKeys::Discovered(reference) => match secrets.ticket_keys(reference) {
+                Some(sources) => sources,
+                None => return Ok(None),
+            },
+        };
+        let keys = sources.iter().map(|source| material::read("session_ticket_keys", source));
+        Ok(Some(Tickets::Keys(keys.collect::<Result<_, _>>()?)))
+    }
+}
+
+enum Tickets {
+    Own,
+    Disabled,
+    Keys(Vec<Vec<u8>>),
+}
+
+impl Dependent for ServerContext {
+    fn references(&self) -> Vec<SecretReference> {
+        self.config.secrets().cloned().collect()
+    }
+
+    fn rebuild(&self, secrets: &Secrets) {
+        match self.build(secrets) {
+            Ok(Some(ready)) => {
+                self.ready.store(Some(Arc::new(ready)));
+                self.stats.updated(&secrets.shard);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a TLS context keeps what it had"),
+        }
+    }
+}
+
+// === Client ===
+
+/// The TLS of a transport socket of a cluster.
+#[derive(Debug)]
+pub struct ClientContext {
+    config: Arc<UpstreamTls>,
+    /// The name in the certificate has to be the one that was sent, besides what is configured.
+    verify_name: bool,
+    ready: ArcSwapOption<ClientReady>,
+    /// Its counters.
+    pub stats: SslStats,
+}
+
+/// A client's configuration of the moment.
+pub(super) struct ClientReady {
+    pub(super) connector: TlsConnector,
+    pub(super) all: Vec<Arc<Identity>>,
+    pub(super) trusted: Vec<rustls::pki_types::CertificateDer<'static>>,
+    pub(super) verifies: bool,
+}
+
+impl std::fmt::Debug for ClientReady {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("ClientReady")
+    }
+}
+
+impl ClientContext {
+    /// A context; its configuration is there as soon as its secrets are.
+    pub fn new(
+        config: Arc<UpstreamTls>,
+        verify_name: bool,
+        stats: SslStats,
+        secrets: &Secrets,
+    ) -> Result<Arc<Self>, TlsError> {
+        let context = Arc::new(Self { ready: ArcSwapOption::empty(), config, verify_name, stats });
+        context.ready.store(context.build(secrets)?.map(Arc::new));
+        if context.config.common.secrets().next().is_some() {
+            let weak: Weak<Self> = Arc::downgrade(&context);
+            secrets.register(weak);
+        }
+        Ok(context)
+    }
+
+    pub(super) fn ready(&self) -> Option<Arc<ClientReady>> {
+        self.ready.load_full()
+    }
+
+    /// The protocols that are configured.
+    pub(super) fn protocols(&self) -> &[Box<[u8]>] {
+        &self.config.common.protocols
+    }
+
+    /// The secrets it waits for.
+    pub fn missing(&self, secrets: &Secrets) -> Vec<SecretReference> {
+        self.config.common.secrets().filter(|reference| !secrets.has(reference)).cloned().collect()
+    }
+
+    /// What the host is called: by the request, by its own name, as configured, or by its address, which is not sent.
+    pub(super) fn server_name(
+        &self,
+        host: &Host,
+        wanted: Option<&str>,
+    ) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
+        let own = Some(&*host.hostname).filter(|name| self.config.host_as_server_name && !name.is_empty());
+        match wanted.or(own).or(self.config.server_name.as_deref()) {
+            Some(name) => ServerName::try_from(name.to_owned()),
+            None => Ok(match &host.address {
+                Address::Socket(address) => ServerName::from(address.ip()),
+                _ => ServerName::from(std::net::IpAddr::from([0, 0, 0, 0])),
+            }),
+        }
+    }
+
+    fn build(&self, secrets: &Secrets) -> Result<Option<ClientReady>, TlsError> {
+        let config = &self.config;
+        let provider = parameters::provider(&config.common)?;
+        let (Some(identities), Some(source)) =
+            (identities(&config.common, secrets, &provider)?, validation_source(&config.common, secrets))
+        else {
+            return Ok(None);
+        };
+        let mut validation = match &source {
+            Some(source) => material::validation(source, config.verify_server_name)?,
+            None => Validation { name_from_connection: config.verify_server_name, ..Validation::default() },
+        };
+        validation.name_from_connection |= self.verify_name;
+        let verifies = !validation.is_empty();
+        let trusted = validation.trusted.clone().unwrap_or_default();
+        let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(parameters::versions(&config.common))?
+            .dangerous()
+            .with_custom_certificate_verifier(Verifier::new(validation, false)?)
+            .with_client_cert_resolver(Arc::new(ClientIdentities::new(identities.clone())));
+        client.resumption = match config.max_sessions {
+            0 => Resumption::disabled(),
+            sessions => {
+                let servers = sessions.max(CLIENT_SERVERS) * TICKETS_PER_SERVER;
+                Resumption::store(Arc::new(ClientSessionMemoryCache::new(servers)))
+            }
+        };
+        Ok(Some(ClientReady {
+            connector: TlsConnector::from(Arc::new(client)),
+            all: identities,
+            trusted,
+            verifies,
+        }))
+    }
+}
+
+impl Dependent for ClientContext {
+    fn references(&self) -> Vec<SecretReference> {
+        self.config.common.secrets().cloned().collect()
+    }
+
+    fn rebuild(&self, secrets: &Secrets) {
+        match self.build(secrets) {
+            Ok(Some(ready)) => {
+                self.ready.store(Some(Arc::new(ready)));
+                self.stats.updated(&secrets.shard);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a TLS context keeps what it had"),
+        }
+    }
+}
+
+// === Transports of clusters ===
+
+/// How a host is spoken to.
+#[derive(Debug)]
+pub enum Transport {
+    /// In plain text.
+    Plain,
+    /// Through TLS.
+    Tls(Arc<ClientContext>),
+    /// A PROXY protocol header, then another.
+    ProxyProtocol {
+        /// 1 or 2.
+        version: u8,
+        /// What follows.
+        inner: Box<Transport>,
+    },
+}
+
+impl Transport {
+    /// All transports of a cluster, at the places that its selection names.
+    pub fn all(
+        cluster: &Cluster,
+        make_stats: &dyn Fn() -> SslStats,
+        secrets: &Secrets,
+    ) -> Result<Box<[Transport]>, TlsError> {
+        let verify_name = cluster.auto_server_name.as_ref().is_some_and(|auto| auto.verify);
+        cluster
+            .transport
+            .all()
+            .map(|transport| Self::new(transport, verify_name, make_stats, secrets))
+            .collect()
+    }
+
+    fn new(
+        transport: &UpstreamTransport,
+        verify_name: bool,
+        make_stats: &dyn Fn() -> SslStats,
+        secrets: &Secrets,
+    ) -> Result<Self, TlsError> {
+        Ok(match transport {
+            UpstreamTransport::Plain => Self::Plain,
+            UpstreamTransport::Tls(config) => {
+                Self::Tls(ClientContext::new(Arc::clone(config), verify_name, make_stats(), secrets)?)
+            }
+            UpstreamTransport::ProxyProtocol { version, inner } => Self::ProxyProtocol {
+                version: *version,
+                inner: Box::new(Self::new(inner, verify_name, make_stats, secrets)?),
+            },
+        })
+    }
+
+    /// The TLS in it.
+    pub fn tls(&self) -> Option<&Arc<ClientContext>> {
+        match self {
+            Self::Plain => None,
+            Self::Tls(context) => Some(context),
+            Self::ProxyProtocol { inner, .. } => inner.tls(),
+        }
+    }
+
+    /// The secrets it waits for.
+    pub fn missing(&self, secrets: &Secrets) -> Vec<SecretReference> {
+        self.tls().map(|context| context.missing(secrets)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,26 @@
+//! TLS both ways.
+//!
+//! A [`ServerContext`] belongs to a filter chain, a [`ClientContext`] to a transport socket of a cluster. Each holds
+//! the TLS library's configuration of the moment, made of what is configured and of the secrets it names; when a
+//! secret changes, the next connection takes the new one and those that live go on. A context whose secrets are not
+//! there has no configuration, and then there is no connection: never one in plain text.
+//!
+//! Sessions, tickets and pools belong to a context, so nothing of one identity is ever used for another.
+
+mod context;
+mod handshake;
+mod info;
+mod material;
+mod parameters;
+mod secrets;
+mod stats;
+mod stream;
+
+pub use context::{ClientContext, ServerContext, Transport};
+pub use handshake::{Wanted, accept, connect};
+pub use info::TlsInfo;
+pub use secrets::{SecretKey, Secrets};
+pub use stats::SslStats;
+pub use stream::TlsStream;
+
+pub use lateen_identity::tls::TlsError;

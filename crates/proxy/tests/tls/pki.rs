@@ -1,0 +1,187 @@
+//! Throw-away authorities and certificates, and a client that speaks TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, date_time_ymd,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::Answer;
+
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, PEM.
+#[derive(Clone)]
+pub struct Leaf {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// For DNS names, and URIs where a name has `://`.
+    pub fn leaf(&self, names: &[&str]) -> Leaf {
+        self.leaf_with(names, |_| {})
+    }
+
+    pub fn expired(&self, names: &[&str]) -> Leaf {
+        self.leaf_with(names, |params| params.not_after = date_time_ymd(2020, 1, 1))
+    }
+
+    pub fn leaf_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, names[0]);
+        for name in names {
+            params.subject_alt_names.push(match name.contains("://") {
+                true => SanType::URI((*name).try_into().unwrap()),
+                false => SanType::DnsName((*name).try_into().unwrap()),
+            });
+        }
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Leaf { chain: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+impl Leaf {
+    /// As a `TlsCertificate`.
+    pub fn config(&self) -> Value {
+        json!({"certificate_chain": {"inline_string": self.chain}, "private_key": {"inline_string": self.key}})
+    }
+
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()
+    }
+}
+
+const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
+
+/// A transport socket of a listener.
+pub fn downstream(mut context: Value) -> Value {
+    context["@type"] = format!("{TLS}.DownstreamTlsContext").into();
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": context})
+}
+
+/// A transport socket of a cluster.
+pub fn upstream(mut context: Value) -> Value {
+    context["@type"] = format!("{TLS}.UpstreamTlsContext").into();
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": context})
+}
+
+/// Takes whatever certificate comes.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A client; what it resumes, it resumes in its own name.
+#[derive(Clone)]
+pub struct Client(Arc<ClientConfig>);
+
+impl Client {
+    pub fn new(protocols: &[&str], identity: Option<&Leaf>) -> Self {
+        Self::versions(rustls::ALL_VERSIONS, protocols, identity)
+    }
+
+    pub fn versions(
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        protocols: &[&str],
+        identity: Option<&Leaf>,
+    ) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone));
+        let mut config = match identity {
+            Some(leaf) => builder
+                .with_client_auth_cert(
+                    vec![leaf.der()],
+                    PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap(),
+                )
+                .unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Self(Arc::new(config))
+    }
+
+    pub async fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let handshake = TlsConnector::from(Arc::clone(&self.0)).connect(name, stream);
+        tokio::time::timeout(Duration::from_secs(10), handshake).await?
+    }
+
+    /// One request on a connection of its own; none where there is no answer.
+    pub async fn get(&self, address: SocketAddr, name: &str, headers: &str) -> Option<Answer> {
+        let mut stream = self.connect(address, name).await.ok()?;
+        Some(request(&mut stream, headers).await).filter(|answer| answer.status != 0)
+    }
+}
+
+/// A request, and all that follows on the connection.
+pub async fn request(
+    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
+    headers: &str,
+) -> Answer {
+    let text = format!("GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n{headers}\r\n");
+    let _ = stream.write_all(text.as_bytes()).await;
+    let mut out = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut out)).await;
+    Answer::parse(&String::from_utf8_lossy(&out))
+}

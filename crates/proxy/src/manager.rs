@@ -139,6 +139,7 @@ impl Manager {
             None => (Arc::new(self.state.make_cluster(config).map_err(tls_error("Cluster", &name))?), false),
         };
         self.sources.clusters.insert(name.to_string(), source);
+        crate::upstream::outlier::start(&handle, self.state.stats.common());
         match &handle.config.discovery {
             Discovery::Static => {
                 handle.set_hosts(&assignment.unwrap_or_default());

@@ -25,9 +25,12 @@ use crate::overload::Limits;
 use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
 use crate::stats::{
-    ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, Stats, TcpStats, UpstreamCodeStats, prefix,
+    ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, SharedShard, Stats, TcpStats,
+    UpstreamCodeStats, prefix,
 };
 use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
+use crate::upstream::limits::BreakerStats;
+use crate::upstream::outlier::OutlierHandle;
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -48,6 +51,14 @@ pub struct ClusterHandle {
     pub origin_stats: OriginStats,
     /// Their names are there for as long as the cluster is.
     _names: Hold,
+    /// Of its limits.
+    pub(crate) breaker_stats: [BreakerStats; 2],
+    /// Where hosts that misbehave are reported.
+    pub(crate) outlier: Option<OutlierHandle>,
+    /// Numbers that any thread may change.
+    pub(crate) control: SharedShard,
+    /// Whether anything was ever sent there: health checks are slow before.
+    pub(crate) had_traffic: AtomicBool,
     /// What is under way, as far as it is limited: of default and of high priority.
     pub circuits: [Circuit; 2],
     /// Held while hosts change.
@@ -365,6 +376,14 @@ impl State {
                 external: UpstreamCodeStats::within(&self.stats, &config.stat_name, "external."),
             },
             _names: self.stats.hold(&prefix("cluster", &config.stat_name)),
+            breaker_stats: BreakerStats::both(
+                &self.stats,
+                &config.stat_name,
+                [&config.breakers.default, &config.breakers.high],
+            ),
+            outlier: config.outlier.as_ref().map(|_| OutlierHandle::new(&self.stats, &config.stat_name)),
+            control: self.stats.common(),
+            had_traffic: AtomicBool::new(false),
             config,
             hosts: ArcSwap::default(),
             circuits: Default::default(),

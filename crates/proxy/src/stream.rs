@@ -1,6 +1,6 @@
 //! Connections of every kind behind one type, usable from several futures of one thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -111,6 +111,8 @@ struct Inner {
     output: RefCell<Vec<u8>>,
     local: Option<SocketAddr>,
     tls: Option<Arc<TlsInfo>>,
+    /// Bytes that were received and sent.
+    moved: Cell<(u64, u64)>,
 }
 
 impl Shared {
@@ -124,6 +126,7 @@ impl Shared {
             output: RefCell::new(Vec::new()),
             local,
             tls,
+            moved: Cell::new((0, 0)),
         }))
     }
 
@@ -135,6 +138,11 @@ impl Shared {
     /// What is known of its TLS.
     pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
         self.0.tls.as_ref()
+    }
+
+    /// Bytes that were received and sent so far.
+    pub fn moved(&self) -> (u64, u64) {
+        self.0.moved.get()
     }
 
     /// The input, to be used and shortened. Not to be held over an await.
@@ -158,6 +166,8 @@ impl Shared {
             let mut stream = self.0.stream.borrow_mut();
             std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
             let bytes = buffer.filled();
+            let (received, sent) = self.0.moved.get();
+            self.0.moved.set((received + bytes.len() as u64, sent));
             self.0.input.borrow_mut().extend_from_slice(bytes);
             Poll::Ready(Ok(bytes.len()))
         })
@@ -206,6 +216,8 @@ impl Shared {
             std::future::poll_fn(|context| Pin::new(&mut *self.0.stream.borrow_mut()).poll_flush(context))
                 .await?;
         }
+        let (received, sent) = self.0.moved.get();
+        self.0.moved.set((received, sent + total as u64));
         // The memory is used again, unless it grew.
         let mut output = self.0.output.borrow_mut();
         if output.is_empty() && pending.capacity() <= 4096 {

@@ -3,13 +3,15 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use lateen_dataplane::circuit::{Entry, RoutePriority};
+use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::filter_state::{TCP_PROXY_CLUSTER, TCP_PROXY_IDLE_TIMEOUT};
 use lateen_dataplane::format::Source;
+use lateen_dataplane::outlier::Report;
 use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
 use tokio::io::AsyncReadExt;
 
@@ -19,6 +21,7 @@ use crate::network::pump::{Account, Pump, Side};
 use crate::state::{ActiveListener, ClusterHandle, TcpRuntime};
 use crate::stream::Stream;
 use crate::tls::Wanted;
+use crate::upstream::limits::{Limited, Place};
 use crate::upstream::{ConnectError, Purpose, connect};
 use crate::worker::{Choice, Worker};
 
@@ -120,7 +123,9 @@ impl Session<'_> {
             return;
         };
         info.upstream_cluster = Some(Arc::clone(name));
-        let Some(_permit) = Permit::take(worker, &cluster) else {
+        let (priority, kind) = (RoutePriority::Default, Limited::Connections);
+        let Some(_place) = Place::take(&cluster, &worker.stats, priority, kind) else {
+            worker.stats.increment(cluster.stats.upstream_cx_overflow);
             info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
             return;
         };
@@ -240,9 +245,22 @@ impl Session<'_> {
                 server_name: None,
                 client: self.facts.remote.zip(self.facts.local),
             };
+            cluster.had_traffic.store(true, Relaxed);
+            host.counters.cx_total.fetch_add(1, Relaxed);
             match connect(&worker.stats, cluster, &host, purpose).await {
-                Ok(stream) => return Some(stream),
+                Ok(stream) => {
+                    cluster.report(&host, Report::ConnectedFinally);
+                    return Some(stream);
+                }
                 Err(error) => {
+                    host.counters.cx_connect_fail.fetch_add(1, Relaxed);
+                    cluster.report(
+                        &host,
+                        match error {
+                            ConnectError::Timeout => Report::LocalTimeout,
+                            _ => Report::LocalFailure,
+                        },
+                    );
                     worker.stats.increment(cluster.stats.upstream_cx_connect_fail);
                     if matches!(error, ConnectError::Timeout) {
                         worker.stats.increment(cluster.stats.upstream_cx_connect_timeout);
@@ -263,32 +281,6 @@ fn backoff(config: Option<(Duration, Duration)>, attempt: u32, random: u64) -> O
     let (base, max) = config?;
     let bound = base.saturating_mul(1 << (attempt - 1).min(20)).min(max);
     Some(Duration::from_micros(random % (bound.as_micros() as u64).max(1)))
-}
-
-/// A connection that the cluster's circuit breaker lets through.
-struct Permit<'a>(Option<&'a ClusterHandle>);
-
-impl<'a> Permit<'a> {
-    fn take(worker: &Worker, cluster: &'a ClusterHandle) -> Option<Self> {
-        let limits = &cluster.config.breakers.default;
-        if !limits.counts_connections() {
-            return Some(Self(None));
-        }
-        if cluster.circuit(RoutePriority::Default).connections.enter(limits.connections) == Entry::Full {
-            worker.stats.increment(cluster.stats.upstream_cx_overflow);
-            return None;
-        }
-        Some(Self(Some(cluster)))
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        if let Some(cluster) = self.0 {
-            let limit = cluster.config.breakers.default.connections;
-            cluster.circuit(RoutePriority::Default).connections.leave(limit);
-        }
-    }
 }
 
 /// Resolves when nothing happened for so long.

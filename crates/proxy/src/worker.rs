@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lateen_dataplane::balance::{Balancer, Criteria, LocalityPolicy, Request, Surroundings};
+use lateen_dataplane::balance::{Balancer, Criteria, LocalityPolicy, Notes, Request, Surroundings};
 use lateen_dataplane::cluster::{Discovery, Host, HostSet};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -150,8 +150,31 @@ impl Worker {
             attempts: choice.attempts,
             avoid: &avoid,
         };
-        let (host, _notes) = current?.balancer.choose(&request, &mut *random);
+        let (host, notes) = current?.balancer.choose(&request, &mut *random);
+        if notes != Notes::default() {
+            self.count_notes(cluster, notes);
+        }
         host
+    }
+
+    fn count_notes(&self, cluster: &ClusterHandle, notes: Notes) {
+        let stats = &cluster.membership;
+        for (note, counter) in [
+            (Notes::PANIC, stats.lb_healthy_panic),
+            (Notes::SUBSET_SELECTED, stats.lb_subsets_selected),
+            (Notes::SUBSET_FALLBACK, stats.lb_subsets_fallback),
+            (Notes::SUBSET_PANIC, stats.lb_subsets_fallback_panic),
+            (Notes::ZONE_CLUSTER_TOO_SMALL, stats.lb_zone_cluster_too_small),
+            (Notes::LOCAL_CLUSTER_NOT_OK, stats.lb_local_cluster_not_ok),
+            (Notes::ZONE_ALL_DIRECTLY, stats.lb_zone_routing_all_directly),
+            (Notes::ZONE_SAMPLED, stats.lb_zone_routing_sampled),
+            (Notes::ZONE_CROSS, stats.lb_zone_routing_cross_zone),
+            (Notes::ZONE_NO_CAPACITY, stats.lb_zone_no_capacity_left),
+        ] {
+            if notes.has(note) {
+                self.stats.increment(counter);
+            }
+        }
     }
 
     /// The hosts of our own cluster, if this one prefers those of our zone.

@@ -14,6 +14,7 @@ pub use crate::circuit::{CircuitBreakers, Limits};
 use crate::balance::HostLabels;
 pub use crate::compile::Bind;
 use crate::health::{HealthCheck, HealthCheckTarget};
+use crate::http_protocol::Keepalive;
 use crate::listener::Address;
 use crate::outlier::OutlierDetection;
 use crate::route::Fraction;
@@ -158,6 +159,8 @@ pub struct Cluster {
     pub dns: Dns,
     /// Streams at a time on an HTTP/2 connection.
     pub max_concurrent_streams: Option<u32>,
+    /// Pings that ask whether the peer of an HTTP/2 connection is there.
+    pub http2_keepalive: Option<Keepalive>,
     /// HTTP/2 flow control window of streams.
     pub initial_stream_window: Option<u32>,
     /// HTTP/2 flow control window of connections.

@@ -13,9 +13,11 @@ use lateen_envoy::{TypeUrl, from_any};
 
 use super::assignment::load_assignment;
 use super::common::{bind, duration, leftover, limit};
+use super::http_protocol::keepalive as keepalive_settings;
 use super::{dns, health_check, load_balancing, resilience, transport};
 use crate::cluster::{Assignment, AutoServerName, Cluster, Discovery, Dns, UpstreamProtocol};
 use crate::error::{Context, Result};
+use crate::http_protocol::Keepalive;
 use crate::listener::Address;
 
 /// A cluster, and its hosts where they are in the configuration.
@@ -87,6 +89,7 @@ pub(crate) fn cluster(
         keepalive: keepalive(context, &mut value),
         dns: resolution,
         max_concurrent_streams: http.max_concurrent_streams,
+        http2_keepalive: http.keepalive,
         initial_stream_window: http.initial_stream_window,
         initial_connection_window: http.initial_connection_window,
         auto_server_name: http.auto_server_name,
@@ -183,6 +186,7 @@ struct HttpOptions {
     max_requests_per_connection: Option<u32>,
     max_connection_duration: Option<Duration>,
     max_concurrent_streams: Option<u32>,
+    keepalive: Option<Keepalive>,
     initial_stream_window: Option<u32>,
     initial_connection_window: Option<u32>,
     auto_server_name: Option<AutoServerName>,
@@ -204,6 +208,12 @@ impl HttpOptions {
 
     fn http2(&mut self, context: &Context<'_>, mut options: core::Http2ProtocolOptions) {
         self.protocol = UpstreamProtocol::Http2;
+        if let Some(settings) = options.connection_keepalive.take() {
+            match keepalive_settings(&context.field("connection_keepalive"), settings) {
+                Ok(settings) => self.keepalive = Some(settings),
+                Err(error) => context.field("connection_keepalive").warn(error.message),
+            }
+        }
         self.max_concurrent_streams = options.max_concurrent_streams.take();
         self.initial_stream_window = options.initial_stream_window_size.take();
         self.initial_connection_window = options.initial_connection_window_size.take();

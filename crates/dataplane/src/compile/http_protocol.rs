@@ -96,7 +96,7 @@ pub(crate) fn http2_options(
     Ok(options)
 }
 
-fn keepalive(context: &Context<'_>, mut value: core::KeepaliveSettings) -> Result<Keepalive> {
+pub(crate) fn keepalive(context: &Context<'_>, mut value: core::KeepaliveSettings) -> Result<Keepalive> {
     let settings = Keepalive {
         interval: duration(&context.field("interval"), value.interval.take())?,
         timeout: duration(&context.field("timeout"), value.timeout.take())?

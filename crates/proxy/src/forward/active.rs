@@ -3,79 +3,57 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use lateen_dataplane::circuit::{Entry, RoutePriority};
+use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 
-use super::Failure;
-use super::failure::overflow;
-use crate::router::Exchange;
 use crate::state::ClusterHandle;
+use crate::stats::Shard;
+use crate::upstream::limits::Limited;
 use crate::worker::Worker;
 
-/// A request that counts as active until its answer is complete.
+/// A request that counts as active at its host until its answer is complete.
 pub(super) struct ActiveRequest {
     cluster: Arc<ClusterHandle>,
-    host: Option<Arc<Host>>,
-    limited: bool,
     priority: RoutePriority,
-    stats: Arc<crate::stats::Shard>,
+    /// Where it counts now.
+    host: Option<Arc<Host>>,
+    stats: Arc<Shard>,
 }
 
 impl ActiveRequest {
-    /// The same request once more: the limit is not asked again.
-    pub(super) fn again(worker: &Worker, cluster: &Arc<ClusterHandle>) -> Self {
-        Self::counted(worker, cluster, RoutePriority::Default, false)
+    /// A request that has no host yet.
+    pub(super) fn new(worker: &Worker, cluster: &Arc<ClusterHandle>, priority: RoutePriority) -> Self {
+        Self { cluster: Arc::clone(cluster), priority, host: None, stats: Arc::clone(&worker.stats) }
     }
 
-    fn counted(
-        worker: &Worker,
-        cluster: &Arc<ClusterHandle>,
-        priority: RoutePriority,
-        limited: bool,
-    ) -> Self {
-        worker.stats.increment(cluster.stats.upstream_rq_active);
-        Self { cluster: Arc::clone(cluster), host: None, limited, priority, stats: Arc::clone(&worker.stats) }
-    }
-
-    /// Counts it at this host, and no longer at the one before.
-    pub(super) fn host(&mut self, host: &Arc<Host>) {
-        self.release_host();
+    /// Counts it at a host that has a connection for it; false where the cluster may have no more requests.
+    pub(super) fn attach(&mut self, host: &Arc<Host>) -> bool {
+        self.detach();
+        if !self.cluster.enter(&self.stats, self.priority, Limited::Requests) {
+            self.stats.increment(self.cluster.stats.upstream_rq_pending_overflow);
+            return false;
+        }
+        self.stats.increment(self.cluster.stats.upstream_rq_total);
+        self.stats.increment(self.cluster.stats.upstream_rq_active);
         host.active.fetch_add(1, Relaxed);
         host.counters.rq_total.fetch_add(1, Relaxed);
         self.host = Some(Arc::clone(host));
+        true
     }
 
-    fn release_host(&mut self) {
+    /// It does not count any longer.
+    pub(super) fn detach(&mut self) {
         if let Some(host) = self.host.take() {
             host.active.fetch_sub(1, Relaxed);
+            self.stats.decrement(self.cluster.stats.upstream_rq_active);
+            self.cluster.leave(&self.stats, self.priority, Limited::Requests);
         }
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.release_host();
-        if self.limited {
-            let limit = self.cluster.config.breakers.of(self.priority).requests;
-            self.cluster.circuit(self.priority).requests.leave(limit);
-        }
-        self.stats.decrement(self.cluster.stats.upstream_rq_active);
+        self.detach();
         self.stats.increment(self.cluster.stats.upstream_rq_completed);
     }
-}
-
-/// Counts a request, if the cluster may have another one.
-pub(super) fn activate(
-    worker: &Worker,
-    cluster: &Arc<ClusterHandle>,
-    priority: RoutePriority,
-    exchange: &mut Exchange,
-) -> Result<ActiveRequest, Failure> {
-    let limits = cluster.config.breakers.of(priority);
-    let limited = limits.counts_requests();
-    if limited && cluster.circuit(priority).requests.enter(limits.requests) == Entry::Full {
-        worker.stats.increment(cluster.stats.upstream_rq_pending_overflow);
-        return Err(overflow(exchange));
-    }
-    Ok(ActiveRequest::counted(worker, cluster, priority, limited))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lateen_dataplane::cluster::{Host, UpstreamProtocol};
 use lateen_dataplane::head::ResponseHead;
+use lateen_dataplane::outlier::Report;
 use lateen_dataplane::route::RetryStatus;
 use lateen_dataplane::stream_info::Protocol;
 
@@ -42,6 +43,11 @@ impl Tries {
         fresh: bool,
     ) -> Result<Forwarded, TryError> {
         let upstream = self.acquire(exchange, host, body, responder, fresh).await?;
+        if !self.active.as_mut().is_some_and(|active| active.attach(host)) {
+            upstream.not_used();
+            return Err(TryError::Overflow);
+        }
+        self.cluster.report(host, Report::Connected);
         let waiting = Waiting {
             reused: upstream.reused(),
             per_try: self.per_try.or(self.retry.as_ref().and_then(|policy| policy.per_try_timeout)),
@@ -78,7 +84,7 @@ impl Tries {
         let Some(active) = self.active.take() else { return Err(TryError::ClientFailed) };
         // Should this answer lead to another try, that one counts as the same request.
         if self.retry.as_ref().is_some_and(|policy| policy.wants(RetryStatus::Response(&head))) {
-            self.active = Some(ActiveRequest::again(&exchange.worker, &self.cluster));
+            self.active = Some(ActiveRequest::new(&exchange.worker, &self.cluster, self.selection.priority));
         }
         Ok(Forwarded {
             head,
@@ -108,9 +114,17 @@ impl Tries {
         } && exchange.upgrade.is_none();
         let upstream = tokio::select! {
             biased;
-            upstream = worker.pools.acquire(&worker.stats, &self.cluster, host, http2, fresh) => upstream,
-            () = responder.client_gone(body.is_done()) => return Err(TryError::ClientGone),
-            () = until(self.deadline) => return Err(TryError::Timeout),
+            upstream = worker.pools.acquire(
+                &worker.stats, &self.cluster, host, self.selection.priority, http2, fresh,
+            ) => upstream,
+            () = responder.client_gone(body.is_done()) => {
+                worker.stats.increment(self.cluster.stats.upstream_rq_cancelled);
+                return Err(TryError::ClientGone);
+            }
+            () = until(self.deadline) => {
+                worker.stats.increment(self.cluster.stats.upstream_rq_cancelled);
+                return Err(TryError::Timeout);
+            }
         };
         upstream.map_err(|error| match error {
             AcquireError::Connect(error) => TryError::Connect(error),

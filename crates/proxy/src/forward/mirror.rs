@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::UpstreamProtocol;
 use lateen_dataplane::head::{Headers, RequestHead};
 use lateen_dataplane::route::{Forward, without_port};
@@ -51,7 +52,11 @@ async fn send_copy(
 ) -> Option<()> {
     let host = worker.choose_host(&cluster, Choice { destination, ..Choice::default() })?;
     let http2 = cluster.config.protocol == UpstreamProtocol::Http2;
-    let upstream = worker.pools.acquire(&worker.stats, &cluster, &host, http2, false).await.ok()?;
+    let upstream = worker
+        .pools
+        .acquire(&worker.stats, &cluster, &host, RoutePriority::Default, http2, false)
+        .await
+        .ok()?;
     worker.stats.increment(cluster.stats.upstream_rq_total);
     let end = chunks.is_empty() && trailers.is_none();
     let (writer, mut response) = upstream.send(&head, end, None).await.ok()?;

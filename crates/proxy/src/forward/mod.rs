@@ -23,7 +23,7 @@ use lateen_dataplane::head::ResponseHead;
 use lateen_dataplane::route::{Forward, Found, RouteTable};
 use lateen_dataplane::stream_info::ResponseFlags;
 
-use self::active::{ActiveRequest, activate};
+use self::active::ActiveRequest;
 use self::head::prepare_head;
 use self::mirror::mirror;
 use self::selection::Selection;
@@ -86,7 +86,7 @@ pub async fn forward(
         return Err(Failure::Reply(LocalReply::new(action.cluster_not_found, "", "cluster_not_found")));
     };
     prepare_head(exchange, found, table, action);
-    let active = activate(&worker, &cluster, action.priority, exchange)?;
+    let active = ActiveRequest::new(&worker, &cluster, action.priority);
     let selection = Selection::new(exchange, found, action, &cluster);
     let mut tries = Tries::new(cluster, selection, active, &mut exchange.head, found, action, body.is_done());
     let mut forwarded = tries.run(exchange, body, responder).await?;

@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use lateen_dataplane::circuit::{Circuit, Entry};
 use lateen_dataplane::cluster::{Discovery, Host};
 use lateen_dataplane::head::RequestHead;
+use lateen_dataplane::outlier::Report;
 use lateen_dataplane::route::{Forward, Found, HostRewrite, RetryPolicy, RetryStatus};
 use lateen_dataplane::stream_info::ResponseFlags;
 
@@ -21,6 +22,8 @@ use crate::respond::Responder;
 use crate::router::Exchange;
 use crate::state::ClusterHandle;
 use crate::stats::class;
+use crate::upstream::limits::{Limited, Place};
+use crate::upstream::outlier::judged_status;
 use crate::worker::{Choice, Worker};
 
 /// All tries of one request.
@@ -38,6 +41,8 @@ pub(super) struct Tries {
     /// The authority is the chosen host's name.
     automatic_host: bool,
     pub(super) active: Option<ActiveRequest>,
+    /// Held while a retry is under way.
+    retry_place: Option<Place>,
     stale_retried: bool,
     include_attempts: bool,
     /// What the client says about the time of one try.
@@ -69,6 +74,7 @@ impl Tries {
             deadline: if request_done { timeout.map(|timeout| Instant::now() + timeout) } else { None },
             automatic_host: matches!(action.host, Some(HostRewrite::Automatic)),
             active: Some(active),
+            retry_place: None,
             stale_retried: false,
             include_attempts: found.virtual_host.include_attempt_count,
             per_try: header_millis(head, "x-envoy-upstream-rq-per-try-timeout-ms"),
@@ -96,6 +102,7 @@ impl Tries {
                 exchange.info.attempts -= 1;
                 continue;
             }
+            self.note_result(&host, &result);
             self.tried.push(host);
             let wanted = self.retry_wanted(&result);
             if let Some(policy) = wanted {
@@ -105,7 +112,6 @@ impl Tries {
                     let pause = backoff(&policy, retries, worker.random());
                     drop(result);
                     let paused = self.pause(pause, responder, body.is_done()).await;
-                    self.circuit().retries.leave(self.retry_limit());
                     match paused {
                         Ok(()) => continue,
                         Err(error) => return Err(error.fail(exchange, &stats)),
@@ -128,12 +134,38 @@ impl Tries {
         }
     }
 
+    /// What the result says about the host.
+    fn note_result(&self, host: &Arc<Host>, result: &Result<Forwarded, TryError>) {
+        let counters = &host.counters;
+        let report = match result {
+            Ok(forwarded) => {
+                let counter = match forwarded.head.status {
+                    500.. => &counters.rq_error,
+                    _ => &counters.rq_success,
+                };
+                counter.fetch_add(1, Relaxed);
+                Report::Answer(judged_status(&forwarded.head))
+            }
+            Err(TryError::PerTryTimeout | TryError::Timeout) => {
+                counters.rq_timeout.fetch_add(1, Relaxed);
+                counters.rq_error.fetch_add(1, Relaxed);
+                Report::LocalTimeout
+            }
+            Err(TryError::Connect(_) | TryError::Refused | TryError::Reset { .. }) => {
+                counters.rq_error.fetch_add(1, Relaxed);
+                Report::LocalFailure
+            }
+            Err(TryError::Overflow | TryError::ClientGone | TryError::ClientFailed) => return,
+        };
+        self.cluster.report(host, report);
+    }
+
     /// Notes the host, and tells it what it is to know of the tries.
     fn begin_try(&mut self, exchange: &mut Exchange, host: &Arc<Host>) {
         exchange.info.upstream_host = Some(Arc::clone(&host.text));
         exchange.info.attempts += 1;
         if let Some(active) = &mut self.active {
-            active.host(host);
+            active.detach();
         }
         if self.automatic_host && !host.hostname.is_empty() {
             exchange.head.set_authority(host.hostname.as_bytes());
@@ -141,7 +173,6 @@ impl Tries {
         if self.include_attempts {
             exchange.head.headers.set("x-envoy-attempt-count", exchange.info.attempts.to_string());
         }
-        exchange.worker.stats.increment(self.cluster.stats.upstream_rq_total);
     }
 
     /// Whether a kept connection had ended. That says nothing about the host, and the request is sent once more
@@ -208,17 +239,12 @@ impl Tries {
         policy.wants(status).then(|| Arc::clone(policy))
     }
 
-    fn circuit(&self) -> &Circuit {
-        self.cluster.circuit(self.selection.priority)
-    }
-
-    fn retry_limit(&self) -> u32 {
-        self.circuit().retry_limit(self.cluster.config.breakers.of(self.selection.priority))
-    }
-
     /// Counts a retry, if the cluster may have another one.
-    fn allow_retry(&self, worker: &Worker) -> bool {
-        if self.circuit().retries.enter(self.retry_limit()) != Entry::Full {
+    fn allow_retry(&mut self, worker: &Worker) -> bool {
+        self.retry_place = None;
+        let (priority, kind) = (self.selection.priority, Limited::Retries);
+        self.retry_place = Place::take(&self.cluster, &worker.stats, priority, kind);
+        if self.retry_place.is_some() {
             return true;
         }
         worker.stats.increment(self.cluster.stats.upstream_rq_retry_overflow);

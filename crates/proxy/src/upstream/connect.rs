@@ -34,6 +34,21 @@ pub enum ConnectError {
     Address(String),
 }
 
+impl ConnectError {
+    /// The same once more, for another request that met it.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Timeout => Self::Timeout,
+            Self::Io(error) => Self::Io(match error.raw_os_error() {
+                Some(number) => io::Error::from_raw_os_error(number),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
+            Self::Tls(text) => Self::Tls(text.clone()),
+            Self::Address(text) => Self::Address(text.clone()),
+        }
+    }
+}
+
 /// The kernel's words without the number behind them.
 fn describe(error: &io::Error) -> String {
     match error.raw_os_error() {

@@ -46,7 +46,20 @@ impl ClusterHandle {
 
     fn change(&self, next: impl FnOnce(&HostSet) -> (HostSet, HostChanges)) {
         let _changing = self.changing.lock();
-        let (new, _changes) = next(&self.hosts.load());
+        let (new, changes) = next(&self.hosts.load());
+        let (stats, control) = (&self.membership, &self.control);
+        let [total, healthy, degraded, excluded] = new.membership();
+        control.set(stats.membership_total, total);
+        control.set(stats.membership_healthy, healthy);
+        control.set(stats.membership_degraded, degraded);
+        control.set(stats.membership_excluded, excluded);
+        control.set(
+            stats.max_host_weight,
+            new.members().map(|member| u64::from(member.weight)).max().unwrap_or(0),
+        );
+        if !changes.added.is_empty() || !changes.removed.is_empty() {
+            control.increment(stats.membership_change);
+        }
         self.hosts.store(Arc::new(new));
     }
 }

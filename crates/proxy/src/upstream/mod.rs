@@ -2,6 +2,8 @@
 
 mod connect;
 mod hosts;
+pub mod limits;
+pub mod outlier;
 mod pool;
 mod proxy_protocol;
 

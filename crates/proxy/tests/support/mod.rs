@@ -131,12 +131,17 @@ pub struct Running {
 
 impl Running {
     pub fn start(listener: Value, clusters: Value) -> Self {
+        Self::with_workers(listener, clusters, 2)
+    }
+
+    /// With so many threads: pools and their limits are each one's own.
+    pub fn with_workers(listener: Value, clusters: Value, concurrency: usize) -> Self {
         let text =
             json!({"node": {"id": "n"}, "static_resources": {"listeners": [listener], "clusters": clusters}})
                 .to_string();
         let bootstrap = bootstrap::parse(&text, None).unwrap();
         let options =
-            ProxyOptions { concurrency: 2, drain_time: Duration::from_secs(5), ..ProxyOptions::default() };
+            ProxyOptions { concurrency, drain_time: Duration::from_secs(5), ..ProxyOptions::default() };
         let handle = Proxy::start(bootstrap, options).unwrap();
         let address = handle.listener_address("main").unwrap();
         Self { handle: Some(handle), address }

@@ -1,0 +1,201 @@
+//! What is counted of one upstream connection, from its first packet to its end.
+
+use std::cell::Cell;
+use std::rc::Weak;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use lateen_dataplane::circuit::RoutePriority;
+use lateen_dataplane::cluster::Host;
+
+use crate::state::ClusterHandle;
+use crate::stats::Shard;
+use crate::stream::{Shared, Stream};
+use crate::tls::Wanted;
+use crate::upstream::connect::{ConnectError, Purpose, connect};
+use crate::upstream::limits::Limited;
+
+/// Who is told that a connection is gone.
+pub(super) trait Owner {
+    /// One less.
+    fn ended(&self);
+}
+
+/// The account of a connection. It is closed when it is dropped.
+pub(super) struct Account {
+    pub(super) cluster: Arc<ClusterHandle>,
+    pub(super) host: Arc<Host>,
+    pub(super) stats: Arc<Shard>,
+    priority: RoutePriority,
+    owner: Weak<dyn Owner>,
+    pub(super) made: Instant,
+    /// Requests that it carried.
+    pub(super) requests: Cell<u32>,
+    /// Whether a request is under way.
+    pub(super) busy: Cell<bool>,
+    /// Whether the peer ended it.
+    pub(super) by_peer: Cell<bool>,
+    /// Bytes that are counted already: received, sent.
+    counted: Cell<(u64, u64)>,
+}
+
+impl Account {
+    /// Opens an account, if the limits allow another connection. The first one of a pool is always allowed, for
+    /// requests that wait would wait forever.
+    pub(super) fn open(
+        cluster: &Arc<ClusterHandle>,
+        host: &Arc<Host>,
+        stats: &Arc<Shard>,
+        priority: RoutePriority,
+        first: bool,
+        owner: Weak<dyn Owner>,
+    ) -> Option<Self> {
+        let host_limit = cluster.config.breakers.host_connections;
+        let host_full = host_limit.is_some_and(|limit| host.counters.cx_active.load(Relaxed) >= limit);
+        if host_full || !cluster.enter(stats, priority, Limited::Connections) {
+            stats.increment(cluster.stats.upstream_cx_overflow);
+            if !first {
+                return None;
+            }
+            cluster.force(stats, priority, Limited::Connections);
+        }
+        stats.increment(cluster.stats.upstream_cx_total);
+        stats.increment(cluster.stats.upstream_cx_active);
+        host.counters.cx_total.fetch_add(1, Relaxed);
+        host.counters.cx_active.fetch_add(1, Relaxed);
+        cluster.had_traffic.store(true, Relaxed);
+        Some(Self {
+            cluster: Arc::clone(cluster),
+            host: Arc::clone(host),
+            stats: Arc::clone(stats),
+            priority,
+            owner,
+            made: Instant::now(),
+            requests: Cell::new(0),
+            busy: Cell::new(false),
+            by_peer: Cell::new(false),
+            counted: Cell::new((0, 0)),
+        })
+    }
+
+    /// Connects.
+    pub(super) async fn connect(&self, wanted: Wanted) -> Result<Stream, ConnectError> {
+        let counters = &self.cluster.stats;
+        let purpose = Purpose { wanted, server_name: None, client: None };
+        let connected = connect(&self.stats, &self.cluster, &self.host, purpose).await;
+        match &connected {
+            Ok(_) => {
+                self.stats.record(counters.upstream_cx_connect_ms, self.made.elapsed().as_millis() as u64)
+            }
+            Err(error) => {
+                self.stats.increment(counters.upstream_cx_connect_fail);
+                self.host.counters.cx_connect_fail.fetch_add(1, Relaxed);
+                if matches!(error, ConnectError::Timeout) {
+                    self.stats.increment(counters.upstream_cx_connect_timeout);
+                } else {
+                    self.by_peer.set(true);
+                }
+            }
+        }
+        connected
+    }
+
+    /// One more request begins.
+    pub(super) fn begin_request(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.busy.set(true);
+    }
+
+    /// Counts the bytes that were moved since the last time.
+    pub(super) fn count_bytes(&self, shared: &Shared) {
+        let (received, sent) = shared.moved();
+        let (old_received, old_sent) = self.counted.replace((received, sent));
+        self.stats.add(self.cluster.stats.upstream_cx_rx_bytes_total, received - old_received);
+        self.stats.add(self.cluster.stats.upstream_cx_tx_bytes_total, sent - old_sent);
+    }
+
+    /// Whether it may carry another request.
+    pub(super) fn may_go_on(&self) -> bool {
+        let (config, counters) = (&self.cluster.config, &self.cluster.stats);
+        if self.host.is_removed() || self.is_unhealthy() {
+            return false;
+        }
+        if config.max_requests_per_connection.is_some_and(|limit| self.requests.get() >= limit) {
+            self.stats.increment(counters.upstream_cx_max_requests);
+            return false;
+        }
+        !self.is_too_old()
+    }
+
+    /// Whether it has lived for as long as it may.
+    pub(super) fn is_too_old(&self) -> bool {
+        let limit = self.cluster.config.max_connection_duration;
+        let over = limit.is_some_and(|limit| self.made.elapsed() >= limit);
+        if over {
+            self.stats.increment(self.cluster.stats.upstream_cx_max_duration_reached);
+        }
+        over
+    }
+
+    /// Whether its host failed its health checks, and connections are to end then.
+    pub(super) fn is_unhealthy(&self) -> bool {
+        use lateen_dataplane::cluster::HealthFlags;
+        self.cluster.config.close_on_health_failure && self.host.flags().any(HealthFlags::FAILED_ACTIVE)
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let counters = &self.cluster.stats;
+        self.stats.decrement(counters.upstream_cx_active);
+        self.host.counters.cx_active.fetch_sub(1, Relaxed);
+        self.stats.increment(counters.upstream_cx_destroy);
+        let (by, with_request) = match self.by_peer.get() {
+            true => (counters.upstream_cx_destroy_remote, counters.upstream_cx_destroy_remote_with_active_rq),
+            false => (counters.upstream_cx_destroy_local, counters.upstream_cx_destroy_local_with_active_rq),
+        };
+        self.stats.increment(by);
+        if self.busy.get() {
+            self.stats.increment(with_request);
+            self.stats.increment(counters.upstream_cx_destroy_with_active_rq);
+        }
+        self.stats.record(counters.upstream_cx_length_ms, self.made.elapsed().as_millis() as u64);
+        self.stats.record(counters.upstream_rq_per_cx, u64::from(self.requests.get()));
+        self.cluster.leave(&self.stats, self.priority, Limited::Connections);
+        if let Some(owner) = self.owner.upgrade() {
+            owner.ended();
+        }
+    }
+}
+
+/// A request that waits for a connection.
+pub(super) struct Waiting {
+    cluster: Arc<ClusterHandle>,
+    stats: Arc<Shard>,
+    priority: RoutePriority,
+}
+
+impl Waiting {
+    /// None where too many wait already.
+    pub(super) fn begin(
+        cluster: &Arc<ClusterHandle>,
+        stats: &Arc<Shard>,
+        priority: RoutePriority,
+    ) -> Option<Self> {
+        if !cluster.enter(stats, priority, Limited::Pending) {
+            stats.increment(cluster.stats.upstream_rq_pending_overflow);
+            return None;
+        }
+        stats.increment(cluster.stats.upstream_rq_pending_total);
+        stats.increment(cluster.stats.upstream_rq_pending_active);
+        Some(Self { cluster: Arc::clone(cluster), stats: Arc::clone(stats), priority })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.stats.decrement(self.cluster.stats.upstream_rq_pending_active);
+        self.cluster.leave(&self.stats, self.priority, Limited::Pending);
+    }
+}

@@ -1,0 +1,180 @@
+//! HTTP/1 connections to one host, and the requests that wait for one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use lateen_dataplane::circuit::RoutePriority;
+use lateen_dataplane::cluster::Host;
+use tokio::sync::oneshot;
+
+use super::AcquireError;
+use super::account::{Account, Owner, Waiting};
+use crate::state::ClusterHandle;
+use crate::stats::Shard;
+use crate::stream::Shared;
+use crate::tls::Wanted;
+use crate::upstream::ConnectError;
+
+/// A connection and its account.
+pub(super) struct Connection {
+    pub(super) shared: Shared,
+    pub(super) account: Account,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// What a request that waits is given.
+enum Turn {
+    /// A connection that another request gave back.
+    Connection(Box<Connection>),
+    /// The chance to make one.
+    Make,
+    /// The host cannot be reached.
+    Failed(ConnectError),
+}
+
+/// The connections to one host.
+pub(super) struct HostPool {
+    pub(super) cluster: Arc<ClusterHandle>,
+    pub(super) host: Arc<Host>,
+    priority: RoutePriority,
+    idle: RefCell<Vec<Idle>>,
+    /// All that live, also those that are being made.
+    open: Cell<u32>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Turn>>>,
+}
+
+impl Owner for HostPool {
+    fn ended(&self) {
+        self.open.set(self.open.get() - 1);
+        self.next(|| Turn::Make);
+    }
+}
+
+impl HostPool {
+    pub(super) fn new(cluster: &Arc<ClusterHandle>, host: &Arc<Host>, priority: RoutePriority) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            host: Arc::clone(host),
+            priority,
+            idle: RefCell::default(),
+            open: Cell::new(0),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Gives the next one that waits its turn; false where nobody does.
+    fn next(&self, turn: impl Fn() -> Turn) -> bool {
+        loop {
+            let Some(waiting) = self.waiting.borrow_mut().pop_front() else { return false };
+            if waiting.send(turn()).is_ok() {
+                return true;
+            }
+        }
+    }
+
+    /// The connection that was used last, if its peer has not closed it.
+    pub(super) fn take_idle(&self) -> Option<Connection> {
+        loop {
+            let Idle { connection, .. } = self.idle.borrow_mut().pop()?;
+            if connection.shared.is_stale() {
+                connection.account.by_peer.set(true);
+            } else if !connection.account.is_too_old() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// A connection and whether it had carried a request before.
+    pub(super) async fn acquire(
+        self: &Rc<Self>,
+        stats: &Arc<Shard>,
+        fresh: bool,
+    ) -> Result<(Connection, bool), AcquireError> {
+        if !fresh && let Some(connection) = self.take_idle() {
+            return Ok((connection, true));
+        }
+        let _waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
+        loop {
+            if let Some(account) = self.open_account(stats) {
+                return match account.connect(Wanted::Http1).await {
+                    Ok(stream) => {
+                        stats.increment(self.cluster.stats.upstream_cx_http1_total);
+                        let shared = Shared::new(stream, BytesMut::new());
+                        Ok((Connection { shared, account }, false))
+                    }
+                    Err(error) => {
+                        // Those who wait would meet the same; whoever sent them knows better what to do.
+                        while self.next(|| Turn::Failed(error.again())) {}
+                        drop(account);
+                        Err(error.into())
+                    }
+                };
+            }
+            let (sender, turn) = oneshot::channel();
+            self.waiting.borrow_mut().push_back(sender);
+            match turn.await {
+                Ok(Turn::Connection(connection)) if !connection.shared.is_stale() => {
+                    return Ok((*connection, true));
+                }
+                Ok(Turn::Failed(error)) => return Err(error.into()),
+                Ok(Turn::Connection(_) | Turn::Make) | Err(_) => {}
+            }
+        }
+    }
+
+    fn open_account(self: &Rc<Self>, stats: &Arc<Shard>) -> Option<Account> {
+        let owner = Rc::downgrade(self) as std::rc::Weak<dyn Owner>;
+        let first = self.open.get() == 0;
+        let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, owner)?;
+        self.open.set(self.open.get() + 1);
+        Some(account)
+    }
+
+    /// A connection whose request is complete: for the next that waits, or for later.
+    pub(super) fn give_back(&self, connection: Connection) {
+        connection.account.busy.set(false);
+        connection.account.count_bytes(&connection.shared);
+        let mut connection = Box::new(connection);
+        loop {
+            let Some(waiting) = self.waiting.borrow_mut().pop_front() else { break };
+            match waiting.send(Turn::Connection(connection)) {
+                Ok(()) => return,
+                Err(Turn::Connection(back)) => connection = back,
+                Err(_) => return,
+            }
+        }
+        connection.shared.release();
+        self.idle.borrow_mut().push(Idle { connection: *connection, since: Instant::now() });
+    }
+
+    /// Ends idle connections whose time is over, or all. Whether the pool is still needed.
+    pub(super) fn sweep(&self, all: bool) -> bool {
+        let timeout = self.cluster.config.idle_timeout;
+        let mut gone = Vec::new();
+        self.idle.borrow_mut().retain_mut(|idle| {
+            let account = &idle.connection.account;
+            let timed_out = timeout.is_some_and(|limit| idle.since.elapsed() >= limit);
+            if timed_out {
+                account.stats.increment(self.cluster.stats.upstream_cx_idle_timeout);
+            }
+            let stale = idle.connection.shared.is_stale();
+            account.by_peer.set(stale);
+            let keep = !all && !timed_out && !stale && !account.is_unhealthy() && !account.is_too_old();
+            if !keep {
+                gone.push(idle.connection.shared.clone());
+            }
+            keep
+        });
+        // Held until here: whatever the end of a connection sets off finds nothing borrowed.
+        drop(gone);
+        self.open.get() > 0 || !self.waiting.borrow().is_empty()
+    }
+}

@@ -1,0 +1,261 @@
+//! HTTP/2 connections to one host: requests share them up to their limits of streams.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use lateen_dataplane::circuit::RoutePriority;
+use lateen_dataplane::cluster::Host;
+use lateen_dataplane::http_protocol::Keepalive;
+
+use super::AcquireError;
+use super::account::{Account, Owner, Waiting};
+use crate::state::ClusterHandle;
+use crate::stats::Shard;
+use crate::tls::Wanted;
+use crate::upstream::ConnectError;
+
+/// A connection with its streams.
+struct Connection {
+    sender: SendRequest<Bytes>,
+    active: Cell<usize>,
+    /// It takes no more requests.
+    draining: Cell<bool>,
+    idle_since: Cell<Instant>,
+    account: Rc<Account>,
+}
+
+/// The connections to one host.
+pub(super) struct HostPool {
+    pub(super) cluster: Arc<ClusterHandle>,
+    pub(super) host: Arc<Host>,
+    priority: RoutePriority,
+    connections: RefCell<Vec<Rc<Connection>>>,
+    open: Cell<u32>,
+    /// Held while connecting, so that those who come meanwhile share the connection.
+    making: tokio::sync::Mutex<()>,
+    freed: tokio::sync::Notify,
+}
+
+/// A place for one request.
+pub struct Stream {
+    /// Takes the request.
+    pub(super) sender: SendRequest<Bytes>,
+    /// Held until the answer is complete.
+    pub(super) guard: StreamGuard,
+    /// Whether the connection had carried a request before.
+    pub(super) reused: bool,
+}
+
+/// A stream that is under way.
+pub struct StreamGuard {
+    connection: Rc<Connection>,
+    pool: Rc<HostPool>,
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        connection.active.set(connection.active.get() - 1);
+        connection.idle_since.set(Instant::now());
+        connection.account.busy.set(connection.active.get() > 0);
+        if connection.draining.get() && connection.active.get() == 0 {
+            self.pool.forget(connection);
+        }
+        self.pool.freed.notify_one();
+    }
+}
+
+impl Owner for HostPool {
+    fn ended(&self) {
+        self.open.set(self.open.get() - 1);
+        self.freed.notify_one();
+    }
+}
+
+impl HostPool {
+    pub(super) fn new(cluster: &Arc<ClusterHandle>, host: &Arc<Host>, priority: RoutePriority) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            host: Arc::clone(host),
+            priority,
+            connections: RefCell::default(),
+            open: Cell::new(0),
+            making: tokio::sync::Mutex::default(),
+            freed: tokio::sync::Notify::new(),
+        }
+    }
+
+    pub(super) async fn acquire(self: &Rc<Self>, stats: &Arc<Shard>) -> Result<Stream, AcquireError> {
+        if let Some(stream) = self.free() {
+            return Ok(stream);
+        }
+        let _waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
+        loop {
+            // Asked for before looking, so that nothing is missed in between.
+            let freed = self.freed.notified();
+            let making = self.making.lock().await;
+            if let Some(stream) = self.free() {
+                return Ok(stream);
+            }
+            let owner = Rc::downgrade(self) as std::rc::Weak<dyn Owner>;
+            let first = self.open.get() == 0;
+            let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, owner);
+            if let Some(account) = account {
+                self.open.set(self.open.get() + 1);
+                self.make(Rc::new(account)).await?;
+                if let Some(stream) = self.free() {
+                    return Ok(stream);
+                }
+                // It ended at once, or allows no stream yet.
+                drop(making);
+                tokio::task::yield_now().await;
+                continue;
+            }
+            drop(making);
+            freed.await;
+        }
+    }
+
+    /// A place on a connection that has one.
+    fn free(self: &Rc<Self>) -> Option<Stream> {
+        let mut connections = self.connections.borrow_mut();
+        let mut found = None;
+        connections.retain(|connection| {
+            let mut sender = connection.sender.clone();
+            match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                // The connection ended, or will (GOAWAY).
+                Poll::Ready(Err(_)) => {
+                    connection.draining.set(true);
+                    connection.account.by_peer.set(true);
+                }
+                Poll::Ready(Ok(())) if found.is_none() && self.has_place(connection) => {
+                    found = Some((Rc::clone(connection), sender));
+                }
+                _ => {}
+            }
+            !connection.draining.get() || connection.active.get() > 0
+        });
+        drop(connections);
+        let (connection, sender) = found?;
+        let reused = connection.account.requests.get() > 0;
+        connection.active.set(connection.active.get() + 1);
+        connection.account.begin_request();
+        let config = &self.cluster.config;
+        if config.max_requests_per_connection.is_some_and(|limit| connection.account.requests.get() >= limit)
+        {
+            connection.account.stats.increment(self.cluster.stats.upstream_cx_max_requests);
+            connection.draining.set(true);
+        }
+        Some(Stream { sender, guard: StreamGuard { connection, pool: Rc::clone(self) }, reused })
+    }
+
+    fn has_place(&self, connection: &Connection) -> bool {
+        if connection.draining.get() {
+            return false;
+        }
+        if connection.account.is_too_old() || connection.account.is_unhealthy() {
+            connection.draining.set(true);
+            return false;
+        }
+        let own = self.cluster.config.max_concurrent_streams.map_or(usize::MAX, |limit| limit as usize);
+        connection.active.get() < own.min(connection.sender.current_max_send_streams())
+    }
+
+    async fn make(self: &Rc<Self>, account: Rc<Account>) -> Result<(), AcquireError> {
+        let stream = account.connect(Wanted::Http2).await?;
+        account.stats.increment(self.cluster.stats.upstream_cx_http2_total);
+        let config = &self.cluster.config;
+        let (sender, mut connection) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(config.initial_stream_window.unwrap_or(1 << 20))
+            .initial_connection_window_size(config.initial_connection_window.unwrap_or(16 << 20))
+            .max_frame_size(64 * 1024)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .map_err(|error| ConnectError::Io(std::io::Error::other(error)))?;
+        let keepalive = match (&config.http2_keepalive, connection.ping_pong()) {
+            (Some(settings), Some(pings)) => Some((settings.clone(), pings)),
+            _ => None,
+        };
+        self.connections.borrow_mut().push(Rc::new(Connection {
+            sender,
+            active: Cell::new(0),
+            draining: Cell::new(false),
+            idle_since: Cell::new(Instant::now()),
+            account: Rc::clone(&account),
+        }));
+        let pool = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            let alive = async {
+                match keepalive {
+                    Some((settings, pings)) => keep_alive(settings, pings).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+                    }
+                }
+                // Dropping the connection ends its streams.
+                () = alive => tracing::debug!("an HTTP/2 connection to an upstream answers no pings"),
+            }
+            if let Some(pool) = pool.upgrade() {
+                pool.connections.borrow_mut().retain(|other| !Rc::ptr_eq(&other.account, &account));
+            }
+            drop(account);
+        });
+        Ok(())
+    }
+
+    fn forget(&self, connection: &Rc<Connection>) {
+        self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
+    }
+
+    /// Ends connections that have nothing to do and are not wanted, or all such. Whether the pool is still needed.
+    pub(super) fn sweep(&self, all: bool) -> bool {
+        let timeout = self.cluster.config.idle_timeout;
+        let mut gone = Vec::new();
+        self.connections.borrow_mut().retain(|connection| {
+            let account = &connection.account;
+            if all || account.is_unhealthy() || account.is_too_old() {
+                connection.draining.set(true);
+            }
+            let idle = connection.active.get() == 0;
+            let timed_out =
+                idle && timeout.is_some_and(|limit| connection.idle_since.get().elapsed() >= limit);
+            if timed_out {
+                account.stats.increment(self.cluster.stats.upstream_cx_idle_timeout);
+            }
+            // Without senders a connection ends when its last stream does.
+            let keep = !(idle && (connection.draining.get() || timed_out));
+            if !keep {
+                gone.push(Rc::clone(connection));
+            }
+            keep
+        });
+        drop(gone);
+        self.open.get() > 0
+    }
+}
+
+/// Resolves when a ping was not answered in time (`connection_keepalive`).
+async fn keep_alive(settings: Keepalive, mut pings: h2::PingPong) {
+    let Some(interval) = settings.interval else { return std::future::pending().await };
+    loop {
+        let jitter = f64::from(settings.jitter_percent) / 100.0 * rand::random::<f64>();
+        tokio::time::sleep(interval.mul_f64(1.0 + jitter)).await;
+        let timeout = settings.timeout.max(Duration::from_millis(1));
+        match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}

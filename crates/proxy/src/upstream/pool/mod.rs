@@ -1,0 +1,298 @@
+//! Pools: idle HTTP/1 connections and shared HTTP/2 connections, one set a worker.
+//!
+//! A pool belongs to a cluster (one version of its configuration) and a host, so that connections made under other
+//! settings are never used. When a host leaves its cluster its idle connections end with the next sweep, and those at
+//! work when their request ends.
+
+mod account;
+mod http1;
+mod http2;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lateen_dataplane::circuit::RoutePriority;
+use lateen_dataplane::cluster::Host;
+use lateen_dataplane::head::{RequestHead, ResponseHead};
+
+use self::http1::Connection;
+pub use self::http2::{Stream as Http2Stream, StreamGuard};
+use super::connect::ConnectError;
+use crate::http1::{self as codec1, Framing};
+use crate::http2 as codec2;
+use crate::message::{BodyReader, BodyWriter, MessageError};
+use crate::state::ClusterHandle;
+use crate::stats::Shard;
+
+/// Cluster, host (by address: both are held by what is stored under the key) and whose limits count.
+type Key = (usize, usize, RoutePriority);
+
+type Map<V> = RefCell<HashMap<Key, Rc<V>, foldhash::fast::RandomState>>;
+
+/// The pools of a worker.
+#[derive(Default)]
+pub struct Pools {
+    http1: Map<http1::HostPool>,
+    http2: Map<http2::HostPool>,
+}
+
+impl std::fmt::Debug for Pools {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Pools")
+    }
+}
+
+/// Why there is nothing to send a request on.
+#[derive(Debug, thiserror::Error)]
+pub enum AcquireError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// As many requests wait for a connection as may.
+    #[error("overflow")]
+    Overflow,
+}
+
+/// A place to send one request.
+pub enum Upstream {
+    /// A connection of one's own.
+    Http1(Lease),
+    /// A stream on a shared connection.
+    Http2(Http2Stream),
+}
+
+/// An HTTP/1 connection lent for one request. It goes back to its pool when the lease is dropped, if both messages
+/// were complete; else it is closed.
+pub struct Lease {
+    connection: Option<Connection>,
+    pool: Rc<http1::HostPool>,
+    /// Whether it had carried a request before.
+    pub reused: bool,
+    sent: Rc<Cell<bool>>,
+    received: Rc<Cell<bool>>,
+    keep: Rc<Cell<bool>>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let complete = self.sent.get() && self.received.get();
+        connection.account.busy.set(!complete);
+        if complete && self.keep.get() && connection.account.may_go_on() {
+            self.pool.give_back(connection);
+        } else {
+            connection.account.count_bytes(&connection.shared);
+            connection.account.by_peer.set(!complete && connection.shared.is_stale());
+        }
+    }
+}
+
+/// What is waited for after a request was sent.
+pub enum UpstreamResponse {
+    /// On an HTTP/1 connection.
+    Http1 {
+        /// The connection.
+        lease: Lease,
+        /// Whether the request was a HEAD.
+        to_head: bool,
+    },
+    /// On an HTTP/2 stream.
+    Http2 {
+        /// The head, when it comes.
+        response: h2::client::ResponseFuture,
+        /// Held until the answer is complete.
+        guard: StreamGuard,
+    },
+}
+
+impl Pools {
+    /// A connection to a host.
+    pub async fn acquire(
+        self: &Rc<Self>,
+        stats: &Arc<Shard>,
+        cluster: &Arc<ClusterHandle>,
+        host: &Arc<Host>,
+        priority: RoutePriority,
+        http2: bool,
+        fresh: bool,
+    ) -> Result<Upstream, AcquireError> {
+        let key = (Arc::as_ptr(cluster) as usize, Arc::as_ptr(host) as usize, priority);
+        if http2 {
+            let make = || Rc::new(http2::HostPool::new(cluster, host, priority));
+            let pool = Rc::clone(self.http2.borrow_mut().entry(key).or_insert_with(make));
+            return pool.acquire(stats).await.map(Upstream::Http2);
+        }
+        let make = || Rc::new(http1::HostPool::new(cluster, host, priority));
+        let pool = Rc::clone(self.http1.borrow_mut().entry(key).or_insert_with(make));
+        let (connection, reused) = pool.acquire(stats, fresh).await?;
+        connection.account.begin_request();
+        Ok(Upstream::Http1(Lease {
+            connection: Some(connection),
+            pool,
+            reused,
+            sent: Rc::default(),
+            received: Rc::default(),
+            keep: Rc::default(),
+        }))
+    }
+
+    /// Ends connections that were idle for too long, and those of hosts or clusters that are gone.
+    pub fn sweep(&self, is_current: impl Fn(&Arc<ClusterHandle>) -> bool) {
+        self.http1
+            .borrow_mut()
+            .retain(|_, pool| pool.sweep(pool.host.is_removed() || !is_current(&pool.cluster)));
+        self.http2
+            .borrow_mut()
+            .retain(|_, pool| pool.sweep(pool.host.is_removed() || !is_current(&pool.cluster)));
+    }
+}
+
+impl Upstream {
+    /// Whether the connection had carried a request before, and may be going away.
+    pub fn reused(&self) -> bool {
+        match self {
+            Self::Http1(lease) => lease.reused,
+            Self::Http2(stream) => stream.reused,
+        }
+    }
+
+    /// It is given back as it came: nothing was sent on it.
+    pub fn not_used(self) {
+        if let Self::Http1(lease) = self {
+            lease.sent.set(true);
+            lease.received.set(true);
+            lease.keep.set(true);
+        }
+    }
+
+    /// Our end of the connection.
+    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Http1(lease) => {
+                lease.connection.as_ref().and_then(|connection| connection.shared.local_address())
+            }
+            Self::Http2(_) => None,
+        }
+    }
+
+    /// Sends a head. With `end` there is no body, and everything is sent when this returns.
+    pub async fn send(
+        self,
+        head: &RequestHead,
+        end: bool,
+        upgrade: Option<&str>,
+    ) -> Result<(Option<BodyWriter>, UpstreamResponse), MessageError> {
+        match self {
+            Self::Http1(lease) => lease.send(head, end, upgrade).await,
+            Self::Http2(Http2Stream { mut sender, guard, .. }) => {
+                let request = codec2::request(head)?;
+                let (response, stream) = sender.send_request(request, end)?;
+                let writer = (!end).then(|| BodyWriter::Http2(codec2::BodyWriter::new(stream, false)));
+                Ok((writer, UpstreamResponse::Http2 { response, guard }))
+            }
+        }
+    }
+}
+
+impl Lease {
+    async fn send(
+        self,
+        head: &RequestHead,
+        end: bool,
+        upgrade: Option<&str>,
+    ) -> Result<(Option<BodyWriter>, UpstreamResponse), MessageError> {
+        let Some(connection) = &self.connection else { return Err(MessageError::Closed) };
+        let shared = connection.shared.clone();
+        let to_head = head.method() == b"HEAD";
+        let length = head.headers.get_str("content-length").and_then(|length| length.parse().ok());
+        let framing = match length {
+            _ if upgrade.is_some() => Framing::UntilClose,
+            _ if end => Framing::Length(0),
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        codec1::write_request(&mut shared.output(), head, framing, upgrade);
+        let writer = if end && upgrade.is_none() {
+            shared.flush().await?;
+            self.sent.set(true);
+            None
+        } else {
+            Some(BodyWriter::Http1(codec1::BodyWriter::new(shared, framing)))
+        };
+        Ok((writer, UpstreamResponse::Http1 { lease: self, to_head }))
+    }
+}
+
+impl UpstreamResponse {
+    /// Says that the request's body was sent to its end.
+    pub fn request_sent(&self) {
+        if let Self::Http1 { lease, .. } = self {
+            lease.sent.set(true);
+        }
+    }
+
+    /// The head of the final response (or of a change of protocol), and its body.
+    pub async fn head(&mut self) -> Result<(ResponseHead, BodyReader), MessageError> {
+        match self {
+            Self::Http1 { lease, to_head } => {
+                let Some(connection) = &lease.connection else { return Err(MessageError::Closed) };
+                let shared = connection.shared.clone();
+                let limits = codec1::Limits { bytes: 64 * 1024, fields: 256 };
+                let mut head = ResponseHead::default();
+                loop {
+                    let parsed = {
+                        let mut input = shared.input();
+                        let parsed = codec1::parse_response(&input, limits, *to_head, &mut head)
+                            .map_err(MessageError::Protocol)?;
+                        if let Some(parsed) = &parsed {
+                            bytes::Buf::advance(&mut *input, parsed.length);
+                        }
+                        parsed
+                    };
+                    match parsed {
+                        // An interim answer: the final one follows.
+                        Some(_) if (100..200).contains(&head.status) && head.status != 101 => {}
+                        Some(_) if head.status == 101 => {
+                            let reader = codec1::BodyReader::new(shared, Framing::UntilClose, Rc::default());
+                            return Ok((head, BodyReader::Http1(reader)));
+                        }
+                        Some(parsed) => {
+                            lease.keep.set(parsed.keep_alive);
+                            let received = Rc::clone(&lease.received);
+                            let reader = codec1::BodyReader::new(shared, parsed.framing, received);
+                            let body =
+                                if reader.is_done() { BodyReader::Done } else { BodyReader::Http1(reader) };
+                            return Ok((head, body));
+                        }
+                        None => {
+                            if shared.fill().await? == 0 {
+                                return Err(MessageError::Closed);
+                            }
+                        }
+                    }
+                }
+            }
+            Self::Http2 { response, .. } => {
+                let (parts, stream) = response.await?.into_parts();
+                let body = if stream.is_end_stream() {
+                    BodyReader::Done
+                } else {
+                    BodyReader::Http2(codec2::BodyReader::new(stream))
+                };
+                Ok((codec2::response_head(&parts), body))
+            }
+        }
+    }
+
+    /// Whether any byte of an answer came.
+    pub fn has_begun(&self) -> bool {
+        match self {
+            Self::Http1 { lease, .. } => {
+                lease.connection.as_ref().is_some_and(|connection| !connection.shared.input().is_empty())
+            }
+            Self::Http2 { .. } => false,
+        }
+    }
+}

@@ -42,6 +42,7 @@ impl DataPlane {
         let options = ProxyOptions {
             concurrency: concurrency(&workload.config),
             drain_time: workload.config.drain_duration,
+            last_good_config: bootstrap.parent().map(|folder| folder.join("last-good")),
             ..ProxyOptions::default()
         };
         Ok(Self::Own(Proxy::start(message, options).context("the proxy does not start")?))

@@ -209,6 +209,8 @@ pub struct HttpConnectionManager {
     pub routes: RouteSource,
     /// How long the first version of discovered routes is waited for.
     pub routes_timeout: Duration,
+    /// Who is asked for discovered routes.
+    pub routes_origin: Option<Box<lateen_envoy::envoy::config::core::v3::ConfigSource>>,
     /// The filters, the router last.
     pub filters: Vec<HttpFilter>,
     /// Where requests are logged.

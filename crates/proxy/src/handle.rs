@@ -135,8 +135,10 @@ impl Proxy {
         let (stop, stopped) = oneshot::channel();
         let (started, start) = std::sync::mpsc::channel();
         let quit = Arc::new(tokio::sync::Notify::new());
+        let node = bootstrap.node.as_ref().map_or("", |node| &node.id);
         let main = Main {
             manager: Arc::clone(&manager),
+            last_good: options.last_good_config.map(|folder| xds::LastGood::new(folder, node)),
             bootstrap,
             ads: options.ads,
             ready: ready_sender,
@@ -175,6 +177,7 @@ struct Main {
     manager: SharedManager,
     bootstrap: Bootstrap,
     ads: Option<Channel>,
+    last_good: Option<Arc<xds::LastGood>>,
     ready: watch::Sender<bool>,
     quit: Arc<tokio::sync::Notify>,
 }
@@ -198,6 +201,9 @@ impl Main {
         };
         let _ = stopped.await;
         drop(client);
+        if let Some(store) = &self.last_good {
+            store.write(&self.manager);
+        }
     }
 
     async fn set_up(
@@ -228,20 +234,19 @@ impl Main {
             None => None,
         };
         let dynamic = self.bootstrap.dynamic_resources.clone().unwrap_or_default();
-        let client = match self.channel()? {
-            Some((channel, delta)) if dynamic.cds_config.is_some() || dynamic.lds_config.is_some() => Some(
-                xds::start(channel, node, delta, Arc::clone(&self.manager), self.ready.clone(), &dynamic),
-            ),
-            _ => {
-                let mut warming = self.manager.lock().warming.subscribe();
-                let ready = self.ready.clone();
-                tokio::spawn(async move {
-                    let _ = warming.wait_for(|warming| *warming == 0).await;
-                    ready.send_replace(true);
-                });
-                None
-            }
-        };
+        let discovers = dynamic.cds_config.is_some() || dynamic.lds_config.is_some();
+        let client = self.channel()?.filter(|_| discovers).map(|(channel, delta)| {
+            let start = xds::Start {
+                node,
+                delta,
+                manager: Arc::clone(&self.manager),
+                ready: self.ready.clone(),
+                last_good: self.last_good.clone(),
+            };
+            xds::start(channel, start, &dynamic)
+        });
+        let ready = client.is_none().then(|| self.ready.clone());
+        tokio::spawn(xds::files::follow_all(Arc::clone(&self.manager), dynamic, ready));
         Ok((admin, client))
     }
 

@@ -14,7 +14,9 @@ use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint, LookupFamily};
 use lateen_dataplane::compile::{compile_assignment, compile_cluster, compile_listener, compile_routes};
 use lateen_dataplane::error::Warning;
 use lateen_dataplane::listener::{Address, NetworkFilter, RouteSource};
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
+use lateen_envoy::envoy::config::core::v3::ConfigSource;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
@@ -27,6 +29,7 @@ use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
 use crate::tls::TlsError;
 use crate::worker::Command;
+use crate::xds;
 
 /// How long a resource waits for what it needs.
 const WARMING: Duration = Duration::from_secs(15);
@@ -71,6 +74,8 @@ pub struct Manager {
     assignments: HashMap<Arc<str>, Assignment>,
     warming_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
     warming_listeners: HashMap<Arc<str>, ActiveListener>,
+    /// Resources that come from files, by type and name.
+    followed: Arc<Mutex<HashMap<(&'static str, String), xds::files::File>>>,
     /// Descriptors to listen on in place of making sockets, by address.
     pub inherited: HashMap<SocketAddr, std::net::TcpListener>,
     /// What came.
@@ -92,6 +97,7 @@ impl Manager {
                 assignments: HashMap::new(),
                 warming_clusters: HashMap::new(),
                 warming_listeners: HashMap::new(),
+                followed: Arc::default(),
                 inherited: HashMap::new(),
                 sources: Sources::default(),
                 warnings: Vec::new(),
@@ -115,6 +121,28 @@ impl Manager {
         }
     }
 
+    /// Follows the file of a resource of this name, where it comes from one.
+    fn follow(&mut self, kind: &'static str, name: &Arc<str>, file: Option<xds::files::File>) {
+        let key = (kind, name.to_string());
+        let mut followed = self.followed.lock();
+        let Some(file) = file else {
+            followed.remove(&key);
+            return;
+        };
+        if followed.get(&key) == Some(&file) {
+            return;
+        }
+        followed.insert(key.clone(), file.clone());
+        let (followed, current) = (Arc::clone(&self.followed), file.clone());
+        let wanted = move || followed.lock().get(&key) == Some(&current);
+        tokio::spawn(xds::files::follow(self.this.clone(), kind, file, None, || (), wanted));
+    }
+
+    fn is_followed(&self, kind: &'static str, name: &str) -> bool {
+        let followed = self.followed.lock();
+        !followed.is_empty() && followed.contains_key(&(kind, name.to_owned()))
+    }
+
     fn count_warming(&self) {
         let count = self.warming_clusters.len() + self.warming_listeners.len();
         self.warming.send_if_modified(|warming| std::mem::replace(warming, count) != count);
@@ -125,6 +153,7 @@ impl Manager {
     /// Adds or replaces a cluster.
     pub fn apply_cluster(&mut self, message: Cluster) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
+        let origin = message.eds_cluster_config.as_ref().and_then(|eds| eds.eds_config.clone());
         let compiled = compile_cluster(self.state.runtime.resolve(message))?;
         self.note(compiled.warnings);
         let (config, assignment) = compiled.value;
@@ -147,11 +176,12 @@ impl Manager {
             }
             Discovery::OriginalDestination { .. } => self.publish_cluster(handle),
             Discovery::Endpoints(service) => {
+                self.follow(ClusterLoadAssignment::TYPE_URL, service, xds::files::path(origin.as_ref()));
                 if let Some(assignment) = self.assignments.get(service) {
                     handle.set_hosts(assignment);
                     self.publish_cluster(handle);
                 } else if !existed {
-                    self.warm_cluster(handle);
+                    self.warm_cluster(handle, xds::fetch_timeout(origin.as_ref()));
                 }
             }
             Discovery::StrictDns | Discovery::LogicalDns => {
@@ -160,7 +190,7 @@ impl Manager {
                     Arc::downgrade(&handle),
                     assignment.unwrap_or_default(),
                 ));
-                self.warm_cluster(handle);
+                self.warm_cluster(handle, Some(WARMING));
             }
         }
         self.count_warming();
@@ -179,12 +209,14 @@ impl Manager {
         self.state.clusters.store(Arc::new(clusters));
     }
 
-    fn warm_cluster(&mut self, handle: Arc<ClusterHandle>) {
+    fn warm_cluster(&mut self, handle: Arc<ClusterHandle>, limit: Option<Duration>) {
         let name = Arc::clone(&handle.config.name);
         self.warming_clusters.insert(Arc::clone(&name), Arc::clone(&handle));
         let this = self.this.clone();
+        // Without a limit it waits for as long as it takes.
+        let Some(limit) = limit else { return };
         tokio::spawn(async move {
-            tokio::time::sleep(WARMING).await;
+            tokio::time::sleep(limit).await;
             let Some(manager) = this.upgrade() else { return };
             let mut manager = manager.lock();
             // Still the same one: it serves without hosts rather than never.
@@ -239,7 +271,8 @@ impl Manager {
             Discovery::Endpoints(service) => Some(service.to_string()),
             _ => None,
         };
-        clusters.values().chain(self.warming_clusters.values()).filter_map(name).collect()
+        let wanted = clusters.values().chain(self.warming_clusters.values()).filter_map(name);
+        wanted.filter(|name| !self.is_followed(ClusterLoadAssignment::TYPE_URL, name)).collect()
     }
 
     // === Routes ===
@@ -275,7 +308,11 @@ impl Manager {
         for listener in self.warming_listeners.values() {
             names.extend(route_names(listener));
         }
-        names.into_iter().map(|name| name.to_string()).collect()
+        names
+            .into_iter()
+            .map(|name| name.to_string())
+            .filter(|name| !self.is_followed(RouteConfiguration::TYPE_URL, name))
+            .collect()
     }
 
     fn missing_routes(&self, listener: &ActiveListener) -> Vec<Arc<str>> {
@@ -297,13 +334,17 @@ impl Manager {
             return Ok(());
         }
         let listener = self.state.make_listener(compiled.value).map_err(tls_error("Listener", &name))?;
+        for (routes, origin, _) in discovered_routes(&listener) {
+            self.follow(RouteConfiguration::TYPE_URL, &routes, xds::files::path(origin));
+        }
+        let limit = discovered_routes(&listener).map(|(_, _, limit)| limit).max().unwrap_or(WARMING);
         if self.missing_routes(&listener).is_empty() {
             self.activate_listener(listener)?;
         } else {
             self.warming_listeners.insert(Arc::clone(&name), listener);
             let (this, name) = (self.this.clone(), Arc::clone(&name));
             tokio::spawn(async move {
-                tokio::time::sleep(WARMING).await;
+                tokio::time::sleep(limit).await;
                 if let Some(manager) = this.upgrade() {
                     let mut manager = manager.lock();
                     manager.finish_listener(&name);
@@ -461,18 +502,22 @@ fn same_sockets(old: &ActiveListener, new: &ActiveListener) -> bool {
 }
 
 fn route_names(listener: &ActiveListener) -> Vec<Arc<str>> {
-    listener
-        .config
-        .chains
-        .iter()
-        .filter_map(|chain| match &chain.network {
-            NetworkFilter::Http(manager) => match &manager.routes {
-                RouteSource::Discovered(name) => Some(Arc::clone(name)),
-                RouteSource::Inline(_) => None,
-            },
-            _ => None,
-        })
-        .collect()
+    discovered_routes(listener).map(|(name, ..)| name).collect()
+}
+
+/// The route tables that a listener asks for: name, whom it asks, and how long it waits.
+fn discovered_routes(
+    listener: &ActiveListener,
+) -> impl Iterator<Item = (Arc<str>, Option<&ConfigSource>, Duration)> {
+    listener.config.chains.iter().filter_map(|chain| match &chain.network {
+        NetworkFilter::Http(manager) => match &manager.routes {
+            RouteSource::Discovered(name) => {
+                Some((Arc::clone(name), manager.routes_origin.as_deref(), manager.routes_timeout))
+            }
+            RouteSource::Inline(_) => None,
+        },
+        _ => None,
+    })
 }
 
 /// Keeps the addresses of a cluster's names up to date, for as long as the cluster lives.

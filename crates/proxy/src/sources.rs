@@ -22,6 +22,11 @@ impl<M: Message + Default> Encoded<M> {
         Self { bytes: message.encode_to_vec().into(), message: PhantomData }
     }
 
+    /// As it is kept.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The message.
     pub fn decode(&self) -> M {
         // It was encoded by `new`.

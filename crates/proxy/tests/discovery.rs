@@ -108,50 +108,70 @@ async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     panic!("{what} did not come about");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_by_discovery() {
-    let (one, two) = (upstream("one").await, upstream("two").await);
-    let source =
-        Source { resources: Arc::default(), version: watch::Sender::new(0), rejected: Arc::default() };
-    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// Serves what a source has, on this port (0: any); gives the port.
+async fn serve(source: &Source, port: u16) -> (u16, tokio::task::JoinHandle<()>) {
+    let socket = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let port = socket.local_addr().unwrap().port();
     let options = ServerOptions {
-        order: [
-            Cluster::TYPE_URL,
-            ClusterLoadAssignment::TYPE_URL,
-            Listener::TYPE_URL,
-            RouteConfiguration::TYPE_URL,
-        ]
-        .map(Into::into)
-        .to_vec(),
+        order: lateen_proxy::xds::KINDS.map(Into::into).to_vec(),
         ..ServerOptions::default()
     };
     let server = AdsServer::new(source.clone(), options);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(socket);
         tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await.unwrap();
     });
-    let routes = |cluster: &str| {
-        json!({"name": "9080", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
-        {"match": {"prefix": "/"}, "route": {"cluster": cluster}}]}]})
-    };
-    let eds =
-        |name: &str| json!({"name": name, "type": "EDS", "eds_cluster_config": {"eds_config": {"ads": {}}}});
-    source.put::<Cluster>("a", eds("a"));
-    source.put::<ClusterLoadAssignment>("a", assignment("a", &[one.address]));
-    source.put::<Listener>(
-        "main",
-        listener_with(json!({"rds": {"route_config_name": "9080", "config_source": {"ads": {}}}})),
-    );
-    source.put::<RouteConfiguration>("9080", routes("a"));
+    (port, task)
+}
+
+fn empty() -> Source {
+    Source { resources: Arc::default(), version: watch::Sender::new(0), rejected: Arc::default() }
+}
+
+fn ads_bootstrap(port: u16, api_type: &str) -> lateen_envoy::envoy::config::bootstrap::v3::Bootstrap {
     let text = json!({
         "node": {"id": "sidecar~1"},
         "dynamic_resources": {"cds_config": {"ads": {}}, "lds_config": {"ads": {}},
-            "ads_config": {"api_type": "DELTA_GRPC", "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]}},
+            "ads_config": {"api_type": api_type, "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]}},
         "static_resources": {"clusters": [support::cluster("xds", &[([127, 0, 0, 1], port).into()])]},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
     });
-    let bootstrap = bootstrap::parse(&text.to_string(), None).unwrap();
+    bootstrap::parse(&text.to_string(), None).unwrap()
+}
+
+fn eds(name: &str) -> serde_json::Value {
+    json!({"name": name, "type": "EDS", "eds_cluster_config": {"eds_config": {"ads": {}}}})
+}
+
+fn routes(cluster: &str) -> serde_json::Value {
+    json!({"name": "9080", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
+        {"match": {"prefix": "/"}, "route": {"cluster": cluster}}]}]})
+}
+
+fn rds_listener(name: &str) -> serde_json::Value {
+    let mut listener =
+        listener_with(json!({"rds": {"route_config_name": "9080", "config_source": {"ads": {}}}}));
+    listener["name"] = json!(name);
+    listener
+}
+
+/// A folder of a test's own.
+fn folder(name: &str) -> std::path::PathBuf {
+    let folder = std::env::temp_dir().join(format!("lateen-discovery-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_by_discovery() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let source = empty();
+    let (port, _server) = serve(&source, 0).await;
+    source.put::<Cluster>("a", eds("a"));
+    source.put::<ClusterLoadAssignment>("a", assignment("a", &[one.address]));
+    source.put::<Listener>("main", rds_listener("main"));
+    source.put::<RouteConfiguration>("9080", routes("a"));
+    let bootstrap = ads_bootstrap(port, "DELTA_GRPC");
     let handle = Proxy::start(bootstrap, ProxyOptions { concurrency: 1, ..ProxyOptions::default() }).unwrap();
     tokio::time::timeout(Duration::from_secs(10), handle.ready()).await.expect("ready");
     let address = handle.listener_address("main").expect("the listener came by discovery");
@@ -184,4 +204,124 @@ async fn everything_by_discovery() {
     source.resources.lock().remove(&(Listener::TYPE_URL, "main".to_owned()));
     source.version.send_modify(|version| *version += 1);
     eventually("the removal", async || proxy.handle().listener_address("main").is_none()).await;
+}
+
+/// Without its control plane a proxy that is started again serves what it had; when the control plane is back, with
+/// changes, it obeys.
+async fn restarted_without_a_control_plane(api_type: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let source = empty();
+    for (name, server) in [("a", &one), ("b", &two)] {
+        source.put::<Cluster>(name, eds(name));
+        source.put::<ClusterLoadAssignment>(name, assignment(name, &[server.address]));
+    }
+    source.put::<Listener>("main", rds_listener("main"));
+    source.put::<Listener>("other", rds_listener("other"));
+    source.put::<RouteConfiguration>("9080", routes("a"));
+    let (port, server) = serve(&source, 0).await;
+    let folder = folder(api_type);
+    let start = || {
+        let options = ProxyOptions {
+            concurrency: 1,
+            drain_time: Duration::from_secs(1),
+            last_good_config: Some(folder.clone()),
+            ..ProxyOptions::default()
+        };
+        Proxy::start(ads_bootstrap(port, api_type), options).unwrap()
+    };
+    let first = start();
+    tokio::time::timeout(Duration::from_secs(20), first.ready()).await.expect("ready");
+    tokio::task::spawn_blocking(move || first.shutdown()).await.unwrap();
+    server.abort();
+    let _ = server.await;
+    assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    for file in std::fs::read_dir(&folder).unwrap() {
+        assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    let second = start();
+    tokio::time::timeout(Duration::from_secs(20), second.ready())
+        .await
+        .expect("ready without a control plane");
+    let address = second.listener_address("main").unwrap();
+    let proxy = Running { address, handle: Some(second) };
+    assert_eq!(proxy.get("/", &[]).await.body, "one");
+    assert_eq!(proxy.handle().stat("control_plane.connected_state"), Some(0));
+
+    source.put::<RouteConfiguration>("9080", routes("b"));
+    source.resources.lock().remove(&(Listener::TYPE_URL, "other".to_owned()));
+    let (_, _server) = serve(&source, port).await;
+    eventually("the change", async || proxy.get("/", &[]).await.body == "two").await;
+    eventually("the removal", async || proxy.handle().listener_address("other").is_none()).await;
+    assert_eq!(proxy.handle().stat("control_plane.connected_state"), Some(1));
+    assert_eq!(proxy.handle().listener_address("main"), Some(address), "the listener stayed");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_good_configuration_serves_and_gives_way_delta() {
+    restarted_without_a_control_plane("DELTA_GRPC").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_good_configuration_serves_and_gives_way_state_of_the_world() {
+    restarted_without_a_control_plane("GRPC").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_from_files() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let folder = folder("files");
+    std::fs::create_dir_all(&folder).unwrap();
+    let source = |name: &str| json!({"path_config_source": {"path": folder.join(name)}});
+    let write = |name: &str, kind: &str, version: &str, resources: &[serde_json::Value]| {
+        let resources: Vec<_> = resources
+            .iter()
+            .map(|resource| {
+                let mut resource = resource.clone();
+                resource["@type"] = json!(kind);
+                resource
+            })
+            .collect();
+        let text = json!({"version_info": version, "resources": resources}).to_string();
+        std::fs::write(folder.join("new"), text).unwrap();
+        std::fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    };
+    let mut cluster = eds("a");
+    cluster["eds_cluster_config"]["eds_config"] = source("eds.json");
+    let mut listener =
+        listener_with(json!({"rds": {"route_config_name": "9080", "config_source": source("rds.json")}}));
+    write("cds.json", Cluster::TYPE_URL, "1", &[cluster.clone()]);
+    write("eds.json", ClusterLoadAssignment::TYPE_URL, "1", &[assignment("a", &[one.address])]);
+    write("lds.json", Listener::TYPE_URL, "1", &[listener.clone()]);
+    write("rds.json", RouteConfiguration::TYPE_URL, "1", &[routes("a")]);
+    let text = json!({"node": {"id": "n"}, "dynamic_resources": {"cds_config": source("cds.json"), "lds_config": source("lds.json")}});
+    let handle = Proxy::start(
+        bootstrap::parse(&text.to_string(), None).unwrap(),
+        ProxyOptions { concurrency: 1, ..ProxyOptions::default() },
+    )
+    .unwrap();
+    tokio::time::timeout(Duration::from_secs(20), handle.ready()).await.expect("ready");
+    let proxy = Running { address: handle.listener_address("main").unwrap(), handle: Some(handle) };
+    assert_eq!(proxy.get("/", &[]).await.body, "one");
+    write("eds.json", ClusterLoadAssignment::TYPE_URL, "2", &[assignment("a", &[two.address])]);
+    eventually("other endpoints", async || proxy.get("/", &[]).await.body == "two").await;
+    let mut other = routes("a");
+    other["virtual_hosts"][0]["routes"][0] =
+        json!({"match": {"prefix": "/"}, "direct_response": {"status": 418}});
+    write("rds.json", RouteConfiguration::TYPE_URL, "2", &[other]);
+    eventually("other routes", async || proxy.get("/", &[]).await.status == 418).await;
+    // What is wrong changes nothing; what is missing is gone.
+    listener["filter_chains"] = json!([]);
+    write("lds.json", Listener::TYPE_URL, "2", &[listener]);
+    eventually("the rejection", async || {
+        proxy.handle().stat("listener_manager.lds.update_rejected") == Some(1)
+    })
+    .await;
+    assert_eq!(proxy.get("/", &[]).await.status, 418);
+    write("lds.json", Listener::TYPE_URL, "3", &[]);
+    eventually("the removal", async || proxy.handle().listener_address("main").is_none()).await;
+    assert_eq!(proxy.handle().stat("listener_manager.lds.update_success"), Some(2));
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -24,12 +24,14 @@ pub(crate) fn http_manager(
     mut value: proto::HttpConnectionManager,
 ) -> Result<HttpConnectionManager> {
     let mut routes_timeout = Duration::from_secs(15);
+    let mut routes_origin = None;
     let routes = match value.route_specifier.take() {
         Some(RouteSpecifier::RouteConfig(table)) => {
             RouteSource::Inline(Arc::new(route_table(&context.field("route_config"), table)?))
         }
         Some(RouteSpecifier::Rds(rds)) => {
-            if let Some(timeout) = rds.config_source.and_then(|source| source.initial_fetch_timeout) {
+            routes_origin = rds.config_source.map(Box::new);
+            if let Some(timeout) = routes_origin.as_ref().and_then(|source| source.initial_fetch_timeout) {
                 let context = context.field("rds.config_source.initial_fetch_timeout");
                 // Zero waits without end; a day is near enough.
                 routes_timeout = limit(&context, Some(timeout), None)?.unwrap_or(Duration::from_secs(86_400));
@@ -54,6 +56,7 @@ pub(crate) fn http_manager(
         },
         routes,
         routes_timeout,
+        routes_origin,
         filters: http_filters(&context.field("http_filters"), take(&mut value.http_filters))?,
         access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
         use_remote_address: remote,

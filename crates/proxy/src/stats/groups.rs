@@ -417,3 +417,18 @@ counters! {
         disallowed: Counter, error: Counter, found: Counter,
     }
 }
+
+counters! {
+    /// What is counted of one subscription: `cluster_manager.cds.*`, `listener_manager.lds.*`.
+    SubscriptionStats, "", "" {
+        init_fetch_timeout: Counter, update_attempt: Counter, update_failure: Counter, update_rejected: Counter,
+        update_success: Counter, update_time: Gauge, version: Gauge, update_duration: Histogram,
+    }
+}
+
+counters! {
+    /// `control_plane.*`.
+    ControlPlaneStats, "control_plane", "" {
+        connected_state: Gauge, pending_requests: Gauge, rate_limit_enforced: Counter,
+    }
+}

@@ -1,33 +1,72 @@
 //! Discovery: what the control plane sends becomes resources of the manager, each taken or refused by itself.
 
-use std::collections::BTreeSet;
+mod apply;
+pub mod files;
+mod last_good;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
-use lateen_envoy::envoy::config::core::v3::Node;
+use lateen_envoy::envoy::config::core::v3::{ConfigSource, Node};
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
-use lateen_envoy::prost::Message;
 use lateen_xds::Protocol;
-use lateen_xds::client::{self, ClientOptions, Handle, Handler, RejectedResource, Resource, Update};
+use lateen_xds::client::{self, ClientOptions, Handle, Handler, RejectedResource, Update};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use crate::manager::{ApplyError, SharedManager};
+pub use apply::{KINDS, UpdateStats, apply};
+pub use last_good::LastGood;
 
-/// Starts the client. `ready` becomes true when the first configuration serves.
-pub fn start(
-    channel: Channel,
-    node: Node,
-    delta: bool,
-    manager: SharedManager,
-    ready: watch::Sender<bool>,
-    dynamic: &DynamicResources,
-) -> Handle {
-    let wants_listeners = dynamic.lds_config.is_some();
-    let wants_clusters = dynamic.cds_config.is_some();
+use crate::manager::{Manager, SharedManager};
+use crate::stats::{ControlPlaneStats, SharedShard};
+
+/// How long a control plane that takes the connection may be silent before the last good configuration serves.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long something is waited for (`initial_fetch_timeout`, 15 s if not said); none is for ever.
+pub fn fetch_timeout(source: Option<&ConfigSource>) -> Option<Duration> {
+    match source.and_then(|source| source.initial_fetch_timeout) {
+        None => Some(Duration::from_secs(15)),
+        Some(timeout) => Duration::try_from(timeout).ok().filter(|timeout| !timeout.is_zero()),
+    }
+}
+
+/// Waits until something is true, at most so long; false where it did not become so.
+async fn within(limit: Option<Duration>, came: &mut watch::Receiver<bool>) -> bool {
+    let came = came.wait_for(|came| *came);
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, came).await.is_ok(),
+        None => came.await.is_ok(),
+    }
+}
+
+/// What a client is started with, besides its channel.
+pub struct Start {
+    /// Who we are.
+    pub node: Node,
+    /// Whether the protocol is the incremental one.
+    pub delta: bool,
+    /// Where resources go.
+    pub manager: SharedManager,
+    /// Becomes true when the first configuration serves.
+    pub ready: watch::Sender<bool>,
+    /// What serves when no control plane answers.
+    pub last_good: Option<Arc<LastGood>>,
+}
+
+/// Starts the client.
+pub fn start(channel: Channel, start: Start, dynamic: &DynamicResources) -> Handle {
+    let Start { node, delta, manager, ready, last_good } = start;
+    let is_ads = |source: &Option<ConfigSource>| source.is_some() && files::path(source.as_ref()).is_none();
+    let wants_listeners = is_ads(&dynamic.lds_config);
+    let wants_clusters = is_ads(&dynamic.cds_config);
     let options = ClientOptions {
         node,
         protocol: if delta { Protocol::Delta } else { Protocol::Sotw },
@@ -35,27 +74,56 @@ pub fn start(
     };
     let (first_listeners, mut listeners_came) = watch::channel(!wants_listeners);
     let (first_clusters, mut clusters_came) = watch::channel(!wants_clusters);
-    let consumer = Consumer {
+    let stats = manager.lock().state().stats.clone();
+    let updates = Arc::new(UpdateStats::new(&stats, wants_clusters, wants_listeners));
+    if let Some(store) = &last_good {
+        tokio::spawn(last_good::keep(Arc::clone(store), SharedManager::clone(&manager)));
+    }
+    let consumer = Consumer(Arc::new(Mutex::new(State {
         manager: SharedManager::clone(&manager),
         endpoints: BTreeSet::new(),
         routes: BTreeSet::new(),
         first_clusters,
         first_listeners,
-    };
+        last_good,
+        received: false,
+        provisional: HashMap::new(),
+        updates: Arc::clone(&updates),
+        shard: stats.common(),
+        control_plane: ControlPlaneStats::new(&stats, ""),
+        wants_listeners,
+    })));
+    let state = Arc::clone(&consumer.0);
     let handle = client::start(channel, options, consumer);
     if wants_clusters {
+        updates.attempt(Cluster::TYPE_URL);
         handle.subscribe_all(Cluster::TYPE_URL);
     }
+    let silent = handle.clone();
+    let first = state.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(SILENCE).await;
+        first.lock().load(&silent, false);
+    });
     let later = handle.clone();
+    let limits = (fetch_timeout(dynamic.cds_config.as_ref()), fetch_timeout(dynamic.lds_config.as_ref()));
     // Listeners are asked for when the clusters they lead to serve, as Envoy does: no request meets a route whose
     // cluster is still missing.
     tokio::spawn(async move {
         let mut warming = manager.lock().warming.subscribe();
-        let _ = clusters_came.wait_for(|came| *came).await;
+        if !within(limits.0, &mut clusters_came).await {
+            updates.timeout(Cluster::TYPE_URL);
+        }
         let _ = warming.wait_for(|warming| *warming == 0).await;
         if wants_listeners {
+            updates.attempt(Listener::TYPE_URL);
             later.subscribe_all(Listener::TYPE_URL);
         }
+        if !within(limits.1, &mut listeners_came).await {
+            updates.timeout(Listener::TYPE_URL);
+        }
+        // A proxy that was given nothing is not ready, however long that takes.
+        let _ = clusters_came.wait_for(|came| *came).await;
         let _ = listeners_came.wait_for(|came| *came).await;
         let _ = warming.wait_for(|warming| *warming == 0).await;
         ready.send_replace(true);
@@ -63,72 +131,121 @@ pub fn start(
     handle
 }
 
-struct Consumer {
+/// The client's handler; whoever loads the last good configuration works with the same state.
+struct Consumer(Arc<Mutex<State>>);
+
+struct State {
     manager: SharedManager,
     endpoints: BTreeSet<String>,
     routes: BTreeSet<String>,
     first_clusters: watch::Sender<bool>,
     first_listeners: watch::Sender<bool>,
+    last_good: Option<Arc<LastGood>>,
+    /// Whether anything came.
+    received: bool,
+    /// Names of loaded resources of which the server was not told: what its first answer leaves out is gone.
+    provisional: HashMap<&'static str, BTreeSet<String>>,
+    updates: Arc<UpdateStats>,
+    shard: SharedShard,
+    control_plane: ControlPlaneStats,
+    wants_listeners: bool,
 }
 
 impl Handler for Consumer {
     fn update(&mut self, update: Update, handle: &Handle) -> Vec<RejectedResource> {
-        let kind = update.type_url.clone();
-        let mut rejected = Vec::new();
-        {
-            let mut manager = self.manager.lock();
-            for resource in &update.resources {
-                let applied = match &*kind {
-                    Cluster::TYPE_URL => decode(resource).map(|message| manager.apply_cluster(message)),
-                    Listener::TYPE_URL => decode(resource).map(|message| manager.apply_listener(message)),
-                    RouteConfiguration::TYPE_URL => {
-                        decode(resource).map(|message| manager.apply_routes(message))
-                    }
-                    ClusterLoadAssignment::TYPE_URL => {
-                        decode(resource).map(|message| manager.apply_assignment(message))
-                    }
-                    _ => Ok(Ok(())),
-                };
-                let applied = applied
-                    .and_then(|applied: Result<(), ApplyError>| applied.map_err(|error| error.to_string()));
-                if let Err(reason) = applied {
-                    tracing::warn!(resource = %resource.name, %reason, "a resource was refused");
-                    rejected.push(RejectedResource { name: resource.name.clone(), reason });
-                }
+        self.0.lock().update(update, handle)
+    }
+
+    fn connection(&mut self, connection: client::Connection<'_>) {
+        let state = self.0.lock();
+        match connection {
+            client::Connection::Up => {
+                tracing::info!("connected to the control plane");
+                state.shard.set(state.control_plane.connected_state, 1);
             }
-            for name in &update.removed {
-                match &*kind {
-                    Cluster::TYPE_URL => manager.remove_cluster(name),
-                    Listener::TYPE_URL => manager.remove_listener(name),
-                    // Routes and endpoints live as long as somebody refers to them.
-                    _ => {}
-                }
+            client::Connection::Down { reason } => {
+                tracing::warn!(%reason, "no connection to the control plane; the last configuration serves");
+                state.shard.set(state.control_plane.connected_state, 0);
+                state.updates.failure();
             }
-            let endpoints = manager.wanted_endpoints();
-            subscribe(handle, ClusterLoadAssignment::TYPE_URL, &mut self.endpoints, endpoints);
-            let routes = manager.wanted_routes();
-            subscribe(handle, RouteConfiguration::TYPE_URL, &mut self.routes, routes);
         }
-        match &*kind {
+    }
+
+    fn disconnected(&mut self, handle: &Handle) {
+        self.0.lock().load(handle, true);
+    }
+}
+
+impl State {
+    fn update(&mut self, mut update: Update, handle: &Handle) -> Vec<RejectedResource> {
+        let kind = update.type_url.clone();
+        self.received = true;
+        if let Some(provisional) = self.provisional.remove(&*kind) {
+            let came = apply::names(&update.resources);
+            update.removed.extend(provisional.difference(&came).cloned());
+        }
+        let manager = SharedManager::clone(&self.manager);
+        let mut manager = manager.lock();
+        let rejected = apply(&mut manager, &kind, &update.resources, &update.removed);
+        self.subscribe(&manager, handle);
+        drop(manager);
+        self.updates.applied(&kind, &update.version, !rejected.is_empty());
+        if let Some(store) = &self.last_good {
+            store.note(&update, &rejected);
+        }
+        self.came(&kind);
+        rejected
+    }
+
+    fn came(&self, kind: &str) {
+        match kind {
             Cluster::TYPE_URL => drop(self.first_clusters.send_replace(true)),
             Listener::TYPE_URL => drop(self.first_listeners.send_replace(true)),
             _ => {}
         }
-        rejected
     }
 
-    fn connection(&mut self, state: client::Connection<'_>) {
-        match state {
-            client::Connection::Up => tracing::info!("connected to the control plane"),
-            client::Connection::Down { reason } => {
-                tracing::warn!(%reason, "no connection to the control plane; the last configuration serves");
+    /// Asks for what clusters and listeners refer to.
+    fn subscribe(&mut self, manager: &Manager, handle: &Handle) {
+        let endpoints = manager.wanted_endpoints();
+        subscribe(handle, ClusterLoadAssignment::TYPE_URL, &mut self.endpoints, endpoints);
+        let routes = manager.wanted_routes();
+        subscribe(handle, RouteConfiguration::TYPE_URL, &mut self.routes, routes);
+    }
+
+    /// Serves what an earlier run left, where nothing came yet. `resume`: no stream is open, and the next one begins
+    /// with the versions of what is loaded.
+    fn load(&mut self, handle: &Handle, resume: bool) {
+        if self.received {
+            return;
+        }
+        let Some(store) = self.last_good.clone() else { return };
+        self.received = true;
+        let kept: Vec<_> = KINDS.into_iter().map(|kind| (kind, store.load(kind))).collect();
+        if kept.iter().all(|(_, kept)| kept.resources.is_empty()) {
+            return;
+        }
+        tracing::warn!("no control plane answers; the last good configuration serves");
+        let manager = SharedManager::clone(&self.manager);
+        let mut manager = manager.lock();
+        if self.wants_listeners {
+            self.updates.attempt(Listener::TYPE_URL);
+            handle.subscribe_all(Listener::TYPE_URL);
+        }
+        for (kind, kept) in kept {
+            let rejected = apply(&mut manager, kind, &kept.resources, &[]);
+            self.subscribe(&manager, handle);
+            store.note_loaded(kind, &kept);
+            let taken = kept.resources.iter().filter(|one| !rejected.iter().any(|bad| bad.name == one.name));
+            if resume {
+                let versions = taken.map(|one| (one.name.clone(), one.version.clone()));
+                handle.hold(kind, kept.version.clone(), versions);
+            } else {
+                self.provisional.insert(kind, taken.map(|one| one.name.clone()).collect());
             }
+            self.came(kind);
         }
     }
-}
-
-fn decode<M: Message + Default>(resource: &Resource) -> Result<M, String> {
-    M::decode(resource.body.clone()).map_err(|error| format!("{}: cannot be decoded: {error}", resource.name))
 }
 
 fn subscribe(handle: &Handle, kind: &'static str, held: &mut BTreeSet<String>, wanted: BTreeSet<String>) {

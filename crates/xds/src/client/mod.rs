@@ -112,6 +112,11 @@ pub trait Handler: Send + 'static {
     fn connection(&mut self, state: Connection<'_>) {
         let _ = state;
     }
+
+    /// The stream was lost, and the next is not tried yet: what is subscribed and held now counts when it opens.
+    fn disconnected(&mut self, handle: &Handle) {
+        let _ = handle;
+    }
 }
 
 /// What a handler is told of the connection.
@@ -189,6 +194,19 @@ impl Handle {
         self.send(Command { type_url: type_url.into(), remove, ..Default::default() });
     }
 
+    /// Holds these resources already, by name and version, as from an earlier run: the server is told when the next
+    /// stream opens, and sends only what changed. `version` is that of the last response (state of the world). Only for
+    /// what is subscribed to, and while no stream is open ([`Handler::disconnected`]).
+    pub fn hold(
+        &self,
+        type_url: impl Into<Arc<str>>,
+        version: impl Into<String>,
+        resources: impl IntoIterator<Item = (String, String)>,
+    ) {
+        let hold = Some((version.into(), resources.into_iter().collect()));
+        self.send(Command { type_url: type_url.into(), hold, ..Default::default() });
+    }
+
     /// State and counters at this moment.
     pub fn status(&self) -> ClientStatus {
         self.status.lock().clone()
@@ -217,6 +235,8 @@ struct Command {
     wildcard: Option<bool>,
     add: Vec<String>,
     remove: Vec<String>,
+    /// The version of the type, and names with versions.
+    hold: Option<(String, Vec<(String, String)>)>,
 }
 
 /// Starts a client on the current runtime.

@@ -87,6 +87,10 @@ impl State {
                 unsubscribe.push(name);
             }
         }
+        if let Some((version, resources)) = command.hold {
+            state.version = version;
+            state.held.extend(resources);
+        }
         let TypeState { wildcard, names, held, .. } = state;
         held.retain(|name, _| *wildcard || names.contains(name));
         if !open || subscribe.is_empty() && unsubscribe.is_empty() {

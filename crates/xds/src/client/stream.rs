@@ -159,6 +159,7 @@ impl<H: Handler> Task<H> {
         drop(status);
         self.connected.send_replace(false);
         self.handler.connection(Connection::Down { reason });
+        self.handler.disconnected(&self.handle);
     }
 }
 

@@ -71,6 +71,37 @@ fn delta_says_what_changes_and_after_a_reconnect_all_that_is_held() {
 }
 
 #[test]
+fn what_an_earlier_run_left_is_told_to_the_server() {
+    let hold = |type_url: &str| Command {
+        type_url: type_url.into(),
+        hold: Some((
+            "7".to_owned(),
+            vec![("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())],
+        )),
+        ..Default::default()
+    };
+    let names = |names: &[&str]| Command {
+        type_url: "t".into(),
+        add: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    };
+    let mut state = State::new(Protocol::Delta);
+    state.command(names(&["a"]), false);
+    state.command(hold("t"), false);
+    let first = delta(state.open().pop());
+    // Nobody asks for b any more.
+    assert_eq!(
+        first.initial_resource_versions.into_iter().collect::<Vec<_>>(),
+        [("a".to_owned(), "1".to_owned())]
+    );
+    let mut state = State::new(Protocol::Sotw);
+    state.command(names(&["a"]), false);
+    state.command(hold("t"), false);
+    let Some(Request::Sotw(first)) = state.open().pop() else { panic!("a request of the other protocol") };
+    assert_eq!(first.version_info, "7");
+}
+
+#[test]
 fn state_of_the_world_repeats_all_names_and_the_accepted_version() {
     let mut state = State::new(Protocol::Sotw);
     state.command(all(), false);

@@ -1,0 +1,130 @@
+//! Resources as they come, each taken or refused by itself, and what is counted of that.
+
+use std::collections::BTreeSet;
+
+use lateen_envoy::TypeUrl;
+use lateen_envoy::envoy::config::cluster::v3::Cluster;
+use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use lateen_envoy::envoy::config::listener::v3::Listener;
+use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use lateen_envoy::prost::Message;
+use lateen_xds::client::{RejectedResource, Resource};
+
+use crate::manager::{ApplyError, Manager};
+use crate::stats::{SharedShard, Stats, SubscriptionStats};
+
+/// The types that are asked for, in the order in which they are to be applied.
+pub const KINDS: [&str; 4] =
+    [Cluster::TYPE_URL, ClusterLoadAssignment::TYPE_URL, Listener::TYPE_URL, RouteConfiguration::TYPE_URL];
+
+/// Applies resources of one type; gives those that were refused.
+pub fn apply(
+    manager: &mut Manager,
+    kind: &str,
+    resources: &[Resource],
+    removed: &[String],
+) -> Vec<RejectedResource> {
+    let mut rejected = Vec::new();
+    for resource in resources {
+        let applied = match kind {
+            Cluster::TYPE_URL => decode(resource).map(|message| manager.apply_cluster(message)),
+            Listener::TYPE_URL => decode(resource).map(|message| manager.apply_listener(message)),
+            RouteConfiguration::TYPE_URL => decode(resource).map(|message| manager.apply_routes(message)),
+            ClusterLoadAssignment::TYPE_URL => {
+                decode(resource).map(|message| manager.apply_assignment(message))
+            }
+            _ => Ok(Ok(())),
+        };
+        let applied =
+            applied.and_then(|applied: Result<(), ApplyError>| applied.map_err(|error| error.to_string()));
+        if let Err(reason) = applied {
+            tracing::warn!(resource = %resource.name, %reason, "a resource was refused");
+            rejected.push(RejectedResource { name: resource.name.clone(), reason });
+        }
+    }
+    for name in removed {
+        match kind {
+            Cluster::TYPE_URL => manager.remove_cluster(name),
+            Listener::TYPE_URL => manager.remove_listener(name),
+            // Routes and endpoints live as long as somebody refers to them.
+            _ => {}
+        }
+    }
+    rejected
+}
+
+fn decode<M: Message + Default>(resource: &Resource) -> Result<M, String> {
+    M::decode(resource.body.clone()).map_err(|error| format!("{}: cannot be decoded: {error}", resource.name))
+}
+
+/// The names of all resources of an update.
+pub fn names(resources: &[Resource]) -> BTreeSet<String> {
+    resources.iter().map(|resource| resource.name.clone()).collect()
+}
+
+/// The statistics of the two subscriptions that every dynamic configuration has.
+#[derive(Debug)]
+pub struct UpdateStats {
+    shard: SharedShard,
+    stats: Stats,
+    clusters: Option<SubscriptionStats>,
+    listeners: Option<SubscriptionStats>,
+}
+
+const CLUSTERS: &str = "cluster_manager.cds";
+const LISTENERS: &str = "listener_manager.lds";
+
+impl UpdateStats {
+    /// Resolves the names of those that there are.
+    pub fn new(stats: &Stats, clusters: bool, listeners: bool) -> Self {
+        Self {
+            shard: stats.common(),
+            stats: stats.clone(),
+            clusters: clusters.then(|| SubscriptionStats::new(stats, CLUSTERS)),
+            listeners: listeners.then(|| SubscriptionStats::new(stats, LISTENERS)),
+        }
+    }
+
+    fn of(&self, kind: &str) -> Option<(&SubscriptionStats, &'static str)> {
+        match kind {
+            Cluster::TYPE_URL => self.clusters.as_ref().map(|stats| (stats, CLUSTERS)),
+            Listener::TYPE_URL => self.listeners.as_ref().map(|stats| (stats, LISTENERS)),
+            _ => None,
+        }
+    }
+
+    /// Something is asked for.
+    pub fn attempt(&self, kind: &str) {
+        if let Some((stats, _)) = self.of(kind) {
+            self.shard.increment(stats.update_attempt);
+        }
+    }
+
+    /// The answer is not there in time.
+    pub fn timeout(&self, kind: &str) {
+        if let Some((stats, _)) = self.of(kind) {
+            self.shard.increment(stats.init_fetch_timeout);
+        }
+    }
+
+    /// There is no answer to what is asked for.
+    pub fn failure(&self) {
+        for stats in self.clusters.iter().chain(&self.listeners) {
+            self.shard.increment(stats.update_failure);
+        }
+    }
+
+    /// An answer was applied. Of every answer the next one is awaited, so that the attempts are one ahead.
+    pub fn applied(&self, kind: &str, version: &str, rejected: bool) {
+        let Some((stats, name)) = self.of(kind) else { return };
+        self.shard.increment(stats.update_attempt);
+        if rejected {
+            self.shard.increment(stats.update_rejected);
+            return;
+        }
+        self.shard.increment(stats.update_success);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.shard.set(stats.update_time, now.as_millis() as u64);
+        self.stats.set_text(&format!("{name}.version_text"), version);
+    }
+}

@@ -24,11 +24,13 @@ struct Arguments {
     show: bool,
     list: bool,
     keep: bool,
+    pending: bool,
     jobs: usize,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut arguments = Arguments { filters: Vec::new(), show: false, list: false, keep: false, jobs: 6 };
+    let mut arguments =
+        Arguments { filters: Vec::new(), show: false, list: false, keep: false, pending: false, jobs: 6 };
     let filters = std::env::var("LATEEN_CASES").unwrap_or_default();
     arguments.filters.extend(filters.split_whitespace().map(str::to_owned));
     let mut words = std::env::args().skip(1);
@@ -36,6 +38,7 @@ fn arguments() -> Result<Arguments> {
         match word.as_str() {
             "--show" => arguments.show = true,
             "--list" => arguments.list = true,
+            "--pending" => arguments.pending = true,
             "--keep" => arguments.keep = true,
             "--jobs" => arguments.jobs = words.next().context("--jobs N")?.parse()?,
             // Flags of the usual harness.
@@ -112,6 +115,10 @@ async fn run() -> Result<bool> {
     for id in cases.keys() {
         report.add(id, results.get(id).context("every case was run")?, arguments.show);
     }
+    if arguments.pending {
+        println!("rows for pending.yaml:");
+        report.rows.iter().for_each(|row| println!("{row}"));
+    }
     report.print(all, cases.len(), began.elapsed().as_secs_f64(), arguments.filters.is_empty());
     let good = report.good(if cases.len() == all { None } else { Some(cases.keys().cloned().collect()) });
     if arguments.keep || (!good && !arguments.filters.is_empty()) {
@@ -140,6 +147,7 @@ struct Report<'a> {
     accepted_cases: usize,
     pending_cases: Vec<(String, usize)>,
     bad: Vec<String>,
+    rows: Vec<String>,
     differences: Vec<Difference>,
 }
 
@@ -152,6 +160,7 @@ impl<'a> Report<'a> {
             accepted_cases: 0,
             pending_cases: Vec::new(),
             bad: Vec::new(),
+            rows: Vec::new(),
             differences: Vec::new(),
         }
     }
@@ -200,6 +209,10 @@ impl<'a> Report<'a> {
                 println!("    and {} more; --show prints all", bad.len() - shown);
             }
             self.bad.push(id.to_owned());
+            let aspects: std::collections::BTreeSet<String> =
+                bad.iter().map(|difference| format!("{:?}", difference.aspect)).collect();
+            let aspects: Vec<String> = aspects.into_iter().collect();
+            self.rows.push(format!("- {{case: {id:?}, aspects: [{}]}}", aspects.join(", ")));
         } else if !pending.is_empty() {
             self.pending_cases.push((id.to_owned(), pending.len()));
         } else if !accepted.is_empty() {

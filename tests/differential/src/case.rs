@@ -199,6 +199,7 @@ impl Content {
             Self::Text(text) => text.clone().into_bytes(),
             Self::Size { size } => b"0123456789abcdef".iter().copied().cycle().take(*size).collect(),
             Self::Hex { hex } => hex
+                .replace(' ', "")
                 .as_bytes()
                 .chunks(2)
                 .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())

@@ -30,6 +30,9 @@ struct TextRule {
 #[serde(deny_unknown_fields)]
 struct LeftOut {
     aspect: String,
+    /// Only in cases that count answers.
+    #[serde(default)]
+    unordered: bool,
     #[allow(dead_code)] // Read by people.
     reason: String,
 }
@@ -39,7 +42,7 @@ struct LeftOut {
 pub struct Rules {
     texts: Vec<(Regex, Regex, String)>,
     statistics: Vec<Regex>,
-    left_out: Vec<Regex>,
+    left_out: Vec<(Regex, bool)>,
 }
 
 impl Rules {
@@ -53,7 +56,7 @@ impl Rules {
         Ok(Self {
             texts: texts.collect::<Result<_>>()?,
             statistics: file.statistics.iter().map(|name| glob(name)).collect(),
-            left_out: file.left_out.iter().map(|rule| glob(&rule.aspect)).collect(),
+            left_out: file.left_out.iter().map(|rule| (glob(&rule.aspect), rule.unordered)).collect(),
         })
     }
 
@@ -75,10 +78,13 @@ impl Rules {
     }
 
     /// Addresses become names, and the rules are applied.
-    pub fn apply(&self, seen: &Observation, names: &Names) -> Observation {
+    pub fn apply(&self, seen: &Observation, names: &Names, unordered: bool) -> Observation {
         let mut normal = Observation::default();
         for (aspect, text) in &seen.aspects {
-            if self.left_out.iter().any(|pattern| pattern.is_match(aspect)) {
+            let left_out = |(pattern, only_unordered): &(Regex, bool)| {
+                (!only_unordered || unordered) && pattern.is_match(aspect)
+            };
+            if self.left_out.iter().any(left_out) {
                 continue;
             }
             let mut text = symbolic(text, names);

@@ -17,7 +17,7 @@ use crate::observe::Observation;
 use crate::process::{Programs, Proxy, Side, Started};
 use crate::tls::Certificates;
 use crate::upstream::Server;
-use crate::verdict::{Difference, differences};
+use crate::verdict::{Difference, List, differences};
 
 /// How long something is waited for that may still come.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub struct Runner {
     pub certificates: Certificates,
     /// What is variable.
     pub rules: Rules,
+    /// What is known to differ, so that it is not waited for.
+    pub known: Vec<List>,
     /// Where cases write.
     pub folder: PathBuf,
 }
@@ -72,6 +74,7 @@ impl Runner {
 /// Addresses, files and upstreams of a case; the same for both proxies.
 struct Stage<'a> {
     runner: &'a Runner,
+    id: &'a str,
     case: &'a Case,
     names: Names,
     folder: PathBuf,
@@ -79,7 +82,7 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn set(runner: &'a Runner, id: &str, case: &'a Case) -> Result<Self> {
+    fn set(runner: &'a Runner, id: &'a str, case: &'a Case) -> Result<Self> {
         let folder = runner.folder.join(id.replace(['/', ' '], "_"));
         std::fs::create_dir_all(&folder)?;
         let mut names = Names::default();
@@ -99,7 +102,7 @@ impl<'a> Stage<'a> {
         }
         let config = serde_json::to_string_pretty(&bootstrap(case, &names))?;
         std::fs::write(folder.join("bootstrap.json"), config)?;
-        Ok(Self { runner, case, names, folder, upstreams })
+        Ok(Self { runner, id, case, names, folder, upstreams })
     }
 
     fn restore_files(&self) -> Result<()> {
@@ -165,7 +168,7 @@ impl<'a> Stage<'a> {
         }
         let log = std::fs::read(self.log_file()).unwrap_or_default();
         seen.log(&String::from_utf8_lossy(&log), self.case.log_format.is_none());
-        Ok(self.runner.rules.apply(&seen, &self.names))
+        Ok(self.normal(&seen))
     }
 
     async fn steps(&self, proxy: &Proxy, client: &Arc<Client>, seen: &mut Observation) -> Result<()> {
@@ -248,9 +251,11 @@ impl<'a> Stage<'a> {
             let done = match model {
                 None => !busy && last.as_ref() == Some(&now),
                 Some(model) => {
-                    let normal = self.runner.rules.apply(&now, &self.names);
-                    let concerned =
-                        |aspect: &str| aspect.starts_with("stat.") || aspect.starts_with("upstream.");
+                    let normal = self.normal(&now);
+                    let concerned = |aspect: &str| {
+                        (aspect.starts_with("stat.") || aspect.starts_with("upstream."))
+                            && !self.runner.known.iter().any(|list| list.names(self.id, aspect))
+                    };
                     differences(model, &normal).iter().all(|difference| !concerned(&difference.aspect))
                 }
             };
@@ -261,6 +266,11 @@ impl<'a> Stage<'a> {
             last = Some(now);
             sleep(Duration::from_millis(40)).await;
         }
+    }
+
+    fn normal(&self, seen: &Observation) -> Observation {
+        let unordered = self.case.steps.iter().any(|step| step.tally);
+        self.runner.rules.apply(seen, &self.names, unordered)
     }
 
     fn note_upstreams(&self, seen: &mut Observation) {

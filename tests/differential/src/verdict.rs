@@ -105,6 +105,13 @@ impl List {
         Ok(Self { entries: entries.collect::<Result<_>>()? })
     }
 
+    /// Whether the list has this difference.
+    pub fn names(&self, case: &str, aspect: &str) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| entry.case.is_match(case) && entry.aspects.iter().any(|row| row.1.is_match(aspect)))
+    }
+
     /// Whether the list has this difference; notes that it occurred.
     pub fn has(&self, case: &str, aspect: &str) -> bool {
         let mut found = false;

@@ -99,6 +99,10 @@ async fn run() -> Result<bool> {
         programs: programs()?,
         certificates: Certificates::create(&folder.path().join("tls"))?,
         rules: Rules::parse(&read("normalise.yaml")?).context("normalise.yaml")?,
+        known: vec![
+            List::parse(&read("accepted.yaml")?, true).context("accepted.yaml")?,
+            List::parse(&read("pending.yaml")?, false).context("pending.yaml")?,
+        ],
         folder: folder.path().to_owned(),
     };
     let accepted = List::parse(&read("accepted.yaml")?, true).context("accepted.yaml")?;

@@ -1,6 +1,9 @@
 //! How HTTP is spoken on a connection, with clients and with upstreams: `envoy.config.core.v3`'s protocol options.
 
+use std::net::IpAddr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 /// `Http1ProtocolOptions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,4 +100,75 @@ pub struct Keepalive {
     pub jitter_percent: u32,
     /// A request after such a pause is preceded by a ping.
     pub idle: Option<Duration>,
+}
+
+/// What becomes of request fields with underscores in their names, which some applications take for dashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Underscores {
+    /// Nothing.
+    #[default]
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// The field is dropped.
+    Drop,
+}
+
+/// `HttpConnectionManager.InternalAddressConfig`: which addresses are inside the mesh. None, unless said so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InternalAddresses {
+    /// Clients on Unix sockets are.
+    pub unix_sockets: bool,
+    /// Clients of these networks are.
+    pub networks: Vec<IpNet>,
+}
+
+impl InternalAddresses {
+    /// Whether a client's address is inside; one without an address is on a Unix socket.
+    pub fn contains(&self, address: Option<IpAddr>) -> bool {
+        match address {
+            Some(address) => self.networks.iter().any(|network| network.contains(&address)),
+            None => self.unix_sockets,
+        }
+    }
+}
+
+/// One way to find the client's address where the connection's is not it (`envoy.http.original_ip_detection`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressDetection {
+    /// `x-forwarded-for`, from its end.
+    ForwardedFor {
+        /// Entries that our own proxies wrote.
+        hops: u32,
+        /// `xff_trusted_cidrs`: entries of these networks are passed over, instead of a fixed number.
+        trusted: Vec<IpNet>,
+        /// Whether our peer's address is not appended.
+        skip_append: bool,
+    },
+    /// A field that holds the address alone.
+    Header {
+        /// Its name.
+        name: Box<[u8]>,
+        /// Whether the address may be an internal one.
+        trusted: bool,
+        /// The status for requests without it; none serves them.
+        reject: Option<u16>,
+    },
+}
+
+/// `HttpConnectionManager.ProxyStatusConfig`: the `proxy-status` field of responses (RFC 9209).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyStatus {
+    /// Who we are; none: the name in the `server` field.
+    pub name: Option<Box<str>>,
+    /// We are what the node is called.
+    pub use_node_id: bool,
+    /// Leaves out the response code details.
+    pub remove_details: bool,
+    /// Leaves out why the connection ended.
+    pub remove_termination_details: bool,
+    /// Leaves out the response flags.
+    pub remove_flags: bool,
+    /// Gives the response the status that RFC 9209 recommends for the error.
+    pub recommended_status: bool,
 }

@@ -26,6 +26,7 @@ pub mod matcher;
 pub mod metadata;
 pub mod network;
 pub mod outlier;
+pub mod path;
 pub mod route;
 pub mod stat_tags;
 pub mod stream_info;

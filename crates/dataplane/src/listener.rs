@@ -8,11 +8,15 @@ use std::time::Duration;
 use crate::filter_chain::FilterChains;
 use crate::filters::HttpFilter;
 use crate::format::Format;
-use crate::http_protocol::{Http1Options, Http2Options};
+use crate::head::Scheme;
+use crate::http_protocol::{
+    AddressDetection, Http1Options, Http2Options, InternalAddresses, ProxyStatus, Underscores,
+};
 use crate::listener_filter::{Inspect, ProxyProtocol};
 use crate::matcher::HeaderMatcher;
 use crate::network::{DirectResponse, NetworkGate};
-use crate::route::{Fraction, RouteTable};
+use crate::path::PathOptions;
+use crate::route::{Fraction, HeaderMutations, RouteTable};
 use crate::tls::DownstreamTransport;
 
 pub use crate::compile::SocketOption;
@@ -217,22 +221,34 @@ pub struct HttpConnectionManager {
     pub access_log: Vec<AccessLog>,
     /// Whether we are the edge: the client's address is the connection's.
     pub use_remote_address: bool,
-    /// How many proxies before us are ours.
+    /// How many proxies before us are ours (`xff_num_trusted_hops`), where `use_remote_address` is set.
     pub trusted_hops: u32,
+    /// How the client's address is found where it is not; the first that finds one counts.
+    pub detection: Vec<AddressDetection>,
+    /// Which addresses are inside.
+    pub internal_addresses: InternalAddresses,
+    /// Whether `x-forwarded-port` is set.
+    pub append_forwarded_port: bool,
+    /// `add_user_agent`: requests name this proxy's cluster and node.
+    pub add_user_agent: bool,
+    /// `scheme_header_transformation`: the scheme that requests get.
+    pub scheme: Option<Scheme>,
+    /// `early_header_mutation_extensions`: changes before anything looks at a request.
+    pub early_mutations: Vec<HeaderMutations>,
+    /// Fields with underscores in their names.
+    pub underscores: Underscores,
     /// Whether `x-forwarded-for` stays as it is.
     pub skip_forwarded_for_append: bool,
     /// Name in the `via` header.
     pub via: Option<Box<str>>,
-    /// Whether dots and backslashes in paths are resolved.
-    pub normalize_path: bool,
-    /// Whether `//` becomes `/`.
-    pub merge_slashes: bool,
-    /// `%2F`.
-    pub escaped_slashes: EscapedSlashes,
+    /// What is done to paths.
+    pub path: PathOptions,
     /// The `server` header.
     pub server_name: Box<str>,
     /// What is done with it.
     pub server_header: ServerHeader,
+    /// The `proxy-status` header.
+    pub proxy_status: Option<ProxyStatus>,
     /// Whether `x-request-id` is made where it is missing.
     pub generate_request_id: bool,
     /// Whether a foreign `x-request-id` is kept at the edge.
@@ -267,6 +283,12 @@ pub struct HttpConnectionManager {
     pub http1: Http1Options,
     /// HTTP/2.
     pub http2: Http2Options,
+    /// `strip_trailing_host_dot`.
+    pub strip_trailing_dot: bool,
+    /// `proxy_100_continue`: the upstream answers `Expect: 100-continue`, not we.
+    pub proxy_continue: bool,
+    /// How long a connection that was ended by us is kept for the client to read the last answer.
+    pub delayed_close_timeout: Option<Duration>,
     /// Whether a port is removed from the host: none, the listener's own, any.
     pub strip_port: StripPort,
 }

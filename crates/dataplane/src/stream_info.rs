@@ -38,6 +38,7 @@ flags! {
     DOWNSTREAM_PROTOCOL_ERROR = 14, "DPE", "The client broke the protocol.";
     UPSTREAM_PROTOCOL_ERROR = 15, "UPE", "The upstream broke the protocol.";
     MAX_DURATION = 16, "UMSDR", "The stream lived for too long.";
+    DOWNSTREAM_REMOTE_RESET = 24, "DR", "The client reset the stream.";
     DURATION_TIMEOUT = 17, "DT", "The connection lived for too long.";
     RATE_LIMITED = 18, "RL", "A rate limit refused.";
     INVALID_HEADERS = 19, "IH", "A strictly checked header was not valid.";

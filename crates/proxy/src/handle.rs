@@ -104,7 +104,8 @@ impl Proxy {
     /// Starts a proxy with threads of its own. Static listeners accept when this returns.
     pub fn start(bootstrap: Bootstrap, options: ProxyOptions) -> Result<ProxyHandle, StartError> {
         overload::raise_file_limit();
-        let mut state = State::new(default_bind(&bootstrap)?);
+        let node = bootstrap.node.clone().unwrap_or_default();
+        let mut state = State::new(default_bind(&bootstrap)?).with_node(&node.id, &node.cluster);
         state.runtime = Runtime::new(&bootstrap);
         state.limits = Limits::new(&bootstrap, &state.runtime).0;
         if let Some(place) = place(&bootstrap) {

@@ -1,12 +1,19 @@
 //! The client's side of a request: sending the answer, and noticing that the client has gone.
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use h2::server::SendResponse;
 use lateen_dataplane::head::ResponseHead;
+use lateen_dataplane::http_protocol::HeaderCase;
 
-use crate::http1::{self, Framing};
+use crate::clock::StreamClock;
+use crate::http1::{self, Framing, ResponseWriting};
 use crate::http2;
 use crate::message::{BodyWriter, MessageError};
+use crate::state::ActiveListener;
 use crate::stream::Shared;
 
 /// Where the answer goes.
@@ -14,7 +21,7 @@ pub enum Responder {
     /// HTTP/1.
     Http1(Http1Responder),
     /// HTTP/2.
-    Http2(SendResponse<Bytes>),
+    Http2(Http2Responder),
 }
 
 /// An answer on an HTTP/1 connection.
@@ -27,12 +34,34 @@ pub struct Http1Responder {
     pub to_head: bool,
     /// Whether the connection is used again.
     pub keep_alive: bool,
-    /// Whether the listener is ending, asked when the answer is sent.
-    pub draining: Box<dyn Fn() -> bool>,
+    /// The listener, which may be about to end.
+    pub listener: Arc<ActiveListener>,
+    /// Whether all of the request has been received.
+    pub complete: Rc<Cell<bool>>,
     /// Whether trailers are passed on.
     pub trailers: bool,
+    /// The case of names.
+    pub case: HeaderCase,
+    /// The times of the stream.
+    pub clock: StreamClock,
+    /// Whether the head has been sent.
+    pub started: bool,
     /// Whether the end of the connection must not look like the end of the message.
     pub failed: bool,
+}
+
+/// An answer on a stream of an HTTP/2 connection.
+pub struct Http2Responder {
+    /// The stream.
+    pub stream: SendResponse<Bytes>,
+    /// Whether all of the request has been received.
+    pub complete: bool,
+    /// The times of the stream.
+    pub clock: StreamClock,
+    /// Whether the head has been sent.
+    pub started: bool,
+    /// The client asked to change the protocol by an extended CONNECT (RFC 8441).
+    pub extended_connect: bool,
 }
 
 /// Bytes a client may send ahead while its request is served.
@@ -49,10 +78,19 @@ impl Responder {
     ) -> Result<Option<BodyWriter>, MessageError> {
         match self {
             Self::Http1(responder) => Ok(responder.send(head, end, tunnel)),
-            Self::Http2(respond) => {
-                let stream = respond.send_response(http2::response(head), end)?;
-                Ok((!end).then(|| BodyWriter::Http2(http2::BodyWriter::new(stream, false))))
+            Self::Http2(responder) => responder.send(head, end),
+        }
+    }
+
+    /// Sends an interim answer (1xx).
+    pub async fn send_interim(&mut self, head: &ResponseHead) -> Result<(), MessageError> {
+        match self {
+            Self::Http1(responder) if responder.http10 => Ok(()),
+            Self::Http1(responder) => {
+                http1::write_interim(&mut responder.connection.output(), head, responder.case);
+                Ok(responder.connection.flush().await?)
             }
+            Self::Http2(responder) => Ok(responder.stream.send_informational(http2::response(head))?),
         }
     }
 
@@ -61,6 +99,22 @@ impl Responder {
         match self {
             Self::Http1(responder) => Ok(responder.connection.flush().await?),
             Self::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Whether the head of the answer has been sent: there cannot be another one.
+    pub fn started(&self) -> bool {
+        match self {
+            Self::Http1(responder) => responder.started,
+            Self::Http2(responder) => responder.started,
+        }
+    }
+
+    /// Whether all of the request has been received.
+    pub fn request_complete(&self) -> bool {
+        match self {
+            Self::Http1(responder) => responder.complete.get(),
+            Self::Http2(responder) => responder.complete,
         }
     }
 
@@ -76,22 +130,25 @@ impl Responder {
                     return;
                 }
             },
-            Self::Http2(respond) => {
-                let _ = std::future::poll_fn(|context| respond.poll_reset(context)).await;
+            Self::Http2(responder) => {
+                let _ = std::future::poll_fn(|context| responder.stream.poll_reset(context)).await;
             }
         }
     }
 
-    /// The connection cannot be used again.
+    /// The connection cannot be used again, and what was sent is not to look complete.
     pub fn broken(&mut self) {
-        if let Self::Http1(responder) = self {
-            responder.keep_alive = false;
-            responder.failed = true;
+        match self {
+            Self::Http1(responder) => {
+                responder.keep_alive = false;
+                responder.failed = true;
+            }
+            Self::Http2(responder) => responder.stream.send_reset(h2::Reason::INTERNAL_ERROR),
         }
     }
 
-    /// A part of the request is still to come: another one cannot follow it.
-    pub fn unread_body(&mut self) {
+    /// The connection ends with this answer.
+    pub fn close(&mut self) {
         if let Self::Http1(responder) = self {
             responder.keep_alive = false;
         }
@@ -100,7 +157,9 @@ impl Responder {
 
 impl Http1Responder {
     fn send(&mut self, head: &ResponseHead, end: bool, tunnel: bool) -> Option<BodyWriter> {
-        if (self.draining)() {
+        self.started = true;
+        // What is left of the request would be taken for the next one.
+        if self.listener.drain.is_draining() || !self.complete.get() {
             self.keep_alive = false;
         }
         let bodiless = self.to_head || matches!(head.status, 100..=199 | 204 | 304);
@@ -116,21 +175,39 @@ impl Http1Responder {
         if framing == Framing::UntilClose && !tunnel {
             self.keep_alive = false;
         }
-        {
-            let mut output = self.connection.output();
-            if end && !bodiless && length.is_none() {
-                let mut with_length = head.clone();
-                with_length.headers.append("content-length", "0");
-                http1::write_response(&mut output, &with_length, framing, Some(self.keep_alive), self.http10);
-            } else {
-                http1::write_response(&mut output, head, framing, Some(self.keep_alive), self.http10);
-            }
-        }
+        let writing = ResponseWriting {
+            framing,
+            // A connection that becomes a tunnel has no next answer.
+            keep_alive: (!tunnel).then_some(self.keep_alive),
+            http10: self.http10,
+            explicit_length: end && !bodiless,
+            case: self.case,
+        };
+        http1::write_response(&mut self.connection.output(), head, writing);
         if (end || bodiless) && !tunnel {
             return None;
         }
         let mut writer = http1::BodyWriter::new(self.connection.clone(), framing);
         writer.trailers = self.trailers;
+        writer.clock = Some(self.clock.clone());
         Some(BodyWriter::Http1(writer))
+    }
+}
+
+impl Http2Responder {
+    fn send(&mut self, head: &ResponseHead, end: bool) -> Result<Option<BodyWriter>, MessageError> {
+        self.started = true;
+        let mut response = http2::response(head);
+        if self.extended_connect && head.status == 101 {
+            // The protocol was changed as RFC 8441 says it.
+            *response.status_mut() = http::StatusCode::OK;
+            response.headers_mut().remove("sec-websocket-accept");
+        }
+        let stream = self.stream.send_response(response, end)?;
+        Ok((!end).then(|| {
+            let mut writer = http2::BodyWriter::new(stream, false);
+            writer.clock = Some(self.clock.clone());
+            BodyWriter::Http2(writer)
+        }))
     }
 }

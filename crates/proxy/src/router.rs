@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use lateen_dataplane::format::Source;
@@ -11,13 +11,15 @@ use lateen_dataplane::route::{Action, Forward, Found, RouteTable};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
 use smallvec::SmallVec;
 
+use crate::clock::StreamClock;
 use crate::filters::{Buffered, Outcome, Running};
 use crate::forward::{Failure, Forwarded};
 use crate::listener::ConnectionFacts;
 use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
-use crate::request::{self, PathOutcome};
+use crate::request;
 use crate::respond::Responder;
 use crate::state::HttpRuntime;
+use crate::stream_end::Sent;
 use crate::worker::Worker;
 
 /// A request under way.
@@ -46,6 +48,16 @@ pub struct Exchange {
     pub request_done: bool,
     /// The filters that are at work on it.
     pub(crate) filters: SmallVec<[Running; 2]>,
+    /// Whether it came without a host.
+    pub missing_host: bool,
+    /// Whether the client said the scheme.
+    pub scheme_given: bool,
+    /// Whether it came from inside.
+    pub internal: bool,
+    /// The times of the stream.
+    pub clock: Option<StreamClock>,
+    /// The head that was sent, while its body still is.
+    pub(crate) sent: Sent,
 }
 
 /// An answer of our own.
@@ -97,6 +109,11 @@ impl Exchange {
             head,
             begun: Instant::now(),
             upgrade: None,
+            missing_host: false,
+            scheme_given: false,
+            internal: false,
+            clock: None,
+            sent: None,
             found: None,
             table: None,
             request_done: false,
@@ -104,43 +121,7 @@ impl Exchange {
         }
     }
 
-    /// Serves the request. The responder says afterwards what the connection may still be used for.
-    pub async fn serve(mut self, mut body: BodyReader, responder: &mut Responder) {
-        let (shard, stats) = (Arc::clone(&self.worker.stats), self.runtime.stats);
-        shard.increment(stats.downstream_rq_total);
-        shard.increment(stats.downstream_rq_active);
-        let response = self.run(&mut body, responder).await;
-        self.info.duration = Some(self.begun.elapsed());
-        shard.decrement(stats.downstream_rq_active);
-        shard.increment(stats.downstream_rq_completed);
-        shard.record(stats.downstream_rq_time, self.begun.elapsed().as_millis() as u64);
-        match self.info.response_code {
-            100..=199 => shard.increment(stats.downstream_rq_1xx),
-            200..=299 => shard.increment(stats.downstream_rq_2xx),
-            300..=399 => shard.increment(stats.downstream_rq_3xx),
-            400..=499 => shard.increment(stats.downstream_rq_4xx),
-            500.. => shard.increment(stats.downstream_rq_5xx),
-            _ => shard.increment(stats.downstream_rq_rx_reset),
-        }
-        if !self.filters.is_empty() {
-            self.filters_complete(response.as_ref());
-        }
-        self.log(response.as_ref());
-        if !body.is_done() {
-            responder.unread_body();
-        }
-    }
-
-    /// Accounts for a request that was refused before it could be served.
-    pub fn refused(&mut self, response: &ResponseHead, details: &'static str) {
-        self.info.response_code = response.status;
-        self.info.response_code_details = Some(details);
-        self.info.duration = Some(self.begun.elapsed());
-        self.worker.stats.increment(self.runtime.stats.downstream_rq_4xx);
-        self.log(Some(&(response.clone(), None)));
-    }
-
-    fn log(&self, response: Option<&(ResponseHead, Option<Headers>)>) {
+    pub(crate) fn log(&self, response: Option<&(ResponseHead, Option<Headers>)>) {
         if self.runtime.log.is_empty() {
             return;
         }
@@ -156,7 +137,7 @@ impl Exchange {
         }
     }
 
-    async fn run(
+    pub(crate) async fn run(
         &mut self,
         body: &mut BodyReader,
         responder: &mut Responder,
@@ -174,31 +155,13 @@ impl Exchange {
 
     /// Filters and routing, to an answer of ours or of an upstream.
     async fn decide(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Decision {
-        let manager = Arc::clone(&self.runtime.config);
-        let remote = request::prepare(
-            &self.worker,
-            &manager,
-            &mut self.head,
-            self.connection.remote,
-            self.connection.local,
-            self.connection.tls.is_some(),
-        );
-        self.info.downstream_remote_address = remote.or(self.connection.remote);
-        match request::normalize(&manager, &mut self.head) {
-            PathOutcome::Continue => {}
-            PathOutcome::Invalid => {
-                return Decision::Reply(LocalReply::new(400, "", "path_normalization_failed"));
-            }
-            PathOutcome::Redirect => {
-                let mut reply = LocalReply::new(307, "", "path_normalization_failed");
-                reply.headers.append("location", self.head.path());
-                return Decision::Reply(reply);
-            }
+        if let Err(reply) = request::sanitize(self, self.connection.tls.is_some()) {
+            return Decision::Reply(reply);
         }
         self.table = self.runtime.routes.load_full();
         if let Some(table) = &self.table {
             for name in &table.internal_only_headers {
-                if manager.use_remote_address {
+                if !self.internal {
                     self.head.headers.remove(name);
                 }
             }
@@ -314,11 +277,15 @@ impl Exchange {
     }
 
     /// Sends an answer of ours.
-    async fn reply(
+    pub(crate) async fn reply(
         &mut self,
         reply: LocalReply,
         responder: &mut Responder,
     ) -> Option<(ResponseHead, Option<Headers>)> {
+        // Who cannot write a request cannot be trusted to say where the next one begins.
+        if reply.status == 400 && self.runtime.config.http1.stream_error != Some(true) {
+            responder.close();
+        }
         let (mut head, mut body) = self.local_response(reply);
         if !self.filters.is_empty() {
             self.filter_response(&mut head, &mut body).await;
@@ -328,16 +295,14 @@ impl Exchange {
         let end = body.is_done() || self.head.method() == b"HEAD";
         let mut trailers = None;
         match responder.send(&head, end, false) {
-            Ok(Some(mut writer)) => {
-                match pump(&mut body, &mut writer, None, &mut self.info.bytes_sent).await {
-                    Ok(sent) => trailers = sent,
-                    Err(_) => {
-                        self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
-                        writer.abort();
-                        responder.broken();
-                    }
+            Ok(Some(mut writer)) => match pump(&mut body, &mut writer, &mut self.info.bytes_sent).await {
+                Ok(sent) => trailers = sent,
+                Err(_) => {
+                    self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
+                    writer.abort();
+                    responder.broken();
                 }
-            }
+            },
             Ok(None) => {
                 if responder.flush().await.is_err() {
                     responder.broken();
@@ -389,14 +354,13 @@ impl Exchange {
             responder.broken();
             let _ = writer.flush().await;
         }
-        let idle =
-            if tunnel { Some(Duration::from_secs(3600)) } else { self.runtime.config.stream_idle_timeout };
-        let trailers = self.transfer(body, forwarded, &mut writer, idle, tunnel).await;
+        self.sent = Some((head, None));
+        let trailers = self.transfer(body, forwarded, &mut writer, tunnel).await;
         if trailers.is_err() {
             writer.abort();
             responder.broken();
         }
-        Some((head, trailers.ok().flatten()))
+        self.sent.take().map(|(head, _)| (head, trailers.ok().flatten()))
     }
 
     /// Both directions until the response is complete.
@@ -405,10 +369,10 @@ impl Exchange {
         body: &mut BodyReader,
         forwarded: &mut Forwarded,
         writer: &mut BodyWriter,
-        idle: Option<Duration>,
         tunnel: bool,
     ) -> Result<Option<Headers>, ()> {
         let (mut sent, mut received) = (0u64, 0u64);
+        let both_ways = self.info.protocol == Some(Protocol::Http2);
         let remaining = forwarded.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let result = {
             let mut request_writer = forwarded.writer.take();
@@ -416,16 +380,15 @@ impl Exchange {
             let response = &forwarded.response;
             let upload = async {
                 if let Some(request_writer) = &mut request_writer {
-                    match pump(body, request_writer, idle, &mut received).await {
+                    match pump(body, request_writer, &mut received).await {
                         Ok(_) => response.request_sent(),
-                        Err(PumpError::Idle) => {}
                         // The answer decides; a request that ended in the middle leaves the connection unusable.
                         Err(_) => return if tunnel { Ok(()) } else { Err(()) },
                     }
                 }
                 Ok(())
             };
-            let download = pump(response_body, writer, idle, &mut sent);
+            let download = pump(response_body, writer, &mut sent);
             let timeout = async {
                 match remaining {
                     Some(remaining) if !tunnel => tokio::time::sleep(remaining).await,
@@ -440,7 +403,13 @@ impl Exchange {
                 tokio::select! {
                     biased;
                     result = &mut download => break result.map_err(Some),
-                    _ = &mut upload, if uploading => uploading = false,
+                    _ = &mut upload, if uploading => {
+                        uploading = false;
+                        // A client of HTTP/1 that says no more through a tunnel is gone.
+                        if tunnel && !both_ways {
+                            break Ok(None);
+                        }
+                    }
                     () = &mut timeout => break Err(None),
                 }
             }
@@ -461,10 +430,6 @@ impl Exchange {
                 self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
                 self.info.response_code_details = Some("downstream_remote_disconnect");
             }
-            Some(PumpError::Idle) => {
-                self.info.flags.set(ResponseFlags::STREAM_IDLE_TIMEOUT);
-                self.info.response_code_details = Some("stream_idle_timeout");
-            }
         })
     }
 }
@@ -481,15 +446,12 @@ pub enum PumpError {
     Source(MessageError),
     /// Sending.
     Target(MessageError),
-    /// Nothing came for too long.
-    Idle,
 }
 
 /// Moves a body. What was sent waits for more only as long as more is there already.
 pub async fn pump(
     reader: &mut BodyReader,
     writer: &mut BodyWriter,
-    idle: Option<Duration>,
     bytes: &mut u64,
 ) -> Result<Option<Headers>, PumpError> {
     loop {
@@ -499,13 +461,7 @@ pub async fn pump(
                 std::task::Poll::Ready(event) => event,
                 std::task::Poll::Pending => {
                     writer.flush().await.map_err(PumpError::Target)?;
-                    match idle {
-                        Some(idle) => match tokio::time::timeout(idle, next).await {
-                            Ok(event) => event,
-                            Err(_) => return Err(PumpError::Idle),
-                        },
-                        None => next.await,
-                    }
+                    next.await
                 }
             }
         };

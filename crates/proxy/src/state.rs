@@ -25,8 +25,8 @@ use crate::overload::Limits;
 use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
 use crate::stats::{
-    ClusterStats, Hold, HttpStats, ListenerStats, MembershipStats, SharedShard, Stats, TcpStats,
-    UpstreamCodeStats, prefix,
+    ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerStats, MembershipStats, SharedShard,
+    Stats, TcpStats, UpstreamCodeStats, prefix,
 };
 use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
 use crate::upstream::limits::BreakerStats;
@@ -119,6 +119,10 @@ pub struct HttpRuntime {
     pub routes: Arc<RouteSlot>,
     /// Its counters.
     pub stats: HttpStats,
+    /// Those of all connections of clients that speak HTTP/1.
+    pub http1: Http1Stats,
+    /// Likewise HTTP/2.
+    pub http2: Http2Stats,
     /// Their names.
     _names: Hold,
     /// Its log.
@@ -285,6 +289,15 @@ pub struct Place {
     pub local_cluster: Arc<str>,
 }
 
+/// Who a proxy is: `node` of the bootstrap.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    /// Its id.
+    pub id: Box<str>,
+    /// Its cluster.
+    pub cluster: Box<str>,
+}
+
 /// The shared state.
 #[derive(Debug)]
 pub struct State {
@@ -309,6 +322,10 @@ pub struct State {
     pub place: OnceLock<Place>,
     /// The machine's name.
     pub hostname: String,
+    /// The machine's address, as others see it.
+    pub local_address: std::net::IpAddr,
+    /// Who this proxy is.
+    pub node: Node,
     /// Whether the process is ending.
     pub draining: AtomicBool,
     /// Connections of clients.
@@ -339,6 +356,8 @@ impl State {
                 .ok()
                 .and_then(|name| name.into_string().ok())
                 .unwrap_or_default(),
+            local_address: crate::request::machine_address(),
+            node: Node::default(),
             draining: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             limits: Limits::default(),
@@ -351,6 +370,11 @@ impl State {
     fn listener_limit(&self, name: &Arc<str>) -> Option<(u64, Arc<AtomicU64>)> {
         let limit = Limits::of_listener(&self.runtime, name)?;
         Some((limit, Arc::clone(self.limited_listeners.lock().entry(Arc::clone(name)).or_default())))
+    }
+
+    /// The same state of a proxy of that name.
+    pub fn with_node(self, id: &str, cluster: &str) -> Self {
+        Self { node: Node { id: id.into(), cluster: cluster.into() }, ..self }
     }
 
     /// The slot of a discovered route table; it may still be empty.
@@ -433,6 +457,8 @@ impl State {
                     RouteSource::Discovered(name) => self.route_slot(name),
                 },
                 stats: HttpStats::new(&self.stats, &config.stat_prefix),
+                http1: Http1Stats::within(&self.stats, "", "http1."),
+                http2: Http2Stats::within(&self.stats, "", "http2."),
                 _names: self.stats.hold(&prefix("http", &config.stat_prefix)),
                 log: self.sinks(&config.access_log),
                 filters: Chain::new(&config.filters, &self.stats, &config.stat_prefix),

@@ -143,10 +143,9 @@ impl Tries {
         waiting: Waiting,
     ) -> Result<Answer, TryError> {
         let mut head = pin!(response.head());
-        let idle = exchange.runtime.config.stream_idle_timeout;
         let received = &mut exchange.info.bytes_received;
         {
-            let mut upload = pin!(upload(&mut self.recording, body, writer, idle, received));
+            let mut upload = pin!(upload(&mut self.recording, body, writer, received));
             tokio::select! {
                 biased;
                 // An early answer: the rest of the request is sent meanwhile.

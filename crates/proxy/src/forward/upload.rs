@@ -1,7 +1,6 @@
 //! The body of a request on its way up, and what is kept of it for another try.
 
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use lateen_dataplane::head::Headers;
@@ -60,14 +59,13 @@ pub(super) async fn upload(
     recording: &mut Recording,
     body: &mut BodyReader,
     writer: &mut BodyWriter,
-    idle: Option<Duration>,
     received: &mut u64,
 ) -> Result<(), UploadError> {
     for chunk in recording.chunks.clone() {
         writer.data(chunk).await.map_err(UploadError::Upstream)?;
     }
     while !recording.complete {
-        let event = next_event(body, writer, idle).await?;
+        let event = next_event(body, writer).await?;
         match event {
             BodyEvent::Data(chunk) => {
                 *received += chunk.len() as u64;
@@ -85,20 +83,13 @@ pub(super) async fn upload(
 }
 
 /// The next part of the body. Before waiting for it, what was written so far is sent.
-async fn next_event(
-    body: &mut BodyReader,
-    writer: &mut BodyWriter,
-    idle: Option<Duration>,
-) -> Result<BodyEvent, UploadError> {
+async fn next_event(body: &mut BodyReader, writer: &mut BodyWriter) -> Result<BodyEvent, UploadError> {
     let mut next = std::pin::pin!(body.next());
     let event = match futures::poll!(&mut next) {
         Poll::Ready(event) => event,
         Poll::Pending => {
             writer.flush().await.map_err(UploadError::Upstream)?;
-            match idle {
-                Some(idle) => tokio::time::timeout(idle, next).await.map_err(|_| UploadError::Client)?,
-                None => next.await,
-            }
+            next.await
         }
     };
     event.map_err(|_| UploadError::Client)

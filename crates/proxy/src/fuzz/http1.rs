@@ -3,10 +3,11 @@
 
 use bytes::BytesMut;
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead};
+use lateen_dataplane::http_protocol::HeaderCase;
 
 use crate::http1::{
-    BodyDecoder, Framing, Limits, parse_request, parse_response, write_chunk, write_end, write_request,
-    write_response,
+    BodyDecoder, Framing, Limits, RequestRules, ResponseWriting, Spelling, parse_request, parse_response,
+    write_chunk, write_end, write_request, write_response,
 };
 use crate::message::BodyEvent;
 
@@ -44,6 +45,10 @@ pub(super) const WORDS: &[&[u8]] = &[
 
 const LIMITS: Limits = Limits { bytes: 8 * 1024, fields: 64 };
 
+fn rules() -> RequestRules {
+    RequestRules::new(LIMITS)
+}
+
 /// Places to cut the input at: all of a short one, some of a long one.
 fn cuts(length: usize) -> impl Iterator<Item = usize> {
     (0..length).step_by(1 + length / 64)
@@ -52,10 +57,10 @@ fn cuts(length: usize) -> impl Iterator<Item = usize> {
 /// A request's head, and the body that follows.
 pub(super) fn request(bytes: &[u8]) {
     let mut head = RequestHead::default();
-    let parsed = parse_request(bytes, LIMITS, &mut head);
+    let parsed = parse_request(bytes, rules(), &mut head);
     let whole = parsed.as_ref().ok().and_then(Option::as_ref).map(|parsed| parsed.length);
     for cut in cuts(whole.unwrap_or(bytes.len())) {
-        let part = parse_request(&bytes[..cut], LIMITS, &mut RequestHead::default());
+        let part = parse_request(&bytes[..cut], rules(), &mut RequestHead::default());
         match part {
             Ok(None) => {}
             Ok(Some(_)) => panic!("a head ended at {cut}, and not when all of it was there: {parsed:?}"),
@@ -64,13 +69,13 @@ pub(super) fn request(bytes: &[u8]) {
     }
     let Ok(Some(parsed)) = parsed else { return };
     let mut out = Vec::new();
-    write_request(&mut out, &head, parsed.framing, parsed.upgrade.as_deref());
+    write_request(&mut out, &head, parsed.framing, parsed.upgrade.as_deref(), Spelling::default());
     let mut again = RequestHead::default();
     // A head without authority is HTTP/1.0's, and cannot be sent on before it is given one.
     if head.authority().is_empty() {
         return;
     }
-    let wide = Limits { bytes: 64 * 1024, ..LIMITS };
+    let wide = RequestRules::new(Limits { bytes: 64 * 1024, ..LIMITS });
     match parse_request(&out, wide, &mut again) {
         Ok(Some(second)) => {
             assert_eq!(second.length, out.len(), "something follows the head that was written");
@@ -104,7 +109,14 @@ pub(super) fn response(bytes: &[u8]) {
     }
     let Ok(Some(parsed)) = parsed else { return };
     let mut out = Vec::new();
-    write_response(&mut out, &head, parsed.framing, Some(parsed.keep_alive), false);
+    let writing = ResponseWriting {
+        framing: parsed.framing,
+        keep_alive: Some(parsed.keep_alive),
+        http10: false,
+        explicit_length: false,
+        case: HeaderCase::Lower,
+    };
+    write_response(&mut out, &head, writing);
     let mut again = ResponseHead::default();
     let wide = Limits { bytes: 64 * 1024, ..LIMITS };
     match parse_response(&out, wide, to_head, &mut again) {

@@ -59,7 +59,7 @@ async fn serve(bytes: &[u8]) {
         let mut streams = Vec::new();
         while let Some(Ok((request, respond))) = connection.accept().await {
             let (parts, body) = request.into_parts();
-            if let Ok(head) = http2::request_head(&parts) {
+            if let Ok((head, _)) = http2::request_head(&parts) {
                 assert!(!head.method().is_empty(), "a request without a method");
                 let _ = http2::request(&head);
             }

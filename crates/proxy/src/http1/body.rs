@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lateen_dataplane::head::Headers;
 
 use super::decode::{BodyDecoder, Framing};
+use crate::clock::{Expiry, StreamClock};
 use crate::message::{BodyEvent, MessageError};
 use crate::stream::Shared;
 
@@ -17,6 +18,8 @@ const COPIED: usize = 8 * 1024;
 pub struct BodyReader {
     connection: Shared,
     decoder: BodyDecoder,
+    /// Of a client's stream: it learns what the client does, and that it breaks the rules.
+    clock: Option<StreamClock>,
     /// Whether the body ended where it should, so that the next message follows.
     complete: std::rc::Rc<std::cell::Cell<bool>>,
 }
@@ -26,7 +29,13 @@ impl BodyReader {
     pub fn new(connection: Shared, framing: Framing, complete: std::rc::Rc<std::cell::Cell<bool>>) -> Self {
         let decoder = BodyDecoder::new(framing);
         complete.set(decoder.is_done());
-        Self { connection, decoder, complete }
+        Self { connection, decoder, clock: None, complete }
+    }
+
+    /// The same for a client's request. Its errors are not returned: they end the stream through its clock, whatever
+    /// is done with the body meanwhile.
+    pub fn with_clock(self, clock: &StreamClock) -> Self {
+        Self { clock: Some(clock.clone()), ..self }
     }
 
     /// Whether nothing more comes.
@@ -36,6 +45,27 @@ impl BodyReader {
 
     /// The next part.
     pub async fn next(&mut self) -> Result<BodyEvent, MessageError> {
+        let next = self.receive().await;
+        let Some(clock) = &self.clock else { return next };
+        match next {
+            Ok(event) => {
+                clock.touch();
+                if self.decoder.is_done() {
+                    clock.request_complete();
+                }
+                Ok(event)
+            }
+            Err(error) => {
+                clock.end(match error {
+                    MessageError::Protocol(_) => Expiry::CodecError,
+                    _ => Expiry::Disconnect,
+                });
+                std::future::pending().await
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<BodyEvent, MessageError> {
         loop {
             let event = self.decoder.next(&mut self.connection.input())?;
             if let Some(event) = event {
@@ -59,12 +89,14 @@ pub struct BodyWriter {
     framing: Framing,
     /// Whether trailers are sent (only where both ends want them).
     pub trailers: bool,
+    /// Of a client's stream.
+    pub clock: Option<StreamClock>,
 }
 
 impl BodyWriter {
     /// A writer.
     pub fn new(connection: Shared, framing: Framing) -> Self {
-        Self { connection, framing, trailers: false }
+        Self { connection, framing, trailers: false, clock: None }
     }
 
     /// Sends bytes.
@@ -88,6 +120,9 @@ impl BodyWriter {
         }
         if self.framing == Framing::Chunked {
             self.connection.output().extend_from_slice(b"\r\n");
+        }
+        if let Some(clock) = &self.clock {
+            clock.touch();
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
+use lateen_dataplane::http_protocol::{HeaderCase, Underscores};
 use lateen_dataplane::route::without_port;
 
 use super::Framing;
@@ -29,6 +30,34 @@ pub struct Limits {
     pub fields: usize,
 }
 
+/// What is asked of a request's head.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestRules {
+    /// What it may cost.
+    pub limits: Limits,
+    /// Whether a target in absolute form is taken apart; else it is a path, and not one that anybody serves.
+    pub absolute_url: bool,
+    /// Whether a length beside chunks is dropped, and not refused.
+    pub chunked_length: bool,
+    /// Fields with underscores in their names.
+    pub underscores: Underscores,
+    /// Whether the spelling of names is remembered.
+    pub keep_case: bool,
+}
+
+impl RequestRules {
+    /// The usual ones.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            absolute_url: true,
+            chunked_length: false,
+            underscores: Underscores::Allow,
+            keep_case: false,
+        }
+    }
+}
+
 /// A request's head, beside the head itself.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParsedRequest {
@@ -44,6 +73,12 @@ pub struct ParsedRequest {
     pub expects_continue: bool,
     /// The protocol the client wants to change to.
     pub upgrade: Option<String>,
+    /// Whether there was neither a `Host` field nor a target with an authority.
+    pub missing_host: bool,
+    /// Whether the target said the scheme.
+    pub scheme_given: bool,
+    /// Fields that were dropped for the underscores in their names.
+    pub dropped: u32,
 }
 
 /// A response's head, beside the head itself.
@@ -73,33 +108,39 @@ struct Connection {
 /// Takes a request's head from `input`. None where it is not complete.
 pub fn parse_request(
     input: &[u8],
-    limits: Limits,
+    rules: RequestRules,
     head: &mut RequestHead,
 ) -> Result<Option<ParsedRequest>, Refusal> {
-    let mut fields = [const { std::mem::MaybeUninit::uninit() }; 256];
+    let limits = rules.limits;
+    let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     let parsed =
         httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, &mut fields);
     let length = match parsed {
         Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
         Ok(httparse::Status::Partial) if input.len() <= limits.bytes => return Ok(None),
-        Ok(_) => return Err(Refusal { status: 431, details: "request_headers_too_large" }),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(Refusal { status: 431, details: "too_many_headers" });
+        Ok(_) => return Err(Refusal { status: 431, details: "http1.headers_too_large" }),
+        // What else the line says decides what is wrong with it.
+        Err(httparse::Error::Version) if !input.contains(&b'\n') && input.len() <= limits.bytes => {
+            return Ok(None);
         }
-        Err(_) => return Err(bad("http1.codec_error")),
+        Err(error) => return Err(refusal(error, input)),
     };
     strict_line_ends(&input[..length])?;
     if request.headers.len() > limits.fields {
-        return Err(Refusal { status: 431, details: "too_many_headers" });
+        return Err(Refusal { status: 431, details: "http1.too_many_headers" });
     }
     let method = request.method.unwrap_or_default();
     let target = request.path.unwrap_or_default();
     let http10 = request.version == Some(0);
+    if !METHODS.contains(&method) {
+        return Err(bad("http1.codec_error"));
+    }
     head.clear();
     head.set_method(method);
     let mut host: Option<&[u8]> = None;
     let mut expects_continue = false;
+    let mut dropped = 0;
     let mut connection = Connection::default();
     for field in request.headers.iter() {
         let value = field.value.trim_ascii();
@@ -110,23 +151,40 @@ pub fn parse_request(
             if host.replace(value).is_some() {
                 return Err(bad("http1.duplicate_host"));
             }
-        } else if field.name.eq_ignore_ascii_case("expect") {
-            if !value.eq_ignore_ascii_case(b"100-continue") {
-                return Err(Refusal { status: 417, details: "http1.unknown_expectation" });
+        } else if rules.underscores != Underscores::Allow && field.name.contains('_') {
+            if rules.underscores == Underscores::Reject {
+                return Err(bad("http1.unexpected_underscore"));
             }
-            expects_continue = true;
+            dropped += 1;
+            continue;
         } else {
+            expects_continue |=
+                field.name.eq_ignore_ascii_case("expect") && value.eq_ignore_ascii_case(b"100-continue");
             head.headers.append(field.name, value);
         }
+        if rules.keep_case {
+            head.headers.remember_case(field.name);
+        }
     }
-    set_target(head, method, target, host, http10)?;
-    if connection.chunked && (connection.length.is_some() || http10) {
-        return Err(bad("http1.content_length_and_chunked"));
+    let scheme_given = set_target(head, method, target, host, rules.absolute_url)?;
+    // HTTP/1.0 has no chunks: a server that does not know them would take them for the next request.
+    if connection.chunked && http10 {
+        return Err(bad("http1.transfer_encoding_not_allowed"));
+    }
+    if connection.chunked && connection.length.is_some() {
+        if !rules.chunked_length {
+            return Err(bad("http1.content_length_and_chunked_not_allowed"));
+        }
+        head.headers.remove("content-length");
     }
     let framing =
         if connection.chunked { Framing::Chunked } else { Framing::Length(connection.length.unwrap_or(0)) };
     connection.drop_named(&mut head.headers);
-    let upgrade = if connection.upgrade && !http10 { connection.upgrade_to.take() } else { None };
+    let upgrade = connection.upgrade_for(http10);
+    // Is what follows a body, or what the new protocol says?
+    if upgrade.is_some() && framing != Framing::Length(0) {
+        return Err(bad("http1.body_disallowed"));
+    }
     Ok(Some(ParsedRequest {
         length,
         framing,
@@ -134,7 +192,74 @@ pub fn parse_request(
         http10,
         expects_continue: expects_continue && !http10,
         upgrade,
+        missing_host: host.is_none() && !scheme_given && method != "CONNECT",
+        scheme_given,
+        dropped,
     }))
+}
+
+/// Fields that a head may have at all.
+const MAX_FIELDS: usize = 256;
+
+/// The methods that are passed on: those Envoy knows.
+const METHODS: [&str; 35] = [
+    "GET",
+    "POST",
+    "PUT",
+    "DELETE",
+    "HEAD",
+    "OPTIONS",
+    "PATCH",
+    "CONNECT",
+    "TRACE",
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "MSEARCH",
+    "NOTIFY",
+    "PRI",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
+
+fn refusal(error: httparse::Error, input: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => Refusal { status: 431, details: "http1.too_many_headers" },
+        httparse::Error::HeaderValue => bad("http1.invalid_characters"),
+        httparse::Error::Version if is_other_version(input) => {
+            Refusal { status: 426, details: "low_version" }
+        }
+        _ => bad("http1.codec_error"),
+    }
+}
+
+/// Whether the first line ends with a version, and only that is not one of ours.
+fn is_other_version(input: &[u8]) -> bool {
+    let line = input.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
+    let mut words = line.rsplit(|byte| *byte == b' ');
+    let version = words.next().and_then(|version| version.strip_prefix(b"HTTP/"));
+    let shape = version.is_some_and(
+        |version| matches!(version, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit()),
+    );
+    shape && words.count() == 2
 }
 
 /// A lone LF or CR would let others see other lines.
@@ -150,52 +275,62 @@ fn strict_line_ends(head: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Sets path, authority and scheme; says whether the target named the scheme.
 fn set_target(
     head: &mut RequestHead,
     method: &str,
     target: &str,
     host: Option<&[u8]>,
-    http10: bool,
-) -> Result<(), Refusal> {
-    if target.bytes().any(|byte| byte <= b' ' || byte == b'#' || byte >= 127) {
-        return Err(bad("http1.invalid_url"));
+    absolute_url: bool,
+) -> Result<bool, Refusal> {
+    if target.bytes().any(|byte| byte <= b' ' || byte >= 127) {
+        return Err(bad("http1.codec_error"));
     }
     let mut authority = host;
+    let mut scheme_given = false;
     if method == "CONNECT" {
         authority = Some(target.as_bytes());
         head.set_path("");
     } else if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         head.set_path(target);
     } else if let Some((scheme, rest)) = target.split_once("://") {
-        if scheme.eq_ignore_ascii_case("https") {
-            head.scheme = Scheme::Https;
-        } else if !scheme.eq_ignore_ascii_case("http") {
-            return Err(bad("http1.invalid_scheme"));
-        }
-        // The host of an absolute target counts, not the Host field (RFC 9112, 3.2.2).
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        authority = Some(&rest.as_bytes()[..end]);
-        let path = &rest[end..];
-        if path.starts_with('/') {
-            head.set_path(path);
+        if !absolute_url {
+            head.set_path(target);
         } else {
-            head.set_path(format!("/{path}"));
+            scheme_given = true;
+            if scheme.eq_ignore_ascii_case("https") {
+                head.scheme = Scheme::Https;
+            } else if !scheme.eq_ignore_ascii_case("http") {
+                return Err(bad("http1.invalid_scheme"));
+            }
+            // The host of an absolute target counts, not the Host field (RFC 9112, 3.2.2).
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            authority = Some(&rest.as_bytes()[..end]);
+            let path = &rest[end..];
+            if path.starts_with('/') {
+                head.set_path(path);
+            } else {
+                head.set_path(format!("/{path}"));
+            }
+            if end == 0 {
+                return Err(bad("http1.invalid_url"));
+            }
         }
     } else {
-        return Err(bad("http1.invalid_url"));
+        return Err(bad(if target == "*" { "http1.invalid_url" } else { "http1.codec_error" }));
     }
     match authority {
         Some(authority) if valid_authority(authority) => head.set_authority(authority),
-        Some(_) => return Err(bad("http1.invalid_host")),
-        None if http10 => {}
-        None => return Err(bad("missing_host_header")),
+        Some(_) => return Err(bad("http.invalid_authority")),
+        None => {}
     }
-    Ok(())
+    Ok(scheme_given)
 }
 
 fn valid_authority(authority: &[u8]) -> bool {
+    // `Host:` without a value is that of a target without authority (RFC 9112, 3.2).
     let host = without_port(authority);
-    !host.is_empty()
+    (!host.is_empty() || authority.is_empty())
         && authority.iter().all(|byte| {
             byte.is_ascii_alphanumeric()
                 || matches!(
@@ -239,25 +374,30 @@ impl Connection {
         } else if name.eq_ignore_ascii_case("upgrade") {
             self.upgrade_to = std::str::from_utf8(value).ok().map(str::to_owned);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            if self.chunked || value.contains(&b',') {
+            if self.chunked {
                 return Err(bad("http1.invalid_transfer_encoding"));
             }
             if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Refusal { status: 501, details: "http1.unsupported_transfer_encoding" });
+                return Err(Refusal { status: 501, details: "http1.invalid_transfer_encoding" });
             }
             self.chunked = true;
         } else if name.eq_ignore_ascii_case("content-length") {
             if self.length.is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-                return Err(bad("http1.invalid_content_length"));
+                return Err(bad("http1.codec_error"));
             }
             let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
-            self.length = Some(length.ok_or(bad("http1.invalid_content_length"))?);
+            self.length = Some(length.ok_or(bad("http1.codec_error"))?);
             // Passed on, since a response to HEAD or a 304 has it without a body.
             return Ok(false);
         } else {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// The protocol to change to. HTTP/2 is spoken by prior knowledge or not at all (RFC 9113, 3.1).
+    fn upgrade_for(&mut self, http10: bool) -> Option<String> {
+        self.upgrade_to.take().filter(|to| self.upgrade && !http10 && !to.eq_ignore_ascii_case("h2c"))
     }
 
     /// Removes fields that were for us alone; what identifies the request or its way cannot be taken away so.
@@ -281,7 +421,7 @@ pub fn parse_response(
     to_head: bool,
     head: &mut ResponseHead,
 ) -> Result<Option<ParsedResponse>, &'static str> {
-    let mut fields = [const { std::mem::MaybeUninit::uninit() }; 256];
+    let mut fields = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
         &mut response,
@@ -312,6 +452,9 @@ pub fn parse_response(
     if connection.chunked && connection.length.is_some() {
         return Err("the response has both content-length and transfer-encoding");
     }
+    if connection.chunked && http10 {
+        return Err("an HTTP/1.0 response is chunked");
+    }
     if head.status == 101
         && let Some(protocol) = &connection.upgrade_to
     {
@@ -331,71 +474,143 @@ pub fn parse_response(
     Ok(Some(ParsedResponse { length, framing, keep_alive: keep_alive && framing != Framing::UntilClose }))
 }
 
+/// How a head is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spelling {
+    /// The case of names.
+    pub case: HeaderCase,
+    /// Whether a request's target is the whole URL.
+    pub fully_qualified: bool,
+}
+
 /// Writes a request's head. `upgrade` names the protocol to change to.
-pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing, upgrade: Option<&str>) {
-    out.extend_from_slice(head.method());
-    out.push(b' ');
-    out.extend_from_slice(if head.method() == b"CONNECT" { head.authority() } else { head.path() });
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    field(out, b"host", head.authority());
-    fields(out, &head.headers, framing);
+pub fn write_request(
+    out: &mut Vec<u8>,
+    head: &RequestHead,
+    framing: Framing,
+    upgrade: Option<&str>,
+    spelling: Spelling,
+) {
+    let mut writer = FieldWriter { out, headers: &head.headers, case: spelling.case };
+    writer.out.extend_from_slice(head.method());
+    writer.out.push(b' ');
+    if head.method() == b"CONNECT" {
+        writer.out.extend_from_slice(head.authority());
+    } else {
+        if spelling.fully_qualified {
+            writer.out.extend_from_slice(head.scheme.as_str().as_bytes());
+            writer.out.extend_from_slice(b"://");
+            writer.out.extend_from_slice(head.authority());
+        }
+        writer.out.extend_from_slice(head.path());
+    }
+    writer.out.extend_from_slice(b" HTTP/1.1\r\n");
+    writer.field(b"host", head.authority());
+    writer.fields(framing);
     if let Some(protocol) = upgrade {
-        field(out, b"connection", b"Upgrade");
-        field(out, b"upgrade", protocol.as_bytes());
+        writer.field(b"connection", b"Upgrade");
+        writer.field(b"upgrade", protocol.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes a response's head. `bodiless`: there is no body, whatever the fields say of it.
-pub fn write_response(
-    out: &mut Vec<u8>,
-    head: &ResponseHead,
-    framing: Framing,
-    keep_alive: Option<bool>,
-    http10: bool,
-) {
+/// What a response's first line and last fields say.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseWriting {
+    /// How the body is framed.
+    pub framing: Framing,
+    /// Whether the connection is used again; none says nothing about it.
+    pub keep_alive: Option<bool>,
+    /// To a client of HTTP/1.0.
+    pub http10: bool,
+    /// Whether a body of no bytes is said to be one.
+    pub explicit_length: bool,
+    /// The case of names.
+    pub case: HeaderCase,
+}
+
+/// Writes a response's head.
+pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, writing: ResponseWriting) {
     let reason = http::StatusCode::from_u16(head.status).ok().and_then(|status| status.canonical_reason());
-    let version = if http10 { "HTTP/1.0" } else { "HTTP/1.1" };
+    let version = if writing.http10 { "HTTP/1.0" } else { "HTTP/1.1" };
     // Writing to memory cannot fail.
     let _ = write!(out, "{version} {} {}\r\n", head.status, reason.unwrap_or("Unknown"));
-    fields(out, &head.headers, framing);
+    let mut writer = FieldWriter { out, headers: &head.headers, case: writing.case };
+    let has_length = writer.fields(writing.framing);
+    if writing.explicit_length && !has_length {
+        writer.field(b"content-length", b"0");
+    }
     if head.status == 101 {
-        field(out, b"connection", b"Upgrade");
+        writer.field(b"connection", b"Upgrade");
     } else {
-        match keep_alive {
-            Some(false) => field(out, b"connection", b"close"),
-            Some(true) if http10 => field(out, b"connection", b"keep-alive"),
+        match writing.keep_alive {
+            Some(false) => writer.field(b"connection", b"close"),
+            Some(true) if writing.http10 => writer.field(b"connection", b"keep-alive"),
             _ => {}
         }
     }
     out.extend_from_slice(b"\r\n");
 }
 
-fn fields(out: &mut Vec<u8>, headers: &Headers, framing: Framing) {
-    let mut has_length = false;
-    for (name, value) in headers.iter() {
-        match name {
-            b"content-length" if framing == Framing::Chunked || framing == Framing::UntilClose => continue,
-            b"content-length" => has_length = true,
-            b"transfer-encoding" | b"connection" => continue,
-            _ => {}
+/// Writes an interim response (1xx but 101).
+pub fn write_interim(out: &mut Vec<u8>, head: &ResponseHead, case: HeaderCase) {
+    let reason = http::StatusCode::from_u16(head.status).ok().and_then(|status| status.canonical_reason());
+    // Writing to memory cannot fail.
+    let _ = write!(out, "HTTP/1.1 {} {}\r\n", head.status, reason.unwrap_or("Unknown"));
+    let mut writer = FieldWriter { out, headers: &head.headers, case };
+    for (name, value) in head.headers.iter() {
+        if !matches!(name, b"content-length" | b"transfer-encoding" | b"connection") {
+            writer.field(name, value);
         }
-        field(out, name, value);
     }
-    match framing {
-        Framing::Chunked => field(out, b"transfer-encoding", b"chunked"),
-        Framing::Length(length) if length > 0 && !has_length => {
-            let _ = write!(out, "content-length: {length}\r\n");
-        }
-        _ => {}
-    }
+    out.extend_from_slice(b"\r\n");
 }
 
-fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+struct FieldWriter<'a> {
+    out: &'a mut Vec<u8>,
+    headers: &'a Headers,
+    case: HeaderCase,
+}
+
+impl FieldWriter<'_> {
+    /// Says whether there was a length among them.
+    fn fields(&mut self, framing: Framing) -> bool {
+        let mut has_length = false;
+        for (name, value) in self.headers.iter() {
+            match name {
+                b"content-length" if matches!(framing, Framing::Chunked | Framing::UntilClose) => continue,
+                b"content-length" => has_length = true,
+                b"transfer-encoding" | b"connection" => continue,
+                _ => {}
+            }
+            self.field(name, value);
+        }
+        match framing {
+            Framing::Chunked => self.field(b"transfer-encoding", b"chunked"),
+            Framing::Length(length) if length > 0 && !has_length => {
+                self.field(b"content-length", length.to_string().as_bytes());
+            }
+            _ => {}
+        }
+        has_length
+    }
+
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        match self.headers.as_sent(name) {
+            Some(name) => self.out.extend_from_slice(name),
+            None if self.case == HeaderCase::Proper => {
+                let mut first = true;
+                for byte in name {
+                    self.out.push(if first { byte.to_ascii_uppercase() } else { *byte });
+                    first = !byte.is_ascii_alphanumeric();
+                }
+            }
+            None => self.out.extend_from_slice(name),
+        }
+        self.out.extend_from_slice(b": ");
+        self.out.extend_from_slice(value);
+        self.out.extend_from_slice(b"\r\n");
+    }
 }
 
 #[cfg(test)]
@@ -406,7 +621,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Option<(ParsedRequest, RequestHead)>, Refusal> {
         let mut head = RequestHead::default();
-        let parsed = parse_request(text.as_bytes(), LIMITS, &mut head)?;
+        let parsed = parse_request(text.as_bytes(), RequestRules::new(LIMITS), &mut head)?;
         Ok(parsed.map(|parsed| (parsed, head)))
     }
 
@@ -438,7 +653,7 @@ mod tests {
             ),
             ("empty length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400),
             ("other encoding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-            ("two encodings", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400),
+            ("two encodings", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
             (
                 "chunked twice",
                 "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -452,17 +667,20 @@ mod tests {
             ("obs-fold", "GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
             ("blank before the colon", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length : 3\r\n\r\n", 400),
             ("NUL", "GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", 400),
-            ("no host", "GET / HTTP/1.1\r\n\r\n", 400),
             ("two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
             ("odd host", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
             ("host with user", "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400),
-            ("empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
-            ("fragment", "GET /#a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
             ("relative target", "GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
             ("other scheme", "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-            ("other version", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 400),
+            ("other version", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 426),
+            ("two words and a version", "GET / x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("other method", "FOO / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            (
+                "an upgrade with a body",
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 1\r\n\r\n",
+                400,
+            ),
             ("no version", "GET /\r\n\r\n", 400),
-            ("unknown expectation", "GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417),
         ] {
             assert_eq!(parse(text).map_err(|refusal| refusal.status), Err(status), "{name}");
         }
@@ -470,6 +688,56 @@ mod tests {
         assert_eq!(parse(&long).map_err(|refusal| refusal.status), Err(431));
         let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(150));
         assert_eq!(parse(&many).map_err(|refusal| refusal.status), Err(431));
+    }
+
+    #[test]
+    fn what_is_clear_is_for_others_to_judge() {
+        for (name, text, missing_host) in [
+            ("no host", "GET / HTTP/1.1\r\n\r\n", true),
+            ("empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", false),
+            ("fragment", "GET /#a HTTP/1.1\r\nHost: a\r\n\r\n", false),
+            ("unknown expectation", "GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", false),
+            ("any target", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", false),
+        ] {
+            let (parsed, _) = parse(text).unwrap().unwrap();
+            assert_eq!(parsed.missing_host, missing_host, "{name}");
+        }
+        let rules = |change: fn(&mut RequestRules)| {
+            let mut rules = RequestRules::new(LIMITS);
+            change(&mut rules);
+            rules
+        };
+        let mut head = RequestHead::default();
+        let both = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let parsed =
+            parse_request(both, rules(|rules| rules.chunked_length = true), &mut head).unwrap().unwrap();
+        assert_eq!((parsed.framing, head.headers.contains("content-length")), (Framing::Chunked, false));
+        let under = b"GET / HTTP/1.1\r\nHost: a\r\nA_B: 1\r\nC: 2\r\n\r\n";
+        let drop = rules(|rules| rules.underscores = Underscores::Drop);
+        let parsed = parse_request(under, drop, &mut head).unwrap().unwrap();
+        assert_eq!((parsed.dropped, head.headers.len()), (1, 1));
+        let reject = rules(|rules| rules.underscores = Underscores::Reject);
+        assert_eq!(parse_request(under, reject, &mut head).map_err(|refusal| refusal.status), Err(400));
+        let absolute = b"GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n";
+        parse_request(absolute, rules(|rules| rules.absolute_url = false), &mut head).unwrap().unwrap();
+        assert_eq!((head.authority(), head.path()), (&b"a"[..], &b"http://b/x"[..]));
+    }
+
+    #[test]
+    fn names_are_written_as_asked() {
+        let mut head = RequestHead::default();
+        let mut rules = RequestRules::new(LIMITS);
+        rules.keep_case = true;
+        parse_request(b"GET / HTTP/1.1\r\nhOst: a\r\nX-fOO: 1\r\n\r\n", rules, &mut head).unwrap().unwrap();
+        head.headers.append("x-new-one", "2");
+        let write = |case, fully_qualified| {
+            let mut out = Vec::new();
+            write_request(&mut out, &head, Framing::Length(0), None, Spelling { case, fully_qualified });
+            String::from_utf8(out).unwrap()
+        };
+        let expect = "GET / HTTP/1.1\r\nhOst: a\r\nX-fOO: 1\r\nX-New-One: 2\r\n\r\n";
+        assert_eq!(write(HeaderCase::Proper, false), expect);
+        assert!(write(HeaderCase::Lower, true).starts_with("GET http://a/ HTTP/1.1\r\n"));
     }
 
     #[test]

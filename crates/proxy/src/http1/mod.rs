@@ -6,10 +6,12 @@
 mod body;
 mod decode;
 mod head;
+mod server;
 
 pub use body::{BodyReader, BodyWriter, write_chunk, write_end};
 pub use decode::{BodyDecoder, Framing};
 pub use head::{
-    Limits, ParsedRequest, ParsedResponse, Refusal, parse_request, parse_response, write_request,
-    write_response,
+    Limits, ParsedRequest, ParsedResponse, Refusal, RequestRules, ResponseWriting, Spelling, parse_request,
+    parse_response, write_interim, write_request, write_response,
 };
+pub use server::serve;

@@ -1,12 +1,21 @@
 //! HTTP/2 by the `h2` crate, behind our own types.
 
+mod ping;
+mod prefixed;
+mod server;
+
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
 use lateen_dataplane::http_protocol::Http2Options;
 
+use crate::clock::{Expiry, StreamClock};
 use crate::message::{BodyEvent, MessageError};
+
+use ping::Ping;
+use prefixed::Prefixed;
+pub use server::serve;
 
 /// Fields that mean something for one HTTP/1 connection and are forbidden here (RFC 9113, 8.2.2).
 const CONNECTION_FIELDS: [&[u8]; 6] =
@@ -35,12 +44,19 @@ pub fn server_builder(options: &Http2Options, head_bytes: usize) -> h2::server::
 pub struct BodyReader {
     stream: RecvStream,
     data_done: bool,
+    /// Of a client's stream: it learns what the client does.
+    clock: Option<StreamClock>,
 }
 
 impl BodyReader {
     /// Wraps a stream.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, data_done: false }
+        Self { stream, data_done: false, clock: None }
+    }
+
+    /// The same for a client's request. Its errors are not returned: they end the stream through its clock.
+    pub fn with_clock(self, clock: &StreamClock) -> Self {
+        Self { clock: Some(clock.clone()), ..self }
     }
 
     /// Whether nothing more comes.
@@ -50,6 +66,28 @@ impl BodyReader {
 
     /// The next part.
     pub async fn next(&mut self) -> Result<BodyEvent, MessageError> {
+        let next = self.receive().await;
+        let Some(clock) = &self.clock else { return next };
+        match next {
+            Ok(event) => {
+                clock.touch();
+                if self.stream.is_end_stream() {
+                    clock.request_complete();
+                }
+                Ok(event)
+            }
+            Err(error) => {
+                clock.end(match error {
+                    MessageError::Reset(_) | MessageError::Refused => Expiry::Reset,
+                    MessageError::Protocol(_) => Expiry::CodecError,
+                    _ => Expiry::Disconnect,
+                });
+                std::future::pending().await
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<BodyEvent, MessageError> {
         if !self.data_done {
             match self.stream.data().await {
                 Some(Ok(bytes)) => {
@@ -72,12 +110,14 @@ impl BodyReader {
 pub struct BodyWriter {
     stream: SendStream<Bytes>,
     ended: bool,
+    /// Of a client's stream.
+    pub clock: Option<StreamClock>,
 }
 
 impl BodyWriter {
     /// Wraps a stream.
     pub fn new(stream: SendStream<Bytes>, ended: bool) -> Self {
-        Self { stream, ended }
+        Self { stream, ended, clock: None }
     }
 
     /// Sends bytes as the peer's window allows.
@@ -94,6 +134,9 @@ impl BodyWriter {
             };
             let part = chunk.split_to(available.min(chunk.len()));
             self.stream.send_data(part, false)?;
+            if let Some(clock) = &self.clock {
+                clock.touch();
+            }
         }
         Ok(())
     }
@@ -144,15 +187,34 @@ fn header_map(headers: &Headers) -> HeaderMap {
     map
 }
 
-/// The head of a request that came in. The error says what is wrong with it.
-pub fn request_head(parts: &http::request::Parts) -> Result<RequestHead, &'static str> {
+/// How many fields a head has.
+pub fn header_count(parts: &http::request::Parts) -> usize {
+    parts.headers.len()
+}
+
+/// The head of a request that came in, and the protocol it would change to (RFC 8441). The error says what is wrong.
+pub fn request_head(parts: &http::request::Parts) -> Result<(RequestHead, Option<String>), &'static str> {
     let authority = match (parts.uri.authority(), parts.headers.get("host")) {
+        // Two hosts: others might see the other one.
+        (Some(authority), Some(host))
+            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err("http2.host_and_authority");
+        }
         (Some(authority), _) => authority.as_str().as_bytes(),
         (None, Some(host)) => host.as_bytes(),
-        (None, None) => return Err("missing_host_header"),
+        (None, None) => b"",
     };
+    if parts.headers.get_all("host").iter().nth(1).is_some() {
+        return Err("http2.duplicate_host");
+    }
+    // A length that is not one, or two of them, is refused by the library; a transfer coding has no meaning here.
+    let protocol = parts.extensions.get::<h2::ext::Protocol>().map(|protocol| protocol.as_str().to_owned());
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-    let mut head = RequestHead::new(parts.method.as_str(), authority, path);
+    // What RFC 8441 writes as CONNECT is in HTTP/1 a GET that asks for an upgrade.
+    let method = if protocol.is_some() { "GET" } else { parts.method.as_str() };
+    let path = if method == "CONNECT" { "" } else { path };
+    let mut head = RequestHead::new(method, authority, path);
     if parts.uri.scheme_str() == Some("https") {
         head.scheme = Scheme::Https;
     }
@@ -173,7 +235,7 @@ pub fn request_head(parts: &http::request::Parts) -> Result<RequestHead, &'stati
     if !cookies.is_empty() {
         head.headers.append("cookie", cookies);
     }
-    Ok(head)
+    Ok((head, protocol))
 }
 
 /// A request to send.

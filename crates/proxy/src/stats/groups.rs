@@ -71,6 +71,15 @@ macro_rules! class {
             _ => $stats.upstream_rq_5xx,
         }
     };
+    ($stats:expr, downstream_rq, $status:expr) => {
+        match $status {
+            100..=199 => $stats.downstream_rq_1xx,
+            200..=299 => $stats.downstream_rq_2xx,
+            300..=399 => $stats.downstream_rq_3xx,
+            400..=499 => $stats.downstream_rq_4xx,
+            _ => $stats.downstream_rq_5xx,
+        }
+    };
 }
 pub(crate) use class;
 
@@ -430,5 +439,19 @@ counters! {
     /// `control_plane.*`.
     ControlPlaneStats, "control_plane", "" {
         connected_state: Gauge, pending_requests: Gauge, rate_limit_enforced: Counter,
+    }
+}
+
+counters! {
+    /// `http2.*`, likewise.
+    Http2Stats, "", "" {
+        deferred_stream_close: Gauge, dropped_headers_with_underscores: Counter, goaway_sent: Counter,
+        header_overflow: Counter, headers_cb_no_stream: Counter, inbound_empty_frames_flood: Counter,
+        inbound_priority_frames_flood: Counter, inbound_window_update_frames_flood: Counter,
+        keepalive_timeout: Counter, metadata_empty_frames: Counter, outbound_control_flood: Counter,
+        outbound_control_frames_active: Gauge, outbound_flood: Counter, outbound_frames_active: Gauge,
+        pending_send_bytes: Gauge, requests_rejected_with_underscores_in_headers: Counter,
+        rx_messaging_error: Counter, rx_reset: Counter, stream_refused_errors: Counter, streams_active: Gauge,
+        trailers: Counter, tx_flush_timeout: Counter, tx_reset: Counter,
     }
 }

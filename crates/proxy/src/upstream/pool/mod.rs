@@ -97,6 +97,8 @@ pub enum UpstreamResponse {
         lease: Lease,
         /// Whether the request was a HEAD.
         to_head: bool,
+        /// Whether the request asked for another protocol.
+        upgrade: bool,
     },
     /// On an HTTP/2 stream.
     Http2 {
@@ -213,7 +215,7 @@ impl Lease {
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
-        codec1::write_request(&mut shared.output(), head, framing, upgrade);
+        codec1::write_request(&mut shared.output(), head, framing, upgrade, codec1::Spelling::default());
         let writer = if end && upgrade.is_none() {
             shared.flush().await?;
             self.sent.set(true);
@@ -221,7 +223,7 @@ impl Lease {
         } else {
             Some(BodyWriter::Http1(codec1::BodyWriter::new(shared, framing)))
         };
-        Ok((writer, UpstreamResponse::Http1 { lease: self, to_head }))
+        Ok((writer, UpstreamResponse::Http1 { lease: self, to_head, upgrade: upgrade.is_some() }))
     }
 }
 
@@ -236,7 +238,7 @@ impl UpstreamResponse {
     /// The head of the final response (or of a change of protocol), and its body.
     pub async fn head(&mut self) -> Result<(ResponseHead, BodyReader), MessageError> {
         match self {
-            Self::Http1 { lease, to_head } => {
+            Self::Http1 { lease, to_head, upgrade } => {
                 let Some(connection) = &lease.connection else { return Err(MessageError::Closed) };
                 let shared = connection.shared.clone();
                 let limits = codec1::Limits { bytes: 64 * 1024, fields: 256 };
@@ -254,6 +256,9 @@ impl UpstreamResponse {
                     match parsed {
                         // An interim answer: the final one follows.
                         Some(_) if (100..200).contains(&head.status) && head.status != 101 => {}
+                        Some(_) if head.status == 101 && !*upgrade => {
+                            return Err(MessageError::Protocol("nobody asked for another protocol"));
+                        }
                         Some(_) if head.status == 101 => {
                             let reader = codec1::BodyReader::new(shared, Framing::UntilClose, Rc::default());
                             return Ok((head, BodyReader::Http1(reader)));

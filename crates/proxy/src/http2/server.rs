@@ -1,0 +1,229 @@
+//! HTTP/2 with clients: many requests at a time, a task each.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use http::Request;
+use lateen_dataplane::http_protocol::Underscores;
+use lateen_dataplane::stream_info::Protocol;
+
+use super::{BodyReader as Http2BodyReader, Ping, Prefixed, header_count, request_head, server_builder};
+use crate::clock::StreamClock;
+use crate::connection::Client;
+use crate::message::BodyReader;
+use crate::respond::{Http2Responder, Responder};
+use crate::router::Exchange;
+use crate::stream::Stream;
+
+/// How long the settings of a client may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The streams that are at work. Their times are looked at by the connection, which has the timer.
+type Streams = Rc<RefCell<Vec<StreamClock>>>;
+
+/// Serves a connection to its end.
+pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) {
+    let runtime = Arc::clone(&client.runtime);
+    let config = &runtime.config;
+    let builder = server_builder(&config.http2, config.max_head_bytes);
+    let handshake = builder.handshake::<_, Bytes>(Prefixed { input, stream });
+    let Ok(Ok(mut connection)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
+        client.worker.stats.increment(runtime.stats.downstream_cx_protocol_error);
+        return;
+    };
+    let mut ping = config.http2.keepalive.as_ref().and_then(|settings| Ping::new(&mut connection, settings));
+    let streams = Streams::default();
+    let mut idle_since = client.begun;
+    let mut requests = 0u32;
+    let mut closing = false;
+    let listener = Arc::clone(&client.listener);
+    let closed = listener.drain.closed();
+    let dead = Ping::dead(&mut ping);
+    tokio::pin!(closed, dead);
+    loop {
+        let idle = streams.borrow().is_empty();
+        let due = client.due(idle_since).filter(|_| !closing);
+        let wake = next_time(&client, &streams, idle, closing, idle_since);
+        let accepted = tokio::select! {
+            biased;
+            accepted = connection.accept() => accepted,
+            () = &mut closed, if !closing => {
+                closing = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            () = crate::connection::at(&mut client.alarm, wake) => {
+                let now = Instant::now();
+                for clock in streams.borrow().iter() {
+                    clock.check(now);
+                }
+                if let Some((at, due)) = due
+                    && at <= now
+                    && (idle || due == crate::connection::Due::Age)
+                {
+                    client.count(due);
+                    closing = true;
+                    connection.graceful_shutdown();
+                }
+                continue;
+            }
+            () = &mut dead => {
+                client.worker.stats.increment(runtime.http2.keepalive_timeout);
+                break;
+            }
+            // A stream ended: what is due may be another thing now.
+            () = ended_stream(&streams, idle) => {
+                idle_since = Instant::now();
+                continue;
+            }
+        };
+        let (request, respond) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            Some(Err(error)) => {
+                if error.is_go_away() || error.is_library() {
+                    client.worker.stats.increment(runtime.stats.downstream_cx_protocol_error);
+                }
+                tracing::debug!(%error, "an HTTP/2 connection of a client ended");
+                break;
+            }
+            None => break,
+        };
+        requests += 1;
+        client.worker.stats.increment(runtime.stats.downstream_rq_http2_total);
+        start_stream(&client, &streams, request, respond);
+        let full = config.max_requests_per_connection.is_some_and(|limit| requests >= limit);
+        if (full || listener.drain.is_draining()) && !closing {
+            if full {
+                client.worker.stats.increment(runtime.stats.downstream_cx_max_requests_reached);
+            }
+            closing = true;
+            connection.graceful_shutdown();
+        }
+    }
+    // Who still waits for a client that is gone need not.
+    for clock in streams.borrow().iter() {
+        clock.end(crate::clock::Expiry::Disconnect);
+    }
+}
+
+/// When the connection is to look at its times again.
+fn next_time(
+    client: &Client,
+    streams: &Streams,
+    idle: bool,
+    closing: bool,
+    idle_since: Instant,
+) -> Option<Instant> {
+    let streams = streams.borrow().iter().filter_map(StreamClock::next).min();
+    let due =
+        client.due(idle_since).filter(|(_, due)| !closing && (idle || *due == crate::connection::Due::Age));
+    [streams, due.map(|(at, _)| at)].into_iter().flatten().min()
+}
+
+/// Resolves when the last stream ends.
+async fn ended_stream(streams: &Streams, idle: bool) {
+    if idle {
+        std::future::pending::<()>().await;
+    }
+    std::future::poll_fn(|_| match streams.borrow().is_empty() {
+        // The task of a stream shares this thread, and its end wakes the connection: its last frame is to be sent.
+        true => std::task::Poll::Ready(()),
+        false => std::task::Poll::Pending,
+    })
+    .await;
+}
+
+/// Takes a stream off the list when its task ends, however that is.
+struct Listed {
+    streams: Streams,
+    clock: StreamClock,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.streams.borrow_mut().retain(|clock| !clock.is(&self.clock));
+    }
+}
+
+fn start_stream(
+    client: &Client,
+    streams: &Streams,
+    request: Request<h2::RecvStream>,
+    stream: SendResponse<Bytes>,
+) {
+    let config = &client.runtime.config;
+    let clock = StreamClock::new(Instant::now(), client.limits());
+    clock.head_complete();
+    let (mut parts, body) = request.into_parts();
+    let mut respond = stream;
+    if header_count(&parts) > config.max_header_count {
+        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
+        return;
+    }
+    if !check_underscores(client, &mut parts) {
+        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
+        return;
+    }
+    let Ok((head, protocol)) = request_head(&parts) else {
+        client.worker.stats.increment(client.runtime.http2.rx_messaging_error);
+        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
+        return;
+    };
+    let complete = body.is_end_stream();
+    let body = if complete {
+        clock.request_complete();
+        BodyReader::Done
+    } else {
+        BodyReader::Http2(Http2BodyReader::new(body).with_clock(&clock))
+    };
+    let mut exchange = Exchange::new(&client.worker, &client.runtime, &client.facts, head, Protocol::Http2);
+    exchange.begun = clock.begun();
+    exchange.scheme_given = true;
+    let mut responder = Responder::Http2(Http2Responder {
+        stream: respond,
+        complete,
+        clock: clock.clone(),
+        started: false,
+        extended_connect: protocol.is_some(),
+    });
+    exchange.missing_host = exchange.head.authority().is_empty();
+    exchange.upgrade = protocol;
+    let expects =
+        exchange.head.headers.get("expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    let answers_continue = expects && !config.proxy_continue;
+    let one_xx = client.runtime.stats.downstream_rq_1xx;
+    streams.borrow_mut().push(clock.clone());
+    let listed = Listed { streams: Rc::clone(streams), clock: clock.clone() };
+    tokio::task::spawn_local(async move {
+        let clock = &listed.clock;
+        if answers_continue {
+            exchange.head.headers.remove("expect");
+            exchange.worker.stats.increment(one_xx);
+            let _ = responder.send_interim(&lateen_dataplane::head::ResponseHead::new(100)).await;
+        }
+        exchange.serve(body, &mut responder, clock, clock.ended()).await;
+    });
+}
+
+/// Drops fields with underscores in their names, or says that the request is refused for one.
+fn check_underscores(client: &Client, parts: &mut http::request::Parts) -> bool {
+    let action = client.runtime.config.underscores;
+    if action == Underscores::Allow {
+        return true;
+    }
+    let names: Vec<_> = parts.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let codec = client.runtime.http2;
+    if action == Underscores::Reject && !names.is_empty() {
+        client.worker.stats.increment(codec.requests_rejected_with_underscores_in_headers);
+        return false;
+    }
+    for name in names {
+        parts.headers.remove(name);
+        client.worker.stats.increment(codec.dropped_headers_with_underscores);
+    }
+    true
+}

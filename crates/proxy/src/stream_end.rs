@@ -1,0 +1,149 @@
+//! A client's stream from its begin to its account: how it ends where it does not end with an answer in time.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use lateen_dataplane::head::{Headers, ResponseHead};
+use lateen_dataplane::stream_info::{Protocol, ResponseFlags};
+
+use crate::clock::{Expiry, StreamClock};
+use crate::message::BodyReader;
+use crate::respond::Responder;
+use crate::router::{Exchange, LocalReply};
+
+/// What was sent: head and trailers.
+pub type Sent = Option<(ResponseHead, Option<Headers>)>;
+
+impl Exchange {
+    /// Serves the request. The responder says afterwards what the connection may still be used for. `watch` resolves
+    /// when the stream of that clock has ended before its time.
+    pub async fn serve(
+        mut self,
+        mut body: BodyReader,
+        responder: &mut Responder,
+        clock: &StreamClock,
+        watch: impl Future<Output = Expiry>,
+    ) {
+        self.begin();
+        self.clock = Some(clock.clone());
+        let outcome = {
+            let run = pin!(self.run(&mut body, responder));
+            let watch = pin!(watch);
+            tokio::select! {
+                biased;
+                response = run => Ok(response),
+                expiry = watch => Err(expiry),
+            }
+        };
+        let response = match outcome {
+            Ok(response) => response,
+            Err(expiry) => self.expire(expiry, responder).await,
+        };
+        if !body.is_done() {
+            responder.close();
+        }
+        self.finish(response);
+    }
+
+    /// Answers a request without routing it.
+    pub async fn answer(mut self, reply: LocalReply, responder: &mut Responder) {
+        self.begin();
+        let response = self.reply(reply, responder).await;
+        self.finish(response);
+    }
+
+    /// The head did not come in time.
+    pub async fn late(mut self, expiry: Expiry, responder: &mut Responder) {
+        self.begin();
+        let response = self.expire(expiry, responder).await;
+        self.finish(response);
+    }
+
+    /// The client went before its head was complete.
+    pub fn gone(mut self) {
+        self.begin();
+        self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
+        self.info.response_code_details = Some("downstream_remote_disconnect");
+        self.finish(None);
+    }
+
+    fn begin(&self) {
+        let (shard, stats) = (&self.worker.stats, self.runtime.stats);
+        shard.increment(stats.downstream_rq_total);
+        shard.increment(stats.downstream_rq_active);
+    }
+
+    fn finish(&mut self, response: Sent) {
+        let (shard, stats) = (Arc::clone(&self.worker.stats), self.runtime.stats);
+        let duration = self.begun.elapsed();
+        self.info.duration = Some(duration);
+        shard.decrement(stats.downstream_rq_active);
+        shard.record(stats.downstream_rq_time, duration.as_millis() as u64);
+        match self.info.response_code {
+            0 => shard.increment(stats.downstream_rq_rx_reset),
+            status => {
+                shard.increment(stats.downstream_rq_completed);
+                shard.increment(crate::stats::class!(stats, downstream_rq, status));
+            }
+        }
+        if !self.filters.is_empty() {
+            self.filters_complete(response.as_ref());
+        }
+        self.log(response.as_ref());
+    }
+
+    /// Ends a stream whose time is over, or whose client has failed: with an answer where that can still be sent.
+    async fn expire(&mut self, expiry: Expiry, responder: &mut Responder) -> Sent {
+        let (shard, stats) = (Arc::clone(&self.worker.stats), self.runtime.stats);
+        // Whether the client is waited for, or somebody behind us.
+        let status = if responder.request_complete() { 504 } else { 408 };
+        let reply = match expiry {
+            Expiry::Disconnect => {
+                self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
+                self.info.response_code_details = Some("downstream_remote_disconnect");
+                None
+            }
+            Expiry::Reset => {
+                self.info.flags.set(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+                self.info.response_code_details = Some("http2.remote_reset");
+                None
+            }
+            Expiry::CodecError => {
+                shard.increment(stats.downstream_cx_protocol_error);
+                self.info.flags.set(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+                let details = match self.info.protocol {
+                    Some(Protocol::Http2) => "http2.violation.of.messaging.rule",
+                    _ => "http1.codec_error",
+                };
+                Some(LocalReply::new(400, "Bad Request", details))
+            }
+            Expiry::Idle => {
+                shard.increment(stats.downstream_rq_idle_timeout);
+                self.info.flags.set(ResponseFlags::STREAM_IDLE_TIMEOUT);
+                Some(LocalReply::new(status, "stream timeout", "stream_idle_timeout"))
+            }
+            Expiry::Headers => {
+                shard.increment(stats.downstream_rq_header_timeout);
+                Some(LocalReply::new(408, "request header timeout", "request_header_timeout"))
+            }
+            Expiry::Request => {
+                shard.increment(stats.downstream_rq_timeout);
+                Some(LocalReply::new(408, "request timeout", "request_overall_timeout"))
+            }
+            Expiry::Duration => {
+                shard.increment(stats.downstream_rq_max_duration_reached);
+                Some(LocalReply::new(status, "downstream duration timeout", "max_duration_timeout"))
+            }
+        };
+        match reply {
+            Some(reply) if !responder.started() => self.reply(reply, responder).await,
+            other => {
+                if let Some(reply) = other {
+                    self.info.response_code_details = Some(reply.details);
+                }
+                responder.broken();
+                self.sent.take()
+            }
+        }
+    }
+}

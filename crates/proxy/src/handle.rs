@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use lateen_dataplane::error::Warning;
+use lateen_dataplane::tls::SecretSource;
 use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
-use lateen_envoy::envoy::config::core::v3 as core;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
 
@@ -19,7 +19,7 @@ use crate::overload::{self, Limits};
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::worker::{self, Command};
-use crate::{admin, xds};
+use crate::{admin, tls, xds};
 
 /// How a proxy is started.
 #[derive(Debug)]
@@ -213,6 +213,9 @@ impl Main {
         let warnings = crate::bootstrap::warnings(&self.bootstrap)?;
         self.manager.lock().note(warnings);
         let resources = self.bootstrap.static_resources.take().unwrap_or_default();
+        for secret in resources.secrets {
+            self.manager.lock().apply_secret(&SecretSource::Static, secret)?;
+        }
         for cluster in resources.clusters {
             self.manager.lock().apply_cluster(cluster)?;
         }
@@ -235,10 +238,12 @@ impl Main {
             None => None,
         };
         let dynamic = self.bootstrap.dynamic_resources.clone().unwrap_or_default();
-        let discovers = dynamic.cds_config.is_some() || dynamic.lds_config.is_some();
+        let discovers = dynamic.cds_config.is_some()
+            || dynamic.lds_config.is_some()
+            || self.manager.lock().state().secrets.wants(&SecretSource::Ads);
         let client = self.channel()?.filter(|_| discovers).map(|(channel, delta)| {
             let start = xds::Start {
-                node,
+                node: node.clone(),
                 delta,
                 manager: Arc::clone(&self.manager),
                 ready: self.ready.clone(),
@@ -248,6 +253,7 @@ impl Main {
         });
         let ready = client.is_none().then(|| self.ready.clone());
         tokio::spawn(xds::files::follow_all(Arc::clone(&self.manager), dynamic, ready));
+        tokio::spawn(tls::follow(Arc::downgrade(&self.manager), client.clone(), node));
         Ok((admin, client))
     }
 
@@ -258,45 +264,7 @@ impl Main {
         if let Some(channel) = self.ads.take() {
             return Ok(Some((channel, delta)));
         }
-        let manager = self.manager.lock();
-        let source = manager.sources.clusters.get(&name).ok_or_else(|| {
-            StartError::Ads(format!("the cluster `{name}` is not among static_resources.clusters"))
-        })?;
-        let cluster = source.decode();
-        let endpoint = cluster
-            .load_assignment
-            .iter()
-            .flat_map(|assignment| &assignment.endpoints)
-            .flat_map(|locality| &locality.lb_endpoints)
-            .find_map(|endpoint| match &endpoint.host_identifier {
-                Some(lateen_envoy::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier::Endpoint(
-                    endpoint,
-                )) => endpoint.address.as_ref()?.address.clone(),
-                _ => None,
-            })
-            .ok_or_else(|| StartError::Ads(format!("the cluster `{name}` has no endpoint")))?;
-        let channel = match endpoint {
-            core::address::Address::Pipe(pipe) => lateen_xds::transport::unix_channel(pipe.path),
-            core::address::Address::SocketAddress(socket) => {
-                let port = match socket.port_specifier {
-                    Some(core::socket_address::PortSpecifier::PortValue(port)) => port,
-                    _ => return Err(StartError::Ads(format!("the endpoint of `{name}` has no port"))),
-                };
-                let host = if socket.address.contains(':') {
-                    format!("[{}]", socket.address)
-                } else {
-                    socket.address
-                };
-                let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{host}:{port}"))
-                    .map_err(|error| StartError::Ads(error.to_string()))?;
-                lateen_xds::transport::keep_alive(endpoint).connect_lazy()
-            }
-            _ => {
-                return Err(StartError::Ads(format!(
-                    "the endpoint of `{name}` is neither an address nor a pipe"
-                )));
-            }
-        };
+        let channel = xds::channel::to_cluster(&self.manager.lock(), &name).map_err(StartError::Ads)?;
         Ok(Some((channel, delta)))
     }
 }

@@ -4,6 +4,8 @@
 //! known, a listener when its routes are. Until then what was there before serves. A resource that is refused changes
 //! nothing.
 
+mod secrets;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,6 +78,8 @@ pub struct Manager {
     warming_listeners: HashMap<Arc<str>, ActiveListener>,
     /// Resources that come from files, by type and name.
     followed: Arc<Mutex<HashMap<(&'static str, String), xds::files::File>>>,
+    /// Clusters that have all but their secrets.
+    waiting_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
     /// Descriptors to listen on in place of making sockets, by address.
     pub inherited: HashMap<SocketAddr, std::net::TcpListener>,
     /// What came.
@@ -98,6 +102,7 @@ impl Manager {
                 warming_clusters: HashMap::new(),
                 warming_listeners: HashMap::new(),
                 followed: Arc::default(),
+                waiting_clusters: HashMap::new(),
                 inherited: HashMap::new(),
                 sources: Sources::default(),
                 warnings: Vec::new(),
@@ -144,7 +149,7 @@ impl Manager {
     }
 
     fn count_warming(&self) {
-        let count = self.warming_clusters.len() + self.warming_listeners.len();
+        let count = self.warming_clusters.len() + self.warming_listeners.len() + self.waiting_clusters.len();
         self.warming.send_if_modified(|warming| std::mem::replace(warming, count) != count);
     }
 
@@ -200,6 +205,9 @@ impl Manager {
     fn publish_cluster(&mut self, handle: Arc<ClusterHandle>) {
         let name = Arc::clone(&handle.config.name);
         self.warming_clusters.remove(&name);
+        if self.waits_for_secrets(&handle) {
+            return;
+        }
         let clusters = self.state.clusters.load();
         if clusters.get(&name).is_some_and(|existing| Arc::ptr_eq(existing, &handle)) {
             return;
@@ -232,6 +240,7 @@ impl Manager {
     pub fn remove_cluster(&mut self, name: &str) {
         self.sources.clusters.remove(name);
         self.warming_clusters.remove(name);
+        self.waiting_clusters.remove(name);
         let mut clusters = (**self.state.clusters.load()).clone();
         if let Some(handle) = clusters.remove(name) {
             self.state.clusters.store(Arc::new(clusters));
@@ -271,7 +280,8 @@ impl Manager {
             Discovery::Endpoints(service) => Some(service.to_string()),
             _ => None,
         };
-        let wanted = clusters.values().chain(self.warming_clusters.values()).filter_map(name);
+        let waiting = self.warming_clusters.values().chain(self.waiting_clusters.values());
+        let wanted = clusters.values().chain(waiting).filter_map(name);
         wanted.filter(|name| !self.is_followed(ClusterLoadAssignment::TYPE_URL, name)).collect()
     }
 
@@ -288,7 +298,7 @@ impl Manager {
         let ready: Vec<Arc<str>> = self
             .warming_listeners
             .iter()
-            .filter(|(_, listener)| self.missing_routes(listener).is_empty())
+            .filter(|(_, listener)| self.is_complete(listener))
             .map(|(name, _)| Arc::clone(name))
             .collect();
         for name in ready {
@@ -338,7 +348,7 @@ impl Manager {
             self.follow(RouteConfiguration::TYPE_URL, &routes, xds::files::path(origin));
         }
         let limit = discovered_routes(&listener).map(|(_, _, limit)| limit).max().unwrap_or(WARMING);
-        if self.missing_routes(&listener).is_empty() {
+        if self.is_complete(&listener) {
             self.activate_listener(listener)?;
         } else {
             self.warming_listeners.insert(Arc::clone(&name), listener);
@@ -347,6 +357,12 @@ impl Manager {
                 tokio::time::sleep(limit).await;
                 if let Some(manager) = this.upgrade() {
                     let mut manager = manager.lock();
+                    if manager.waits_for_ever(&name) {
+                        return;
+                    }
+                    if let Some(listener) = manager.warming_listeners.get(&name) {
+                        manager.count_late_secrets(listener);
+                    }
                     manager.finish_listener(&name);
                     manager.count_warming();
                 }

@@ -69,6 +69,8 @@ pub struct ClusterHandle {
     pub destinations: Mutex<HashMap<SocketAddr, Arc<Host>>>,
     /// How its hosts are spoken to, by the place that a host names.
     pub transports: Box<[Transport]>,
+    /// Secrets of these did not come in time: it serves without.
+    pub(crate) secrets_timed_out: AtomicBool,
 }
 
 impl ClusterHandle {
@@ -194,6 +196,11 @@ pub struct ActiveListener {
 }
 
 impl ActiveListener {
+    /// The TLS contexts of its chains.
+    pub fn tls_contexts(&self) -> impl Iterator<Item = &Arc<ServerContext>> {
+        self.chains.values().filter_map(|chain| chain.tls.as_ref())
+    }
+
     /// The runtime of a chain of this listener.
     pub fn chain(&self, chain: &Arc<FilterChain>) -> Option<&ActiveChain> {
         self.chains.get(&(Arc::as_ptr(chain) as usize))
@@ -415,6 +422,7 @@ impl State {
             epoch: self.epoch,
             destinations: Mutex::default(),
             transports,
+            secrets_timed_out: AtomicBool::new(false),
         })
     }
 

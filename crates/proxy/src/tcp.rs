@@ -22,7 +22,7 @@ use crate::state::{ActiveListener, ClusterHandle, TcpRuntime};
 use crate::stream::Stream;
 use crate::tls::Wanted;
 use crate::upstream::limits::{Limited, Place};
-use crate::upstream::{ConnectError, Purpose, connect};
+use crate::upstream::{ConnectError, Dialing, Purpose, connect};
 use crate::worker::{Choice, Worker};
 
 /// What a connection needs from the outside, for as long as it lives.
@@ -240,10 +240,11 @@ impl Session<'_> {
             info.upstream_host = Some(Arc::clone(&host.text));
             info.attempts += 1;
             worker.stats.increment(cluster.stats.upstream_cx_total);
+            let client = self.facts.remote.zip(self.facts.local);
+            let dialing = Dialing { server_name: None, client };
             let purpose = Purpose {
                 wanted: Wanted::Any,
-                server_name: None,
-                client: self.facts.remote.zip(self.facts.local),
+                dialing: Some(&dialing),
             };
             cluster.had_traffic.store(true, Relaxed);
             host.counters.cx_total.fetch_add(1, Relaxed);

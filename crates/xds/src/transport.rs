@@ -50,6 +50,25 @@ pub fn unix_channel(path: impl Into<PathBuf>) -> Channel {
     ))
 }
 
+/// A connection of any kind.
+pub trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
+
+/// A channel over connections that somebody else makes; connects when first used, and again when it was lost.
+pub fn channel_through<F, C>(connect: F) -> Channel
+where
+    F: Fn() -> C + Send + 'static,
+    C: Future<Output = std::io::Result<Box<dyn Io>>> + Send + 'static,
+{
+    keep_alive(Endpoint::from_static("http://localhost")).connect_with_connector_lazy(tower::service_fn(
+        move |_: http::Uri| {
+            let connection = connect();
+            async move { connection.await.map(TokioIo::new) }
+        },
+    ))
+}
+
 /// Settings that notice a dead peer on an idle stream within half a minute.
 pub fn keep_alive(endpoint: Endpoint) -> Endpoint {
     endpoint

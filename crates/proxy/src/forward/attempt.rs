@@ -18,7 +18,8 @@ use super::upload::{UploadError, upload};
 use crate::message::{BodyReader, BodyWriter, MessageError};
 use crate::respond::Responder;
 use crate::router::Exchange;
-use crate::upstream::{AcquireError, Upstream, UpstreamResponse};
+use crate::tls::Wanted;
+use crate::upstream::{AcquireError, Dialing, Upstream, UpstreamResponse};
 
 /// An answer's head, and where its body comes from.
 type Answer = (ResponseHead, BodyReader);
@@ -107,15 +108,20 @@ impl Tries {
         fresh: bool,
     ) -> Result<Upstream, TryError> {
         let worker = &exchange.worker;
-        let http2 = match self.cluster.config.protocol {
-            UpstreamProtocol::Http1 | UpstreamProtocol::Auto => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::AsDownstream => exchange.info.protocol == Some(Protocol::Http2),
-        } && exchange.upgrade.is_none();
+        let wanted = match self.cluster.config.protocol {
+            _ if exchange.upgrade.is_some() => Wanted::Http1,
+            UpstreamProtocol::Http1 => Wanted::Http1,
+            UpstreamProtocol::Http2 => Wanted::Http2,
+            UpstreamProtocol::AsDownstream if exchange.info.protocol == Some(Protocol::Http2) => Wanted::Http2,
+            UpstreamProtocol::AsDownstream => Wanted::Http1,
+            UpstreamProtocol::Auto => Wanted::Either,
+        };
+        let client = exchange.connection.remote.zip(exchange.connection.local);
+        let dialing = Dialing::new(&self.cluster, host, &exchange.head, client);
         let upstream = tokio::select! {
             biased;
             upstream = worker.pools.acquire(
-                &worker.stats, &self.cluster, host, self.selection.priority, http2, fresh,
+                &worker.stats, &self.cluster, host, self.selection.priority, wanted, dialing, fresh,
             ) => upstream,
             () = responder.client_gone(body.is_done()) => {
                 worker.stats.increment(self.cluster.stats.upstream_rq_cancelled);

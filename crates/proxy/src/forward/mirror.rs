@@ -51,10 +51,15 @@ async fn send_copy(
     destination: Option<std::net::SocketAddr>,
 ) -> Option<()> {
     let host = worker.choose_host(&cluster, Choice { destination, ..Choice::default() })?;
-    let http2 = cluster.config.protocol == UpstreamProtocol::Http2;
+    let wanted = match cluster.config.protocol {
+        UpstreamProtocol::Http2 => Wanted::Http2,
+        UpstreamProtocol::Auto => Wanted::Either,
+        UpstreamProtocol::Http1 | UpstreamProtocol::AsDownstream => Wanted::Http1,
+    };
+    let dialing = Dialing::new(&cluster, &host, &head, None);
     let upstream = worker
         .pools
-        .acquire(&worker.stats, &cluster, &host, RoutePriority::Default, http2, false)
+        .acquire(&worker.stats, &cluster, &host, RoutePriority::Default, wanted, dialing, false)
         .await
         .ok()?;
     worker.stats.increment(cluster.stats.upstream_rq_total);

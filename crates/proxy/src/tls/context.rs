@@ -6,7 +6,7 @@ use arc_swap::ArcSwapOption;
 use lateen_dataplane::cluster::{Cluster, Host};
 use lateen_dataplane::listener::Address;
 use lateen_dataplane::tls::{
-    Certificates, CommonTls, DownstreamTls, SecretReference, TicketKeys, UpstreamTls, UpstreamTransport,
+    Certificates, CommonTls, DownstreamTls, SecretReference, SecretSource, TicketKeys, UpstreamTls, UpstreamTransport,
     ValidationSource,
 };
 use lateen_identity::keys::{ClientIdentities, Identity, ServerIdentities};
@@ -17,6 +17,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
 use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::secrets::Dependent;
@@ -59,6 +60,20 @@ fn validation_source(common: &CommonTls, secrets: &Secrets) -> Option<Option<Val
     }))
 }
 
+/// Secrets of the bootstrap are there or never come.
+fn check_static<'a>(
+    references: impl Iterator<Item = &'a SecretReference>,
+    secrets: &Secrets,
+) -> Result<(), TlsError> {
+    for reference in references {
+        if reference.source == SecretSource::Static && !secrets.has(reference) {
+            let reason = format!("there is no static secret `{}`", reference.name);
+            return Err(TlsError::Pem { what: "static_resources.secrets", reason });
+        }
+    }
+    Ok(())
+}
+
 // === Server ===
 
 /// The TLS of a filter chain.
@@ -89,6 +104,7 @@ impl ServerContext {
         stats: SslStats,
         secrets: &Secrets,
     ) -> Result<Arc<Self>, TlsError> {
+        check_static(config.secrets(), secrets)?;
         let context = Arc::new(Self { ready: ArcSwapOption::empty(), config, stats });
         context.ready.store(context.build(secrets)?.map(Arc::new));
         if context.config.secrets().next().is_some() {
@@ -231,6 +247,7 @@ impl ClientContext {
         stats: SslStats,
         secrets: &Secrets,
     ) -> Result<Arc<Self>, TlsError> {
+        check_static(config.common.secrets(), secrets)?;
         let context = Arc::new(Self { ready: ArcSwapOption::empty(), config, verify_name, stats });
         context.ready.store(context.build(secrets)?.map(Arc::new));
         if context.config.common.secrets().next().is_some() {
@@ -252,6 +269,17 @@ impl ClientContext {
     /// The secrets it waits for.
     pub fn missing(&self, secrets: &Secrets) -> Vec<SecretReference> {
         self.config.common.secrets().filter(|reference| !secrets.has(reference)).cloned().collect()
+    }
+
+    /// Shakes hands for HTTP/2 with a service of the control plane.
+    pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        host: &Host,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<S>> {
+        let ready = self.ready().ok_or_else(|| std::io::Error::other("a secret of the cluster is missing"))?;
+        let name = self.server_name(host, None).map_err(std::io::Error::other)?;
+        ready.connector.with_alpn(vec![b"h2".to_vec()]).connect(name, stream).await
     }
 
     /// What the host is called: by the request, by its own name, as configured, or by its address, which is not sent.

@@ -8,6 +8,7 @@
 //! Sessions, tickets and pools belong to a context, so nothing of one identity is ever used for another.
 
 mod context;
+mod discovery;
 mod handshake;
 mod info;
 mod material;
@@ -16,6 +17,7 @@ mod secrets;
 mod stats;
 mod stream;
 
+pub use discovery::follow;
 pub use context::{ClientContext, ServerContext, Transport};
 pub use handshake::{Wanted, accept, connect};
 pub use info::TlsInfo;

@@ -1,12 +1,13 @@
 //! Secrets by name, and the contexts that are made of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use lateen_dataplane::tls::{
     CertificateSource, DataSource, Secret, SecretReference, SecretSource, ValidationSource,
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use rustls::crypto::aws_lc_rs;
 
 use super::TlsError;
@@ -28,6 +29,7 @@ pub(super) trait Dependent: std::fmt::Debug + Send + Sync {
 pub struct Secrets {
     values: Mutex<HashMap<SecretKey, Secret>>,
     dependents: Mutex<Vec<Weak<dyn Dependent>>>,
+    changed: watch::Sender<()>,
     pub(super) shard: SharedShard,
 }
 
@@ -40,13 +42,19 @@ impl std::fmt::Debug for Secrets {
 impl Secrets {
     /// None yet. The shard counts what happens to them.
     pub fn new(shard: SharedShard) -> Self {
-        Self { values: Mutex::default(), dependents: Mutex::default(), shard }
+        Self { values: Mutex::default(), dependents: Mutex::default(), changed: watch::Sender::new(()), shard }
     }
 
     pub(super) fn register(&self, dependent: Weak<dyn Dependent>) {
         let mut dependents = self.dependents.lock();
         dependents.retain(|dependent| dependent.strong_count() > 0);
         dependents.push(dependent);
+        self.changed.send_replace(());
+    }
+
+    /// Hears of new contexts and of new secrets.
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     fn live(&self) -> Vec<Arc<dyn Dependent>> {
@@ -83,13 +91,44 @@ impl Secrets {
         checked?;
         let key = (source.clone(), Arc::clone(&name));
         self.values.lock().insert(key, secret);
+        self.rebuild(|reference| reference.source == *source && reference.name == name);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    fn rebuild(&self, concerned: impl Fn(&SecretReference) -> bool) {
         for dependent in self.live() {
-            let wanted = |reference: &SecretReference| reference.source == *source && reference.name == name;
-            if dependent.references().iter().any(wanted) {
+            if dependent.references().iter().any(&concerned) {
                 dependent.rebuild(self);
             }
         }
-        Ok(())
+    }
+
+    /// Reads the files of a source anew. What cannot be used changes nothing.
+    pub fn reread(&self, stats: &Stats, source: &SecretSource) {
+        let own: Vec<(Arc<str>, Secret)> = self
+            .values
+            .lock()
+            .iter()
+            .filter(|((other, _), _)| other == source)
+            .map(|((_, name), secret)| (Arc::clone(name), secret.clone()))
+            .collect();
+        for (name, secret) in own {
+            if let Err(error) = check(&secret) {
+                tracing::warn!(secret = %name, %error, "changed files are not used");
+                self.shard.increment(SecretStats::new(stats, &name).key_rotation_failed);
+                return;
+            }
+        }
+        self.rebuild(|reference| reference.source == *source);
+    }
+
+    /// The sources, other than files of secrets, whose secrets name files.
+    pub fn sources_with_files(&self) -> Vec<SecretSource> {
+        let sources: std::collections::HashSet<SecretSource> =
+            self.values.lock().keys().map(|(source, _)| source.clone()).collect();
+        let other = |source: &SecretSource| !matches!(source, SecretSource::Path(_) | SecretSource::Static);
+        sources.into_iter().filter(other).filter(|source| !self.files(source).is_empty()).collect()
     }
 
     /// All references of contexts that live.
@@ -105,10 +144,9 @@ impl Secrets {
         references
     }
 
-    /// The names that are wanted from a source.
-    pub fn wanted(&self, source: &SecretSource) -> BTreeSet<String> {
-        let references = self.references();
-        references.iter().filter(|r| r.source == *source).map(|r| r.name.to_string()).collect()
+    /// Whether anything is wanted from a source.
+    pub fn wants(&self, source: &SecretSource) -> bool {
+        self.references().iter().any(|reference| reference.source == *source)
     }
 
     /// The certificate of a reference.

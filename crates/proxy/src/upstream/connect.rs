@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lateen_dataplane::cluster::{Bind, Host};
+use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::listener::Address;
+use lateen_dataplane::route::without_port;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -57,15 +59,44 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
+/// What of a request a connection depends on. Connections that were made for another are not used for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Dialing {
+    /// What the server is called, where the request says so.
+    pub server_name: Option<Box<str>>,
+    /// The client's connection: its end and ours. Where the host is told of it.
+    pub client: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Dialing {
+    /// What a connection to this host for this request depends on; none for the usual host, where that is nothing.
+    pub fn new(
+        cluster: &ClusterHandle,
+        host: &Host,
+        head: &RequestHead,
+        client: Option<(SocketAddr, SocketAddr)>,
+    ) -> Option<Box<Self>> {
+        let tells = matches!(cluster.transports.get(host.transport), Some(Transport::ProxyProtocol { .. }));
+        let auto = cluster.config.auto_server_name.as_ref();
+        if auto.is_none() && !tells {
+            return None;
+        }
+        let name = auto.and_then(|auto| {
+            let own = auto.header.as_deref().and_then(|header| head.headers.get(header));
+            let name = without_port(own.filter(|name| !name.is_empty()).unwrap_or(head.authority()));
+            std::str::from_utf8(name).ok().filter(|name| !name.is_empty()).map(Into::into)
+        });
+        Some(Box::new(Self { server_name: name, client: client.filter(|_| tells) }))
+    }
+}
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Purpose<'a> {
     /// What whoever connects can speak.
     pub wanted: Wanted,
-    /// What the server is called, where the request says so.
-    pub server_name: Option<&'a str>,
-    /// The client's connection: its end and ours.
-    pub client: Option<(SocketAddr, SocketAddr)>,
+    /// What it depends on.
+    pub dialing: Option<&'a Dialing>,
 }
 
 /// Connects to a host within the cluster's time, through the transport that is configured for it.
@@ -98,12 +129,13 @@ async fn negotiate(
 ) -> Result<Stream, ConnectError> {
     let mut transport = transport;
     while let Transport::ProxyProtocol { version, inner } = transport {
-        let header = proxy_protocol::header(*version, purpose.client);
+        let header = proxy_protocol::header(*version, purpose.dialing.and_then(|dialing| dialing.client));
         stream.write_all(&header).await?;
         transport = &**inner;
     }
     let Transport::Tls(context) = transport else { return Ok(stream) };
-    let stream = tls::connect(shard, context, stream, host, purpose.server_name, purpose.wanted);
+    let server_name = purpose.dialing.and_then(|dialing| dialing.server_name.as_deref());
+    let stream = tls::connect(shard, context, stream, host, server_name, purpose.wanted);
     stream.await.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls)
 }
 

@@ -7,5 +7,5 @@ pub mod outlier;
 mod pool;
 mod proxy_protocol;
 
-pub use connect::{ConnectError, Purpose, connect};
+pub use connect::{ConnectError, Dialing, Purpose, connect};
 pub use pool::{AcquireError, Lease, Pools, Upstream, UpstreamResponse};

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use lateen_dataplane::tls::SecretSource;
 use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use lateen_envoy::envoy::extensions::transport_sockets::tls::v3::Secret;
 use lateen_envoy::prost::Message;
 use lateen_xds::client::{RejectedResource, Resource};
 
@@ -32,6 +34,9 @@ pub fn apply(
             RouteConfiguration::TYPE_URL => decode(resource).map(|message| manager.apply_routes(message)),
             ClusterLoadAssignment::TYPE_URL => {
                 decode(resource).map(|message| manager.apply_assignment(message))
+            }
+            Secret::TYPE_URL => {
+                decode(resource).map(|message| manager.apply_secret(&SecretSource::Ads, message))
             }
             _ => Ok(Ok(())),
         };

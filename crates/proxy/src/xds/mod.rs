@@ -1,6 +1,7 @@
 //! Discovery: what the control plane sends becomes resources of the manager, each taken or refused by itself.
 
 mod apply;
+pub mod channel;
 pub mod files;
 mod last_good;
 

@@ -13,7 +13,7 @@ use crate::state::ClusterHandle;
 use crate::stats::Shard;
 use crate::stream::{Shared, Stream};
 use crate::tls::Wanted;
-use crate::upstream::connect::{ConnectError, Purpose, connect};
+use crate::upstream::connect::{ConnectError, Dialing, Purpose, connect};
 use crate::upstream::limits::Limited;
 
 /// Who is told that a connection is gone.
@@ -80,9 +80,13 @@ impl Account {
     }
 
     /// Connects.
-    pub(super) async fn connect(&self, wanted: Wanted) -> Result<Stream, ConnectError> {
+    pub(super) async fn connect(
+        &self,
+        wanted: Wanted,
+        dialing: Option<&Dialing>,
+    ) -> Result<Stream, ConnectError> {
         let counters = &self.cluster.stats;
-        let purpose = Purpose { wanted, server_name: None, client: None };
+        let purpose = Purpose { wanted, dialing };
         let connected = connect(&self.stats, &self.cluster, &self.host, purpose).await;
         match &connected {
             Ok(_) => {

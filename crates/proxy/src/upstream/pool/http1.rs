@@ -17,7 +17,7 @@ use crate::state::ClusterHandle;
 use crate::stats::Shard;
 use crate::stream::Shared;
 use crate::tls::Wanted;
-use crate::upstream::ConnectError;
+use crate::upstream::{ConnectError, Dialing};
 
 /// A connection and its account.
 pub(super) struct Connection {
@@ -45,6 +45,7 @@ pub(super) struct HostPool {
     pub(super) cluster: Arc<ClusterHandle>,
     pub(super) host: Arc<Host>,
     priority: RoutePriority,
+    dialing: Option<Box<Dialing>>,
     idle: RefCell<Vec<Idle>>,
     /// All that live, also those that are being made.
     open: Cell<u32>,
@@ -59,11 +60,17 @@ impl Owner for HostPool {
 }
 
 impl HostPool {
-    pub(super) fn new(cluster: &Arc<ClusterHandle>, host: &Arc<Host>, priority: RoutePriority) -> Self {
+    pub(super) fn new(
+        cluster: &Arc<ClusterHandle>,
+        host: &Arc<Host>,
+        priority: RoutePriority,
+        dialing: Option<Box<Dialing>>,
+    ) -> Self {
         Self {
             cluster: Arc::clone(cluster),
             host: Arc::clone(host),
             priority,
+            dialing,
             idle: RefCell::default(),
             open: Cell::new(0),
             waiting: RefCell::default(),
@@ -104,7 +111,7 @@ impl HostPool {
         let _waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
         loop {
             if let Some(account) = self.open_account(stats) {
-                return match account.connect(Wanted::Http1).await {
+                return match account.connect(Wanted::Http1, self.dialing.as_deref()).await {
                     Ok(stream) => {
                         stats.increment(self.cluster.stats.upstream_cx_http1_total);
                         let shared = Shared::new(stream, BytesMut::new());

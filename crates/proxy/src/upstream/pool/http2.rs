@@ -16,8 +16,8 @@ use super::AcquireError;
 use super::account::{Account, Owner, Waiting};
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
-use crate::tls::Wanted;
-use crate::upstream::ConnectError;
+use crate::tls::{TlsInfo, Wanted};
+use crate::upstream::{ConnectError, Dialing};
 
 /// A connection with its streams.
 struct Connection {
@@ -27,6 +27,7 @@ struct Connection {
     draining: Cell<bool>,
     idle_since: Cell<Instant>,
     account: Rc<Account>,
+    tls: Option<Arc<TlsInfo>>,
 }
 
 /// The connections to one host.
@@ -34,11 +35,14 @@ pub(super) struct HostPool {
     pub(super) cluster: Arc<ClusterHandle>,
     pub(super) host: Arc<Host>,
     priority: RoutePriority,
+    dialing: Option<Box<Dialing>>,
     connections: RefCell<Vec<Rc<Connection>>>,
     open: Cell<u32>,
     /// Held while connecting, so that those who come meanwhile share the connection.
     making: tokio::sync::Mutex<()>,
     freed: tokio::sync::Notify,
+    /// The host was asked what it speaks, and it is not HTTP/2 (`AutoHttpConfig`).
+    pub(super) only_http1: Cell<bool>,
 }
 
 /// A place for one request.
@@ -49,6 +53,13 @@ pub struct Stream {
     pub(super) guard: StreamGuard,
     /// Whether the connection had carried a request before.
     pub(super) reused: bool,
+}
+
+impl Stream {
+    /// What is known of the connection's TLS.
+    pub(super) fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.guard.connection.tls.as_ref()
+    }
 }
 
 /// A stream that is under way.
@@ -78,38 +89,59 @@ impl Owner for HostPool {
 }
 
 impl HostPool {
-    pub(super) fn new(cluster: &Arc<ClusterHandle>, host: &Arc<Host>, priority: RoutePriority) -> Self {
+    pub(super) fn new(
+        cluster: &Arc<ClusterHandle>,
+        host: &Arc<Host>,
+        priority: RoutePriority,
+        dialing: Option<Box<Dialing>>,
+    ) -> Self {
         Self {
             cluster: Arc::clone(cluster),
             host: Arc::clone(host),
             priority,
+            dialing,
             connections: RefCell::default(),
             open: Cell::new(0),
             making: tokio::sync::Mutex::default(),
             freed: tokio::sync::Notify::new(),
+            only_http1: Cell::new(false),
         }
     }
 
-    pub(super) async fn acquire(self: &Rc<Self>, stats: &Arc<Shard>) -> Result<Stream, AcquireError> {
+    /// A place for a request. None where the host may choose the protocol (`Wanted::Either`), and has chosen another.
+    pub(super) async fn acquire(
+        self: &Rc<Self>,
+        stats: &Arc<Shard>,
+        wanted: Wanted,
+    ) -> Result<Option<Stream>, AcquireError> {
         if let Some(stream) = self.free() {
-            return Ok(stream);
+            return Ok(Some(stream));
+        }
+        if self.only_http1.get() {
+            return Ok(None);
         }
         let _waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
         loop {
             // Asked for before looking, so that nothing is missed in between.
             let freed = self.freed.notified();
             let making = self.making.lock().await;
+            if self.only_http1.get() {
+                return Ok(None);
+            }
             if let Some(stream) = self.free() {
-                return Ok(stream);
+                return Ok(Some(stream));
             }
             let owner = Rc::downgrade(self) as std::rc::Weak<dyn Owner>;
             let first = self.open.get() == 0;
             let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, owner);
             if let Some(account) = account {
                 self.open.set(self.open.get() + 1);
-                self.make(Rc::new(account)).await?;
+                self.make(Rc::new(account), wanted).await?;
+                if self.only_http1.get() {
+                    return Ok(None);
+                }
                 if let Some(stream) = self.free() {
-                    return Ok(stream);
+                    return Ok(Some(stream));
                 }
                 // It ended at once, or allows no stream yet.
                 drop(making);
@@ -166,9 +198,14 @@ impl HostPool {
         connection.active.get() < own.min(connection.sender.current_max_send_streams())
     }
 
-    async fn make(self: &Rc<Self>, account: Rc<Account>) -> Result<(), AcquireError> {
-        let stream = account.connect(Wanted::Http2).await?;
+    async fn make(self: &Rc<Self>, account: Rc<Account>, wanted: Wanted) -> Result<(), AcquireError> {
+        let stream = account.connect(wanted, self.dialing.as_deref()).await?;
+        if wanted == Wanted::Either && stream.tls().and_then(|tls| tls.http2()) != Some(true) {
+            self.only_http1.set(true);
+            return Ok(());
+        }
         account.stats.increment(self.cluster.stats.upstream_cx_http2_total);
+        let tls = stream.tls().cloned();
         let config = &self.cluster.config;
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
@@ -188,6 +225,7 @@ impl HostPool {
             draining: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             account: Rc::clone(&account),
+            tls,
         }));
         let pool = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
@@ -241,7 +279,7 @@ impl HostPool {
             keep
         });
         drop(gone);
-        self.open.get() > 0
+        self.open.get() > 0 || (self.only_http1.get() && !all)
     }
 }
 

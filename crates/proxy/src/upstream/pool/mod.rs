@@ -19,15 +19,17 @@ use lateen_dataplane::head::{RequestHead, ResponseHead};
 
 use self::http1::Connection;
 pub use self::http2::{Stream as Http2Stream, StreamGuard};
-use super::connect::ConnectError;
+use super::connect::{ConnectError, Dialing};
 use crate::http1::{self as codec1, Framing};
 use crate::http2 as codec2;
 use crate::message::{BodyReader, BodyWriter, MessageError};
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
+use crate::tls::{TlsInfo, Wanted};
 
-/// Cluster, host (by address: both are held by what is stored under the key) and whose limits count.
-type Key = (usize, usize, RoutePriority);
+/// Cluster, host (by address: both are held by what is stored under the key), whose limits count, and what of the
+/// request the connection depends on.
+type Key = (usize, usize, RoutePriority, Option<Box<Dialing>>);
 
 type Map<V> = RefCell<HashMap<Key, Rc<V>, foldhash::fast::RandomState>>;
 
@@ -111,22 +113,28 @@ pub enum UpstreamResponse {
 
 impl Pools {
     /// A connection to a host.
+    #[allow(clippy::too_many_arguments)]
     pub async fn acquire(
         self: &Rc<Self>,
         stats: &Arc<Shard>,
         cluster: &Arc<ClusterHandle>,
         host: &Arc<Host>,
         priority: RoutePriority,
-        http2: bool,
+        wanted: Wanted,
+        dialing: Option<Box<Dialing>>,
         fresh: bool,
     ) -> Result<Upstream, AcquireError> {
-        let key = (Arc::as_ptr(cluster) as usize, Arc::as_ptr(host) as usize, priority);
-        if http2 {
-            let make = || Rc::new(http2::HostPool::new(cluster, host, priority));
-            let pool = Rc::clone(self.http2.borrow_mut().entry(key).or_insert_with(make));
-            return pool.acquire(stats).await.map(Upstream::Http2);
+        let key = (Arc::as_ptr(cluster) as usize, Arc::as_ptr(host) as usize, priority, dialing.clone());
+        // Without TLS nobody can be asked, and HTTP/1.1 is spoken.
+        let may_choose = || cluster.transports.get(host.transport).is_some_and(|one| one.tls().is_some());
+        if wanted == Wanted::Http2 || (wanted == Wanted::Either && may_choose()) {
+            let make = || Rc::new(http2::HostPool::new(cluster, host, priority, dialing.clone()));
+            let pool = Rc::clone(self.http2.borrow_mut().entry(key.clone()).or_insert_with(make));
+            if let Some(stream) = pool.acquire(stats, wanted).await? {
+                return Ok(Upstream::Http2(stream));
+            }
         }
-        let make = || Rc::new(http1::HostPool::new(cluster, host, priority));
+        let make = || Rc::new(http1::HostPool::new(cluster, host, priority, dialing));
         let pool = Rc::clone(self.http1.borrow_mut().entry(key).or_insert_with(make));
         let (connection, reused) = pool.acquire(stats, fresh).await?;
         connection.account.begin_request();
@@ -166,6 +174,14 @@ impl Upstream {
             lease.sent.set(true);
             lease.received.set(true);
             lease.keep.set(true);
+        }
+    }
+
+    /// What is known of the connection's TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        match self {
+            Self::Http1(lease) => lease.connection.as_ref()?.shared.tls(),
+            Self::Http2(stream) => stream.tls(),
         }
     }
 

@@ -4,7 +4,6 @@ use lateen_dataplane::cluster::{Bind, Locality};
 use lateen_dataplane::compile::{Compiled, compile_bind};
 use lateen_dataplane::error::Warning;
 use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
-use lateen_envoy::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::fields::{Descend, walk_set_fields};
 use lateen_envoy::json::{JsonError, from_json};
@@ -136,11 +135,7 @@ fn compiled_bind(bootstrap: &Bootstrap) -> Result<Option<Compiled<Bind>>, Bootst
 pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
     let mut warnings = compiled_bind(bootstrap)?.map_or_else(Vec::new, |compiled| compiled.warnings);
     // Resources are left out of the copy: they may be large, and are not looked into.
-    let mut rest = Bootstrap { static_resources: None, ..bootstrap.clone() };
-    if let Some(resources) = &bootstrap.static_resources {
-        rest.static_resources =
-            Some(StaticResources::default());
-    }
+    let rest = Bootstrap { static_resources: None, ..bootstrap.clone() };
     walk_set_fields(&rest, &mut |field| match field.path.as_str() {
         // Looked into.
         "admin"

@@ -14,6 +14,8 @@ use super::upload::Recording;
 use crate::message::BodyEvent;
 use crate::router::Exchange;
 use crate::state::ClusterHandle;
+use crate::tls::Wanted;
+use crate::upstream::Dialing;
 use crate::worker::{Choice, Worker};
 
 /// Sends copies; nobody waits for their answers.

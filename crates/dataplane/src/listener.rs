@@ -198,8 +198,29 @@ pub enum ForwardClientCert {
     /// Removed.
     #[default]
     Sanitize,
-    /// Left alone (without mutual TLS only `ALWAYS_FORWARD_ONLY` does so).
-    Forward,
+    /// Left alone, where the client has shown a certificate.
+    ForwardOnly,
+    /// The client's certificate is added, where it has shown one.
+    AppendForward,
+    /// Replaced by the client's certificate.
+    SanitizeSet,
+    /// Left alone in any case.
+    AlwaysForwardOnly,
+}
+
+/// What of a client's certificate is told besides its digest (`set_current_client_cert_details`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientCertDetails {
+    /// The subject.
+    pub subject: bool,
+    /// The certificate.
+    pub cert: bool,
+    /// All certificates that came.
+    pub chain: bool,
+    /// DNS names.
+    pub dns: bool,
+    /// URIs.
+    pub uri: bool,
 }
 
 /// A compiled `HttpConnectionManager`.
@@ -257,6 +278,8 @@ pub struct HttpConnectionManager {
     pub request_id_in_response: bool,
     /// Client certificates.
     pub forward_client_cert: ForwardClientCert,
+    /// What is told of them.
+    pub client_cert_details: ClientCertDetails,
     /// Upgrades that are allowed, in lower case.
     pub upgrades: Vec<(Box<str>, bool)>,
     /// A connection without streams.

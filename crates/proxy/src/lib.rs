@@ -12,6 +12,7 @@ pub mod access_log;
 pub mod admin;
 pub mod bind;
 pub mod bootstrap;
+pub mod client_cert;
 pub mod clock;
 pub mod connection;
 pub mod filters;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
 use lateen_dataplane::http_protocol::AddressDetection;
-use lateen_dataplane::listener::{ForwardClientCert, HttpConnectionManager, ServerHeader, StripPort};
+use lateen_dataplane::listener::{HttpConnectionManager, ServerHeader, StripPort};
 use lateen_dataplane::path::{self, PathOutcome};
 use lateen_dataplane::route::without_port;
 
+use crate::client_cert;
 use crate::router::{Exchange, LocalReply};
 use crate::worker::Worker;
 
@@ -144,9 +145,8 @@ fn prepare(
         headers.set("x-envoy-external-address", remote.ip().to_string());
     }
     request_id(&worker, manager, headers, edge);
-    if manager.forward_client_cert == ForwardClientCert::Sanitize {
-        headers.remove("x-forwarded-client-cert");
-    }
+    let (mode, details) = (manager.forward_client_cert, manager.client_cert_details);
+    client_cert::forward(mode, details, headers, exchange.connection.tls.as_deref());
     Ok(remote.or(peer))
 }
 

@@ -242,10 +242,7 @@ impl Session<'_> {
             worker.stats.increment(cluster.stats.upstream_cx_total);
             let client = self.facts.remote.zip(self.facts.local);
             let dialing = Dialing { server_name: None, client };
-            let purpose = Purpose {
-                wanted: Wanted::Any,
-                dialing: Some(&dialing),
-            };
+            let purpose = Purpose { wanted: Wanted::Any, dialing: Some(&dialing) };
             cluster.had_traffic.store(true, Relaxed);
             host.counters.cx_total.fetch_add(1, Relaxed);
             match connect(&worker.stats, cluster, &host, purpose).await {

@@ -26,7 +26,8 @@ use crate::error::{Context, Result};
 use crate::head::Scheme;
 use crate::http_protocol::{AddressDetection, InternalAddresses, ProxyStatus, Underscores};
 use crate::listener::{
-    Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, RouteSource, ServerHeader, StripPort,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, RouteSource,
+    ServerHeader, StripPort,
 };
 use crate::path::PathOptions;
 use crate::route::HeaderMutations;
@@ -121,8 +122,12 @@ pub(crate) fn http_manager(
         generate_request_id: value.generate_request_id.take().unwrap_or(true),
         preserve_external_request_id: take(&mut value.preserve_external_request_id),
         request_id_in_response: take(&mut value.always_set_request_id_in_response),
+        client_cert_details: client_cert_details(value.set_current_client_cert_details.take()),
         forward_client_cert: match take(&mut value.forward_client_cert_details) {
-            4 => ForwardClientCert::Forward,
+            1 => ForwardClientCert::ForwardOnly,
+            2 => ForwardClientCert::AppendForward,
+            3 => ForwardClientCert::SanitizeSet,
+            4 => ForwardClientCert::AlwaysForwardOnly,
             _ => ForwardClientCert::Sanitize,
         },
         upgrades: take(&mut value.upgrade_configs)
@@ -165,9 +170,8 @@ pub(crate) fn http_manager(
             _ => StripPort::Never,
         },
     };
-    // Said for a tracer, and there is none; the client's certificate has no details without TLS.
+    // Said for a tracer, and there is none.
     value.tracing = None;
-    value.set_current_client_cert_details = None;
     value.access_log_options = None;
     if let Some(extension) = value.request_id_extension.take() {
         request_id(&context.field("request_id_extension.typed_config"), extension)?;
@@ -283,6 +287,19 @@ fn request_id(context: &Context<'_>, extension: proto::RequestIdExtension) -> Re
         Ok(())
     } else {
         Err(context.error(format!("the extension `{}` is not supported; remove it", any.type_url)))
+    }
+}
+
+fn client_cert_details(
+    details: Option<proto::http_connection_manager::SetCurrentClientCertDetails>,
+) -> ClientCertDetails {
+    let details = details.unwrap_or_default();
+    ClientCertDetails {
+        subject: details.subject.unwrap_or(false),
+        cert: details.cert,
+        chain: details.chain,
+        dns: details.dns,
+        uri: details.uri,
     }
 }
 

@@ -112,7 +112,9 @@ impl Tries {
             _ if exchange.upgrade.is_some() => Wanted::Http1,
             UpstreamProtocol::Http1 => Wanted::Http1,
             UpstreamProtocol::Http2 => Wanted::Http2,
-            UpstreamProtocol::AsDownstream if exchange.info.protocol == Some(Protocol::Http2) => Wanted::Http2,
+            UpstreamProtocol::AsDownstream if exchange.info.protocol == Some(Protocol::Http2) => {
+                Wanted::Http2
+            }
             UpstreamProtocol::AsDownstream => Wanted::Http1,
             UpstreamProtocol::Auto => Wanted::Either,
         };

@@ -111,11 +111,7 @@ fn longest(missing: &[SecretReference]) -> Option<Duration> {
     limits?.into_iter().max()
 }
 
-async fn give_up(
-    manager: std::sync::Weak<Mutex<Manager>>,
-    handle: Arc<ClusterHandle>,
-    limit: Duration,
-) {
+async fn give_up(manager: std::sync::Weak<Mutex<Manager>>, handle: Arc<ClusterHandle>, limit: Duration) {
     tokio::time::sleep(limit).await;
     let Some(manager) = manager.upgrade() else { return };
     let mut manager = manager.lock();

@@ -6,8 +6,8 @@ use arc_swap::ArcSwapOption;
 use lateen_dataplane::cluster::{Cluster, Host};
 use lateen_dataplane::listener::Address;
 use lateen_dataplane::tls::{
-    Certificates, CommonTls, DownstreamTls, SecretReference, SecretSource, TicketKeys, UpstreamTls, UpstreamTransport,
-    ValidationSource,
+    CertificateSource, Certificates, CommonTls, DownstreamTls, SecretReference, SecretSource, TicketKeys,
+    UpstreamTls, UpstreamTransport, ValidationSource,
 };
 use lateen_identity::keys::{ClientIdentities, Identity, ServerIdentities};
 use lateen_identity::ticket::{Rotating, Ticketer};
@@ -20,6 +20,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::inventory::{self, Inventory};
 use super::secrets::Dependent;
 use super::{Secrets, SslStats, TlsError, material, parameters};
 
@@ -35,7 +36,7 @@ fn identities(
     common: &CommonTls,
     secrets: &Secrets,
     provider: &CryptoProvider,
-) -> Result<Option<Vec<Arc<Identity>>>, TlsError> {
+) -> Result<Option<Vec<(String, Arc<Identity>)>>, TlsError> {
     let sources = match &common.certificates {
         Certificates::Inline(sources) => sources.clone(),
         Certificates::Discovered(references) => {
@@ -47,7 +48,25 @@ fn identities(
             }
         }
     };
-    sources.iter().map(|source| material::identity(source, provider)).collect::<Result<_, _>>().map(Some)
+    let read = |source: &CertificateSource| {
+        Ok((inventory::path(&source.chain), material::identity(source, provider)?))
+    };
+    sources.iter().map(read).collect::<Result<_, _>>().map(Some)
+}
+
+/// What there is to show of a context.
+fn inventory(
+    identities: &[(String, Arc<Identity>)],
+    source: Option<&ValidationSource>,
+    validation: &Validation,
+) -> Inventory {
+    let mut inventory = Inventory::default();
+    let trusted = source.and_then(|source| source.trusted.as_ref());
+    let path = trusted.map_or_else(String::new, inventory::path);
+    inventory.trust(&path, validation.trusted.as_deref().unwrap_or_default());
+    inventory.own =
+        identities.iter().map(|(path, identity)| (path.clone(), identity.details.clone())).collect();
+    inventory
 }
 
 /// What is asked of the other end: outer none where a secret is missing, inner none where nothing is said.
@@ -92,8 +111,7 @@ pub(super) struct ServerReady {
     /// For clients none of whose protocols is ours: Envoy goes on without one, the TLS library would end it.
     pub(super) without_protocols: Arc<ServerConfig>,
     pub(super) identities: Arc<ServerIdentities>,
-    pub(super) all: Vec<Arc<Identity>>,
-    pub(super) trusted: Vec<rustls::pki_types::CertificateDer<'static>>,
+    pub(super) inventory: Inventory,
     pub(super) verifies: bool,
 }
 
@@ -137,7 +155,8 @@ impl ServerContext {
             None => Validation::default(),
         };
         let verifies = !validation.is_empty();
-        let trusted = validation.trusted.clone().unwrap_or_default();
+        let inventory = inventory(&identities, source.as_ref(), &validation);
+        let identities: Vec<_> = identities.into_iter().map(|(_, identity)| identity).collect();
         let asks = verifies || config.require_client_certificate || validation.accept_untrusted;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(parameters::versions(&config.common))?;
@@ -146,7 +165,7 @@ impl ServerContext {
                 .with_client_cert_verifier(Verifier::new(validation, config.require_client_certificate)?),
             false => builder.with_no_client_auth(),
         };
-        let resolver = Arc::new(ServerIdentities::new(identities.clone()));
+        let resolver = Arc::new(ServerIdentities::new(identities));
         let mut server = builder.with_cert_resolver(Arc::<ServerIdentities>::clone(&resolver));
         server.ignore_client_order = !config.prefer_client_ciphers;
         let lifetime = u32::try_from(config.session_timeout.as_secs()).unwrap_or(u32::MAX);
@@ -168,8 +187,7 @@ impl ServerContext {
             with_protocols: Arc::new(server),
             without_protocols,
             identities: resolver,
-            all: identities,
-            trusted,
+            inventory,
             verifies,
         }))
     }
@@ -229,7 +247,7 @@ pub struct ClientContext {
 pub(super) struct ClientReady {
     pub(super) connector: TlsConnector,
     pub(super) all: Vec<Arc<Identity>>,
-    pub(super) trusted: Vec<rustls::pki_types::CertificateDer<'static>>,
+    pub(super) inventory: Inventory,
     pub(super) verifies: bool,
 }
 
@@ -277,7 +295,8 @@ impl ClientContext {
         stream: S,
         host: &Host,
     ) -> std::io::Result<tokio_rustls::client::TlsStream<S>> {
-        let ready = self.ready().ok_or_else(|| std::io::Error::other("a secret of the cluster is missing"))?;
+        let ready =
+            self.ready().ok_or_else(|| std::io::Error::other("a secret of the cluster is missing"))?;
         let name = self.server_name(host, None).map_err(std::io::Error::other)?;
         ready.connector.with_alpn(vec![b"h2".to_vec()]).connect(name, stream).await
     }
@@ -312,7 +331,8 @@ impl ClientContext {
         };
         validation.name_from_connection |= self.verify_name;
         let verifies = !validation.is_empty();
-        let trusted = validation.trusted.clone().unwrap_or_default();
+        let inventory = inventory(&identities, source.as_ref(), &validation);
+        let identities: Vec<_> = identities.into_iter().map(|(_, identity)| identity).collect();
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(parameters::versions(&config.common))?
             .dangerous()
@@ -328,7 +348,7 @@ impl ClientContext {
         Ok(Some(ClientReady {
             connector: TlsConnector::from(Arc::new(client)),
             all: identities,
-            trusted,
+            inventory,
             verifies,
         }))
     }

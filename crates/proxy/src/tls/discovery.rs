@@ -32,7 +32,8 @@ pub async fn follow(manager: Weak<Mutex<Manager>>, ads: Option<Handle>, node: No
     let Some(mut changed) = manager.upgrade().map(|manager| manager.lock().state().secrets.changed()) else {
         return;
     };
-    let mut follower = Follower { ads, node, services: HashMap::new(), held: HashMap::new(), stamps: HashMap::new() };
+    let mut follower =
+        Follower { ads, node, services: HashMap::new(), held: HashMap::new(), stamps: HashMap::new() };
     loop {
         let Some(strong) = manager.upgrade() else { return };
         follower.subscribe(&strong);
@@ -172,7 +173,8 @@ fn stamps(secrets: &Secrets, source: &SecretSource, path: Option<&PathBuf>) -> V
     use std::os::unix::fs::MetadataExt;
     let stamp = |path: PathBuf| {
         let metadata = std::fs::metadata(&path).ok();
-        let stamp = metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len(), metadata.ino())));
+        let stamp =
+            metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len(), metadata.ino())));
         (path, stamp)
     };
     path.cloned().into_iter().chain(secrets.files(source)).map(stamp).collect()
@@ -213,9 +215,10 @@ impl Handler for Consumer {
         let mut manager = manager.lock();
         let mut rejected = Vec::new();
         for resource in update.resources.iter().filter(|_| &*update.type_url == Secret::TYPE_URL) {
-            let applied = Secret::decode(resource.body.clone())
-                .map_err(|error| error.to_string())
-                .and_then(|secret| manager.apply_secret(&self.source, secret).map_err(|error| error.to_string()));
+            let applied =
+                Secret::decode(resource.body.clone()).map_err(|error| error.to_string()).and_then(|secret| {
+                    manager.apply_secret(&self.source, secret).map_err(|error| error.to_string())
+                });
             if let Err(reason) = applied {
                 tracing::warn!(resource = %resource.name, %reason, "a secret was refused");
                 rejected.push(RejectedResource { name: resource.name.clone(), reason });

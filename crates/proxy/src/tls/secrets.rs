@@ -7,8 +7,8 @@ use lateen_dataplane::tls::{
     CertificateSource, DataSource, Secret, SecretReference, SecretSource, ValidationSource,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use rustls::crypto::aws_lc_rs;
+use tokio::sync::watch;
 
 use super::TlsError;
 use super::material;
@@ -42,7 +42,12 @@ impl std::fmt::Debug for Secrets {
 impl Secrets {
     /// None yet. The shard counts what happens to them.
     pub fn new(shard: SharedShard) -> Self {
-        Self { values: Mutex::default(), dependents: Mutex::default(), changed: watch::Sender::new(()), shard }
+        Self {
+            values: Mutex::default(),
+            dependents: Mutex::default(),
+            changed: watch::Sender::new(()),
+            shard,
+        }
     }
 
     pub(super) fn register(&self, dependent: Weak<dyn Dependent>) {

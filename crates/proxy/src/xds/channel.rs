@@ -17,7 +17,8 @@ pub fn to_cluster(manager: &Manager, name: &str) -> Result<Channel, String> {
         .clusters
         .get(name)
         .ok_or_else(|| format!("the cluster `{name}` is not among static_resources.clusters"))?;
-    let compiled = lateen_dataplane::compile::compile_cluster(source.decode()).map_err(|error| error.to_string())?;
+    let compiled =
+        lateen_dataplane::compile::compile_cluster(source.decode()).map_err(|error| error.to_string())?;
     let (config, assignment) = compiled.value;
     let endpoint = assignment
         .and_then(|assignment| assignment.endpoints.into_iter().next())
@@ -40,16 +41,20 @@ pub fn to_cluster(manager: &Manager, name: &str) -> Result<Channel, String> {
                     match &host.address {
                         Address::Pipe(path) => {
                             let stream = UnixStream::connect(path).await?;
-                            Ok(Box::new(context.dial(stream, &host).await?) as Box<dyn lateen_xds::transport::Io>)
+                            Ok(Box::new(context.dial(stream, &host).await?)
+                                as Box<dyn lateen_xds::transport::Io>)
                         }
                         address => {
                             let stream = TcpStream::connect(address.to_string()).await?;
-                            Ok(Box::new(context.dial(stream, &host).await?) as Box<dyn lateen_xds::transport::Io>)
+                            Ok(Box::new(context.dial(stream, &host).await?)
+                                as Box<dyn lateen_xds::transport::Io>)
                         }
                     }
                 }
             }))
         }
-        _ => Err(format!("the cluster `{name}` cannot be reached for discovery: its address or transport is of another kind")),
+        _ => Err(format!(
+            "the cluster `{name}` cannot be reached for discovery: its address or transport is of another kind"
+        )),
     }
 }

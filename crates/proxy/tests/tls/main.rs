@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ads;
+mod peer;
 mod pki;
+mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
+mod upstreams;
 
 use std::time::Duration;
 

@@ -1,7 +1,9 @@
 //! Throw-away authorities and certificates, and a client that speaks TLS.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rcgen::{
@@ -12,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -161,7 +163,14 @@ impl Client {
     }
 
     pub async fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(address).await?;
+        self.connect_over(TcpStream::connect(address).await?, name).await
+    }
+
+    pub async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        name: &str,
+    ) -> std::io::Result<TlsStream<S>> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let handshake = TlsConnector::from(Arc::clone(&self.0)).connect(name, stream);
         tokio::time::timeout(Duration::from_secs(10), handshake).await?
@@ -175,13 +184,50 @@ impl Client {
 }
 
 /// A request, and all that follows on the connection.
-pub async fn request(
-    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
-    headers: &str,
-) -> Answer {
+pub async fn request(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), headers: &str) -> Answer {
     let text = format!("GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n{headers}\r\n");
     let _ = stream.write_all(text.as_bytes()).await;
     let mut out = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut out)).await;
     Answer::parse(&String::from_utf8_lossy(&out))
+}
+
+/// A connection that sends a few bytes at a time.
+pub struct Pieces(TcpStream);
+
+impl Pieces {
+    pub async fn new(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(stream)
+    }
+}
+
+impl AsyncRead for Pieces {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Pieces {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.0).poll_write(context, &bytes[..bytes.len().min(17)]);
+        // The other side gets to see each piece by itself.
+        std::thread::sleep(Duration::from_micros(200));
+        written
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
 }

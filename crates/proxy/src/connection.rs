@@ -38,9 +38,9 @@ pub async fn serve(
     runtime: &Arc<HttpRuntime>,
     stream: Stream,
     input: BytesMut,
-    facts: ConnectionFacts,
+    facts: Box<ConnectionFacts>,
 ) {
-    let (shard, stats) = (Arc::clone(&worker.stats), runtime.stats);
+    let (shard, stats) = (&worker.stats, &runtime.stats);
     shard.increment(stats.downstream_cx_total);
     shard.increment(stats.downstream_cx_active);
     let begun = Instant::now();
@@ -49,7 +49,7 @@ pub async fn serve(
         worker: Rc::clone(worker),
         listener: Arc::clone(listener),
         runtime: Arc::clone(runtime),
-        facts: Rc::new(facts),
+        facts: facts.into(),
         begun,
         alarm: Alarm::default(),
     };
@@ -66,7 +66,8 @@ pub async fn serve(
             shard.increment(stats.downstream_cx_http2_total);
             shard.increment(stats.downstream_cx_http2_active);
             if let Some((stream, input)) = shared.into_parts() {
-                http2::serve(client, stream, input).await;
+                // Boxed: it is larger than what an idle HTTP/1 connection needs.
+                Box::pin(http2::serve(client, stream, input)).await;
             }
             shard.decrement(stats.downstream_cx_http2_active);
         }

@@ -190,6 +190,7 @@ impl Main {
         stopped: oneshot::Receiver<()>,
     ) {
         let outcome = self.set_up().await;
+        crate::memory::release();
         let client = match outcome {
             Ok((admin, client)) => {
                 let _ = started.send(Ok(admin));

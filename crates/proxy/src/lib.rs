@@ -24,6 +24,7 @@ pub mod inspect;
 pub mod lenient;
 pub mod listener;
 pub mod manager;
+mod memory;
 pub mod message;
 pub mod network;
 pub mod options;

@@ -135,18 +135,25 @@ fn serve_accepted(
             active = other.active.load_full();
         }
     }
-    let facts = ConnectionFacts { local, remote: peer, direct: peer, ..ConnectionFacts::default() };
+    // Boxed, as all that is large and passed on: each future on the way would hold a copy, for as long as the
+    // connection is open.
+    let facts = Box::new(ConnectionFacts { local, remote: peer, direct: peer, ..ConnectionFacts::default() });
     tokio::task::spawn_local(serve(Rc::clone(worker), active, stream, facts));
 }
 
 /// Serves a connection that was made in this process.
 pub async fn serve_memory(worker: Rc<Worker>, handle: Arc<ListenerHandle>, stream: tokio::io::DuplexStream) {
     let active = handle.active.load_full();
-    serve(worker, active, Stream::Memory(stream), ConnectionFacts::default()).await;
+    serve(worker, active, Stream::Memory(stream), Box::default()).await;
 }
 
 /// Serves a connection to its end.
-async fn serve(worker: Rc<Worker>, listener: Arc<ActiveListener>, stream: Stream, facts: ConnectionFacts) {
+async fn serve(
+    worker: Rc<Worker>,
+    listener: Arc<ActiveListener>,
+    stream: Stream,
+    facts: Box<ConnectionFacts>,
+) {
     let Some(_limited) = admit(&worker, &listener) else { return };
     let _guard = ConnectionGuard::new(&worker);
     let begun = Instant::now();
@@ -186,12 +193,12 @@ async fn dispatch(
     worker: &Rc<Worker>,
     listener: &Arc<ActiveListener>,
     mut stream: Stream,
-    mut facts: ConnectionFacts,
-    info: &mut Option<StreamInfo>,
+    mut facts: Box<ConnectionFacts>,
+    info: &mut Option<Box<StreamInfo>>,
 ) {
     let mut input = BytesMut::new();
     let Some(found) = preamble::read(worker, listener, &mut stream, &mut input, &mut facts).await else {
-        *info = Some(facts.stream_info(worker));
+        *info = Some(Box::new(facts.stream_info(worker)));
         return;
     };
     facts.server_name = found.server_name.as_deref().map(Arc::from);
@@ -201,7 +208,7 @@ async fn dispatch(
         let mut missed = facts.stream_info(worker);
         missed.flags.set(ResponseFlags::NO_ROUTE);
         missed.response_code_details = Some("filter_chain_not_found");
-        *info = Some(missed);
+        *info = Some(Box::new(missed));
         tracing::debug!(listener = %listener.config.name, destination = ?facts.local, "no filter chain serves this connection");
         return;
     };
@@ -245,12 +252,12 @@ async fn run_chain(
     chain: &ActiveChain,
     stream: Stream,
     input: BytesMut,
-    mut facts: ConnectionFacts,
-) -> Option<StreamInfo> {
+    mut facts: Box<ConnectionFacts>,
+) -> Option<Box<StreamInfo>> {
     let _held = match chain.gates.enter(worker, &mut facts) {
         Ok(held) => held,
         Err(refused) => {
-            let mut info = facts.stream_info(worker);
+            let mut info = Box::new(facts.stream_info(worker));
             tcp::note_refusal(&mut info, &refused);
             if let Some(delay) = refused.delay {
                 tokio::time::sleep(delay).await;
@@ -274,21 +281,23 @@ async fn run_chain(
                 }
                 Err(reason) => {
                     tracing::debug!(listener = %listener.config.name, %reason, "a TLS handshake failed");
-                    let mut info = facts.stream_info(worker);
+                    let mut info = Box::new(facts.stream_info(worker));
                     info.downstream_transport_failure = Some(reason);
                     return Some(info);
                 }
             }
         }
     };
-    let mut info = (!listener.log.is_empty()).then(|| facts.stream_info(worker));
+    let mut info = (!listener.log.is_empty()).then(|| Box::new(facts.stream_info(worker)));
     match &chain.end {
         ChainRuntime::Http(runtime) => {
             connection::serve(worker, listener, runtime, stream, input, facts).await;
         }
         ChainRuntime::Tcp(runtime) => {
-            let begun = info.unwrap_or_else(|| facts.stream_info(worker));
-            info = Some(tcp::serve(worker, listener, runtime, stream, input, &facts, begun).await);
+            let begun = info.unwrap_or_else(|| Box::new(facts.stream_info(worker)));
+            // Boxed: the other ends of a chain need less.
+            let served = tcp::serve(worker, listener, runtime, stream, input, &facts, *begun);
+            info = Some(Box::new(Box::pin(served).await));
         }
         ChainRuntime::Echo => {
             network::echo(listener, stream, input, info.get_or_insert_default()).await;

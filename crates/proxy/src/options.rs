@@ -331,6 +331,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
             ..ProxyOptions::default()
         },
     )?;
+    crate::memory::release();
     proxy.manager().lock().note(warnings);
     for warning in &proxy.manager().lock().warnings {
         tracing::warn!("{warning}");

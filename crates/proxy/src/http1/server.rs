@@ -78,13 +78,15 @@ pub async fn serve(client: Client, shared: Shared) {
 impl Server {
     /// Requests until the last. True where nothing unread can be left, so that closing loses nothing.
     async fn run<E: Future<Output = ()>>(&mut self, mut end: Pin<&mut E>) -> bool {
+        let (shard, runtime) = (Arc::clone(&self.client.worker.stats), Arc::clone(&self.client.runtime));
+        let stats = &runtime.stats;
         loop {
-            let (shard, stats) = (Arc::clone(&self.client.worker.stats), self.client.runtime.stats);
             match self.read_head(end.as_mut()).await {
                 Head::Parsed(head, parsed) => {
                     self.requests += 1;
                     shard.increment(stats.downstream_rq_http1_total);
-                    if !self.serve_request(head, parsed).await {
+                    // Boxed, so that the kilobytes of a request's state are there only while there is one.
+                    if !Box::pin(self.serve_request(head, parsed)).await {
                         return self.shared.input().is_empty();
                     }
                     self.shared.release();
@@ -93,14 +95,14 @@ impl Server {
                 Head::Refused(refusal) => {
                     shard.increment(stats.downstream_rq_http1_total);
                     shard.increment(stats.downstream_cx_protocol_error);
-                    self.refuse(refusal).await;
+                    Box::pin(self.refuse(refusal)).await;
                     return false;
                 }
                 Head::Late(expiry) => {
                     shard.increment(stats.downstream_rq_http1_total);
                     let exchange = self.exchange(RequestHead::default(), Protocol::Http11);
                     let mut responder = self.responder(false, false, false, Rc::default());
-                    exchange.late(expiry, &mut responder).await;
+                    Box::pin(exchange.late(expiry, &mut responder)).await;
                     return false;
                 }
                 Head::Gone => {

@@ -195,6 +195,9 @@ impl State {
             store.note(&update, &rejected);
         }
         self.came(&kind);
+        if update.resources.len() > 100 {
+            crate::memory::release();
+        }
         rejected
     }
 

@@ -132,31 +132,58 @@ pub enum Rejection {
         /// OpenSSL's words.
         reason: &'static str,
     },
+    /// The certificate has not the name by which the server was called.
+    #[error(
+        "verify cert failed: verify SAN list, expected SANs: [{expected}], certificate SANs: [{}]",
+        found.join(", ")
+    )]
+    NameOfConnection {
+        /// The name.
+        expected: String,
+        /// Its names.
+        found: Vec<String>,
+    },
     /// No alternative name fits.
-    #[error("verify cert failed: verify SAN list")]
-    NameOfConnection,
-    /// No alternative name fits.
-    #[error("verify cert failed: SAN matcher")]
-    Names,
+    #[error("verify cert failed: SAN matcher, certificate SANs are [{}]", found.join(", "))]
+    Names {
+        /// Its names.
+        found: Vec<String>,
+    },
     /// Neither the certificate nor its key is one of those that are pinned.
     #[error("verify cert failed: cert hash and spki")]
     Pins,
 }
 
+/// What the TLS library has words (and alerts) of its own for, and OpenSSL's words.
+static KNOWN: [(CertificateError, &str); 5] = [
+    (CertificateError::Expired, "certificate has expired"),
+    (CertificateError::NotValidYet, "certificate is not yet valid"),
+    (CertificateError::Revoked, "certificate revoked"),
+    (CertificateError::UnknownIssuer, "unable to get local issuer certificate"),
+    (CertificateError::UnknownIssuer, SELF_SIGNED),
+];
+const SELF_SIGNED: &str = "self signed certificate";
+
 impl Rejection {
     /// The reason in an error of rustls.
-    pub fn of(error: &rustls::Error) -> Option<&Rejection> {
-        match error {
-            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
-                inner.downcast_ref::<Rejection>()
-            }
-            _ => None,
+    pub fn of(error: &rustls::Error) -> Option<Rejection> {
+        let rustls::Error::InvalidCertificate(error) = error else { return None };
+        if let CertificateError::Other(OtherError(inner)) = error {
+            return inner.downcast_ref::<Rejection>().cloned();
         }
+        let known = KNOWN.iter().find(|(known, _)| known == error);
+        let reason = known.map_or("unspecified certificate verification error", |(_, reason)| reason);
+        Some(Rejection::Chain { depth: 0, reason })
     }
 }
 
 impl From<Rejection> for rustls::Error {
     fn from(rejection: Rejection) -> Self {
+        if let Rejection::Chain { reason, .. } = &rejection
+            && let Some((known, _)) = KNOWN.iter().find(|(_, known)| known == reason)
+        {
+            return rustls::Error::InvalidCertificate(known.clone());
+        }
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(rejection))))
     }
 }
@@ -261,12 +288,15 @@ impl Verifier {
         if let Some(roots) = roots {
             self.verify_chain(roots, leaf, intermediates, now, usage)?;
         }
-        if self.validation.name_from_connection && name.is_some_and(|name| !is_called(&details, name)) {
-            return Err(Rejection::NameOfConnection);
+        if self.validation.name_from_connection
+            && let Some(name) = name.filter(|name| !is_called(&details, name))
+        {
+            let expected = name.to_str().into_owned();
+            return Err(Rejection::NameOfConnection { expected, found: all_names(&details) });
         }
         let names = &self.validation.names;
         if !names.is_empty() && !names.iter().any(|matcher| matcher.matches(&details)) {
-            return Err(Rejection::Names);
+            return Err(Rejection::Names { found: all_names(&details) });
         }
         self.verify_pins(leaf).map_err(|()| Rejection::Pins)
     }
@@ -373,6 +403,11 @@ fn is_called(details: &Details, name: &ServerName<'_>) -> bool {
     }
 }
 
+fn all_names(details: &Details) -> Vec<String> {
+    let addresses = details.ips.iter().map(ToString::to_string);
+    details.dns.iter().chain(&details.uris).cloned().chain(addresses).chain(details.emails.clone()).collect()
+}
+
 /// OpenSSL's words for what is wrong with a chain.
 fn rejection(error: &webpki::Error) -> Rejection {
     use webpki::Error::{
@@ -387,7 +422,7 @@ fn rejection(error: &webpki::Error) -> Rejection {
         CrlExpired { .. } => "CRL has expired",
         UnknownRevocationStatus => "unable to get certificate CRL",
         UnknownIssuer => "unable to get local issuer certificate",
-        CaUsedAsEndEntity => "self-signed certificate",
+        CaUsedAsEndEntity => SELF_SIGNED,
         EndEntityUsedAsCa => "invalid CA certificate",
         InvalidSignatureForPublicKey => "certificate signature failure",
         MaximumPathDepthExceeded => "certificate chain too long",

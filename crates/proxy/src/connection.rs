@@ -43,6 +43,11 @@ pub async fn serve(
     let (shard, stats) = (&worker.stats, &runtime.stats);
     shard.increment(stats.downstream_cx_total);
     shard.increment(stats.downstream_cx_active);
+    let is_tls = facts.tls.is_some();
+    if is_tls {
+        shard.increment(stats.downstream_cx_ssl_total);
+        shard.increment(stats.downstream_cx_ssl_active);
+    }
     let begun = Instant::now();
     let shared = Shared::new(stream, input);
     let mut client = Client {
@@ -80,6 +85,9 @@ pub async fn serve(
         None => {}
     }
     shard.decrement(stats.downstream_cx_active);
+    if is_tls {
+        shard.decrement(stats.downstream_cx_ssl_active);
+    }
     shard.increment(stats.downstream_cx_destroy);
     shard.record(stats.downstream_cx_length_ms, begun.elapsed().as_millis() as u64);
 }

@@ -50,7 +50,7 @@ pub async fn accept(
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
             context.stats.failed(shard, &error);
-            Err(describe(&error))
+            Err(describe(&error, true))
         }
         Err(_) => Err("transport socket timeout".to_owned()),
     }
@@ -106,28 +106,42 @@ pub async fn connect(
         }
         Err(error) => {
             context.stats.failed(shard, &error);
-            Err(describe(&error))
+            Err(describe(&error, false))
         }
     }
 }
 
 /// A failure in the words that Envoy's logs have for it: BoringSSL's number, library and reason.
-pub(super) fn describe(error: &io::Error) -> String {
+fn describe(error: &io::Error, server: bool) -> String {
+    use rustls::PeerIncompatible::{
+        ServerDoesNotSupportTls12Or13, ServerTlsVersionIsDisabledByOurConfig,
+        SupportedVersionsExtensionRequired, Tls12NotOffered, Tls12NotOfferedOrEnabled,
+    };
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return error.to_string();
     };
+    let mut detail = Rejection::of(tls).map(|rejection| format!(":{rejection}")).unwrap_or_default();
     let (number, reason) = match tls {
         rustls::Error::InvalidCertificate(_) => (268_435_581, "CERTIFICATE_VERIFY_FAILED".to_owned()),
         rustls::Error::NoCertificatesPresented => {
+            detail = ":peer did not provide required client certificate".to_owned();
             (268_435_648, "PEER_DID_NOT_RETURN_A_CERTIFICATE".to_owned())
         }
         rustls::Error::AlertReceived(alert) => received(*alert),
         rustls::Error::NoApplicationProtocol => (268_435_502, "NO_APPLICATION_PROTOCOL".to_owned()),
+        // What clients send that do not know of TLS.
+        rustls::Error::InvalidMessage(_) if server => (268_435_612, "HTTP_REQUEST".to_owned()),
         rustls::Error::InvalidMessage(_) => (268_435_703, "WRONG_VERSION_NUMBER".to_owned()),
+        rustls::Error::PeerIncompatible(
+            ServerDoesNotSupportTls12Or13
+            | ServerTlsVersionIsDisabledByOurConfig
+            | SupportedVersionsExtensionRequired
+            | Tls12NotOffered
+            | Tls12NotOfferedOrEnabled,
+        ) => (268_435_696, "UNSUPPORTED_PROTOCOL".to_owned()),
         rustls::Error::PeerIncompatible(_) => (268_435_640, "NO_SHARED_CIPHER".to_owned()),
         other => return format!("TLS_error:|{other}:TLS_error_end"),
     };
-    let detail = Rejection::of(tls).map(|rejection| format!(":{rejection}")).unwrap_or_default();
     format!("TLS_error:|{number}:SSL routines:OPENSSL_internal:{reason}{detail}:TLS_error_end")
 }
 

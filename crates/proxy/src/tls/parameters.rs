@@ -24,12 +24,12 @@ const SUITES: [(&str, SupportedCipherSuite); 9] = [
 /// How many of those are of TLS 1.3; these are always spoken.
 const TLS13_SUITES: usize = 3;
 
-/// Groups by OpenSSL's names. The first two are Envoy's default.
+/// Groups by OpenSSL's names. The first three are Envoy's default.
 const GROUPS: [(&str, NamedGroup, &dyn SupportedKxGroup); 4] = [
+    ("X25519MLKEM768", NamedGroup::X25519MLKEM768, aws_lc_rs::kx_group::X25519MLKEM768),
     ("X25519", NamedGroup::X25519, aws_lc_rs::kx_group::X25519),
     ("P-256", NamedGroup::secp256r1, aws_lc_rs::kx_group::SECP256R1),
     ("P-384", NamedGroup::secp384r1, aws_lc_rs::kx_group::SECP384R1),
-    ("X25519MLKEM768", NamedGroup::X25519MLKEM768, aws_lc_rs::kx_group::X25519MLKEM768),
 ];
 
 /// OpenSSL's name of a suite.
@@ -84,7 +84,7 @@ pub(super) fn provider(common: &CommonTls) -> Result<Arc<CryptoProvider>, TlsErr
         if !common.groups.is_empty() {
             return Err(unusable("ecdh_curves", "none of these is supported"));
         }
-        groups.extend(GROUPS[..2].iter().map(|(.., group)| *group));
+        groups.extend(GROUPS[..3].iter().map(|(.., group)| *group));
     }
     Ok(Arc::new(CryptoProvider { cipher_suites: suites, kx_groups: groups, ..aws_lc_rs::default_provider() }))
 }
@@ -128,7 +128,7 @@ mod tests {
             let groups = provider.kx_groups.iter().map(|group| group_name(group.name()));
             (suites.collect::<Vec<_>>(), groups.collect::<Vec<_>>())
         };
-        assert_eq!(names(&[], &[]).1, ["X25519", "P-256"]);
+        assert_eq!(names(&[], &[]).1, ["X25519MLKEM768", "X25519", "P-256"]);
         assert_eq!(names(&[], &[]).0.len(), 6);
         assert_eq!(
             names(&["[ECDHE-RSA-AES128-GCM-SHA256|AES128-SHA]:ECDHE-RSA-AES256-GCM-SHA384"], &["P-384"]),

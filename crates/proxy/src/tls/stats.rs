@@ -55,10 +55,11 @@ impl SslStats {
         };
         shard.increment(match (Rejection::of(error), error) {
             (Some(Rejection::Chain { .. }), _) => counters.fail_verify_error,
-            (Some(Rejection::Names | Rejection::NameOfConnection), _) => counters.fail_verify_san,
+            (Some(Rejection::Names { .. } | Rejection::NameOfConnection { .. }), _) => {
+                counters.fail_verify_san
+            }
             (Some(Rejection::Pins), _) => counters.fail_verify_cert_hash,
             (None, rustls::Error::NoCertificatesPresented) => counters.fail_verify_no_cert,
-            (None, rustls::Error::InvalidCertificate(_)) => counters.fail_verify_error,
             _ => counters.connection_error,
         });
     }

@@ -64,23 +64,27 @@ pub fn inspect(bytes: &[u8], tls: bool, http: bool) -> Option<Found> {
     Some(found)
 }
 
+/// Longer methods are none.
+const LONGEST_METHOD: usize = 32;
+
+/// What a method is made of (RFC 9110, 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// The HTTP version: outer none for more bytes, inner none for no HTTP.
 fn http_version(bytes: &[u8]) -> Option<Option<Http>> {
     let common = bytes.len().min(PREFACE.len());
     if bytes[..common] == PREFACE[..common] {
         return (common == PREFACE.len()).then_some(Some(Http::Http2));
     }
-    let line = match bytes.iter().position(|byte| *byte == b'\n') {
-        Some(end) => &bytes[..end],
-        None => {
-            let method = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
-            let plausible = method <= 32
-                && bytes[..method]
-                    .iter()
-                    .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'));
-            return if plausible { None } else { Some(None) };
-        }
-    };
+    // The same is asked of a part and of a whole line, so that more bytes never change what was found.
+    let method = bytes.iter().position(|byte| matches!(byte, b' ' | b'\n')).unwrap_or(bytes.len());
+    if method > LONGEST_METHOD || !bytes[..method].iter().all(|byte| is_token(*byte)) {
+        return Some(None);
+    }
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let line = &bytes[..end];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     Some(if line.ends_with(b" HTTP/1.1") {
         Some(Http::Http11)

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use crate::bind::{self, Listening};
 use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
+use crate::stats::{ClusterManagerStats, ListenerManagerStats, SharedShard};
 use crate::tls::TlsError;
 use crate::worker::Command;
 use crate::xds;
@@ -64,6 +65,26 @@ pub enum ApplyError {
     },
 }
 
+/// What is counted of configuration.
+#[derive(Debug)]
+struct Counts {
+    shard: SharedShard,
+    clusters: ClusterManagerStats,
+    listeners: ListenerManagerStats,
+}
+
+impl Counts {
+    fn new(state: &State) -> Self {
+        let counts = Self {
+            shard: state.stats.common(),
+            clusters: ClusterManagerStats::new(&state.stats, ""),
+            listeners: ListenerManagerStats::new(&state.stats, ""),
+        };
+        counts.shard.set(counts.listeners.workers_started, 1);
+        counts
+    }
+}
+
 /// The manager, shared by those who bring configuration.
 pub type SharedManager = Arc<Mutex<Manager>>;
 
@@ -80,6 +101,7 @@ pub struct Manager {
     followed: Arc<Mutex<HashMap<(&'static str, String), xds::files::File>>>,
     /// Clusters that have all but their secrets.
     waiting_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
+    counts: Counts,
     /// Descriptors to listen on in place of making sockets, by address.
     pub inherited: HashMap<SocketAddr, std::net::TcpListener>,
     /// What came.
@@ -93,6 +115,7 @@ pub struct Manager {
 impl Manager {
     /// A manager for workers.
     pub fn new(state: Arc<State>, workers: Vec<UnboundedSender<Command>>) -> SharedManager {
+        let counts = Counts::new(&state);
         Arc::new_cyclic(|this| {
             Mutex::new(Self {
                 state,
@@ -103,6 +126,7 @@ impl Manager {
                 warming_listeners: HashMap::new(),
                 followed: Arc::default(),
                 waiting_clusters: HashMap::new(),
+                counts,
                 inherited: HashMap::new(),
                 sources: Sources::default(),
                 warnings: Vec::new(),
@@ -149,6 +173,12 @@ impl Manager {
     }
 
     fn count_warming(&self) {
+        let counts = &self.counts;
+        counts.shard.set(counts.clusters.warming_clusters, self.warming_clusters.len() as u64);
+        counts.shard.set(counts.clusters.active_clusters, self.state.clusters.load().len() as u64);
+        counts.shard.set(counts.listeners.total_listeners_warming, self.warming_listeners.len() as u64);
+        let active = self.state.listeners.load().by_name.len();
+        counts.shard.set(counts.listeners.total_listeners_active, active as u64);
         let count = self.warming_clusters.len() + self.warming_listeners.len() + self.waiting_clusters.len();
         self.warming.send_if_modified(|warming| std::mem::replace(warming, count) != count);
     }
@@ -172,7 +202,11 @@ impl Manager {
             Some(existing) => (existing, true),
             None => (Arc::new(self.state.make_cluster(config).map_err(tls_error("Cluster", &name))?), false),
         };
-        self.sources.clusters.insert(name.to_string(), source);
+        let counts = &self.counts;
+        counts.shard.increment(match self.sources.clusters.insert(name.to_string(), source) {
+            Some(_) => counts.clusters.cluster_modified,
+            None => counts.clusters.cluster_added,
+        });
         crate::upstream::outlier::start(&handle, self.state.stats.common());
         match &handle.config.discovery {
             Discovery::Static => {
@@ -238,7 +272,9 @@ impl Manager {
 
     /// Removes a cluster. Requests that are under way finish.
     pub fn remove_cluster(&mut self, name: &str) {
-        self.sources.clusters.remove(name);
+        if self.sources.clusters.remove(name).is_some() {
+            self.counts.shard.increment(self.counts.clusters.cluster_removed);
+        }
         self.warming_clusters.remove(name);
         self.waiting_clusters.remove(name);
         let mut clusters = (**self.state.clusters.load()).clone();
@@ -368,7 +404,11 @@ impl Manager {
                 }
             });
         }
-        self.sources.listeners.insert(name.to_string(), source);
+        let counts = &self.counts;
+        counts.shard.increment(match self.sources.listeners.insert(name.to_string(), source) {
+            Some(_) => counts.listeners.listener_modified,
+            None => counts.listeners.listener_added,
+        });
         self.count_warming();
         Ok(())
     }
@@ -392,16 +432,16 @@ impl Manager {
             // The sockets stay, so no connection is lost.
             let old = handle.active.swap(Arc::new(listener));
             old.drain.replace();
+            self.counts.shard.increment(self.counts.listeners.listener_in_place_updated);
             return Ok(());
         }
         let mut sockets = Vec::new();
         let mut bound = Vec::new();
         if listener.config.bind_to_port {
             for address in &listener.config.addresses {
-                let (real, own) = self.open(address, &listener).map_err(|error| ApplyError::Bind {
-                    name: name.to_string(),
-                    address: address.clone(),
-                    error,
+                let (real, own) = self.open(address, &listener).map_err(|error| {
+                    self.counts.shard.increment(self.counts.listeners.listener_create_failure);
+                    ApplyError::Bind { name: name.to_string(), address: address.clone(), error }
                 })?;
                 bound.extend(real);
                 sockets.push(own);
@@ -415,6 +455,8 @@ impl Manager {
         let mut listeners = Listeners { by_name: current.by_name.clone(), ..Listeners::default() };
         listeners.by_name.insert(name, Arc::clone(&handle));
         self.publish_listeners(listeners);
+        let created = self.workers.len() as u64;
+        self.counts.shard.add(self.counts.listeners.listener_create_success, created);
         for own in sockets {
             for (worker, socket) in self.workers.iter().zip(own) {
                 let _ = worker.send(Command::Listen(Arc::clone(&handle), socket));
@@ -464,7 +506,9 @@ impl Manager {
 
     /// Removes a listener: nothing new is accepted, what is under way finishes.
     pub fn remove_listener(&mut self, name: &str) {
-        self.sources.listeners.remove(name);
+        if self.sources.listeners.remove(name).is_some() {
+            self.counts.shard.increment(self.counts.listeners.listener_removed);
+        }
         self.warming_listeners.remove(name);
         let current = self.state.listeners.load_full();
         if let Some(handle) = current.by_name.get(name) {

@@ -117,4 +117,14 @@ macro_rules! targets {
     };
 }
 
-targets!(http1_request, http1_response, http1_chunks, http2_server);
+targets!(
+    http1_request,
+    http1_response,
+    http1_chunks,
+    http2_server,
+    tls_inspector,
+    http_inspector,
+    proxy_protocol,
+    config_bootstrap,
+    config_resource,
+);

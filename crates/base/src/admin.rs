@@ -10,7 +10,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::drain;
 
@@ -50,9 +51,32 @@ pub async fn serve(listener: TcpListener, handler: Handler, drain: drain::Watch)
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
-        let handler = Arc::clone(&handler);
-        let drain = drain.clone();
-        tokio::spawn(async move {
+        tokio::spawn(connection(stream, Arc::clone(&handler), drain.clone()));
+    }
+}
+
+/// As [`serve`], on a Unix socket.
+pub async fn serve_unix(listener: UnixListener, handler: Handler, drain: drain::Watch) -> io::Result<()> {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.signaled() => return Ok(()),
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            continue;
+        };
+        tokio::spawn(connection(stream, Arc::clone(&handler), drain.clone()));
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    handler: Handler,
+    drain: drain::Watch,
+) {
+    {
+        {
             let service = hyper::service::service_fn(move |request| {
                 let reply = handler(request);
                 async move { Ok::<_, std::convert::Infallible>(reply.await) }
@@ -72,6 +96,6 @@ pub async fn serve(listener: TcpListener, handler: Handler, drain: drain::Watch)
             if let Err(error) = ended {
                 tracing::debug!(%error, "admin connection");
             }
-        });
+        }
     }
 }

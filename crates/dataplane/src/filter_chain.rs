@@ -256,6 +256,7 @@ mod tests {
                 transport_timeout: None,
                 gates: Vec::new(),
                 network: NetworkFilter::Close,
+                metadata: None,
             })
         };
         FilterChains {

@@ -8,6 +8,7 @@
 //!
 //! There is no I/O here, no clock and no thread: time and randomness are handed in.
 
+pub mod access_log;
 pub mod balance;
 pub mod circuit;
 pub mod cluster;
@@ -20,6 +21,7 @@ pub mod format;
 pub mod head;
 pub mod health;
 pub mod http_protocol;
+pub mod istio;
 pub mod listener;
 pub mod listener_filter;
 pub mod matcher;
@@ -33,6 +35,7 @@ pub mod stream_info;
 pub mod tls;
 pub mod token_bucket;
 pub mod transport;
+pub mod value_matcher;
 
 pub use error::{ConfigError, Warning};
 pub use stream_info::StreamInfo;

@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use crate::filter_chain::FilterChains;
 use crate::filters::HttpFilter;
-use crate::format::Format;
 use crate::head::Scheme;
 use crate::http_protocol::{
     AddressDetection, Http1Options, Http2Options, InternalAddresses, ProxyStatus, Underscores,
 };
 use crate::listener_filter::{Inspect, ProxyProtocol};
-use crate::matcher::HeaderMatcher;
 use crate::network::{DirectResponse, NetworkGate};
 use crate::path::PathOptions;
-use crate::route::{Fraction, HeaderMutations, RouteTable};
+use crate::route::{HeaderMutations, RouteTable};
 use crate::tls::DownstreamTransport;
 
+pub use crate::access_log::{AccessLog, LogOptions};
 pub use crate::compile::SocketOption;
 pub use crate::network::TcpProxy;
 
@@ -109,6 +108,8 @@ pub struct Listener {
     pub keepalive: Option<(Duration, Duration, u32)>,
     /// Which way.
     pub direction: Direction,
+    /// What is said of it besides.
+    pub metadata: Option<Arc<crate::metadata::Metadata>>,
     /// Whether the proxy's limit of connections does not count here.
     pub ignore_global_limit: bool,
     /// For connections as a whole.
@@ -128,6 +129,8 @@ pub struct FilterChain {
     pub transport_timeout: Option<Duration>,
     /// What is at its end.
     pub network: NetworkFilter,
+    /// What is said of it besides.
+    pub metadata: Option<Arc<crate::metadata::Metadata>>,
 }
 
 /// The terminal filters of a chain.
@@ -228,6 +231,8 @@ pub struct ClientCertDetails {
 pub struct HttpConnectionManager {
     /// Under which its counters are.
     pub stat_prefix: Box<str>,
+    /// When lines are written besides at the end of a request.
+    pub log_options: LogOptions,
     /// How HTTP is spoken.
     pub codec: Codec,
     /// Where routes come from.
@@ -326,94 +331,4 @@ pub enum StripPort {
     Matching,
     /// Any.
     Any,
-}
-
-/// Where and how requests are logged.
-#[derive(Debug, Clone)]
-pub struct AccessLog {
-    /// The file.
-    pub path: Arc<str>,
-    /// The line.
-    pub format: LogFormat,
-    /// Which requests.
-    pub filter: Option<LogFilter>,
-}
-
-/// The shape of a log line.
-#[derive(Debug, Clone)]
-pub enum LogFormat {
-    /// Text, with its own line end.
-    Text(Format),
-    /// JSON: keys and their values, as strings.
-    Json(Vec<(Box<str>, Format)>),
-}
-
-/// Which requests are logged (`envoy.config.accesslog.v3.AccessLogFilter`).
-#[derive(Debug, Clone)]
-pub enum LogFilter {
-    /// Status compared: `(operator, status)`.
-    Status(Comparison, u32),
-    /// Milliseconds compared.
-    Duration(Comparison, u32),
-    /// A share.
-    Share(Fraction),
-    /// A header.
-    Header(Box<HeaderMatcher>),
-    /// Any response flag of these; all where empty.
-    Flags(Vec<Box<str>>),
-    /// All hold.
-    And(Vec<LogFilter>),
-    /// One holds.
-    Or(Vec<LogFilter>),
-}
-
-/// How numbers are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
-    /// Equal.
-    Equal,
-    /// Greater or equal.
-    AtLeast,
-    /// Less or equal.
-    AtMost,
-    /// Not equal.
-    NotEqual,
-}
-
-impl Comparison {
-    fn holds(self, value: u64, with: u32) -> bool {
-        let with = u64::from(with);
-        match self {
-            Self::Equal => value == with,
-            Self::AtLeast => value >= with,
-            Self::AtMost => value <= with,
-            Self::NotEqual => value != with,
-        }
-    }
-}
-
-impl LogFilter {
-    /// Whether a request is logged.
-    pub fn passes(&self, source: &crate::format::Source<'_>, random: u64) -> bool {
-        match self {
-            Self::Status(comparison, with) => comparison.holds(u64::from(source.info.response_code), *with),
-            Self::Duration(comparison, with) => {
-                let millis = source.info.duration.unwrap_or_default().as_millis() as u64;
-                comparison.holds(millis, *with)
-            }
-            Self::Share(fraction) => fraction.contains(random),
-            Self::Header(matcher) => source.request.is_some_and(|head| matcher.matches(head)),
-            Self::Flags(flags) => {
-                let mut text = Vec::new();
-                source.info.flags.write(&mut text);
-                if flags.is_empty() {
-                    return !source.info.flags.is_empty();
-                }
-                text.split(|byte| *byte == b',')
-                    .any(|flag| flags.iter().any(|wanted| wanted.as_bytes() == flag))
-            }
-            Self::And(filters) => filters.iter().all(|filter| filter.passes(source, random)),
-            Self::Or(filters) => filters.iter().any(|filter| filter.passes(source, random)),
-        }
-    }
 }

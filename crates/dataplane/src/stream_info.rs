@@ -5,43 +5,51 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::filter_state::FilterState;
+use crate::format::LogType;
 use crate::metadata::Metadata;
 
 /// Envoy's response flags, as bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ResponseFlags(u32);
 
 macro_rules! flags {
-    ($($name:ident = $bit:expr, $text:literal, $doc:literal;)*) => {
+    ($($name:ident = $bit:expr, $text:literal, $long:literal, $doc:literal;)*) => {
         impl ResponseFlags {
             $(#[doc = $doc] pub const $name: Self = Self(1 << $bit);)*
-            const TEXTS: &'static [(Self, &'static str)] = &[$((Self::$name, $text)),*];
+            /// In the order in which Envoy writes them.
+            const TEXTS: &'static [(Self, &'static str, &'static str)] = &[$((Self::$name, $text, $long)),*];
         }
     };
 }
 
 flags! {
-    NO_HEALTHY_UPSTREAM = 0, "UH", "No healthy host.";
-    UPSTREAM_CONNECTION_FAILURE = 1, "UF", "Connecting failed.";
-    UPSTREAM_OVERFLOW = 2, "UO", "A circuit breaker refused.";
-    NO_ROUTE = 3, "NR", "No route, or no filter chain.";
-    RETRY_LIMIT = 4, "URX", "All retries were used.";
-    NO_CLUSTER = 5, "NC", "The cluster does not exist.";
-    UPSTREAM_TIMEOUT = 6, "UT", "The upstream took too long.";
-    UPSTREAM_RESET = 7, "UR", "The upstream reset the stream.";
-    UPSTREAM_TERMINATION = 8, "UC", "The upstream closed the connection.";
-    DOWNSTREAM_TERMINATION = 9, "DC", "The client went away.";
-    DELAY_INJECTED = 10, "DI", "A fault delayed the request.";
-    FAULT_INJECTED = 11, "FI", "A fault ended the request.";
-    LOCAL_RESET = 12, "LR", "The proxy reset the stream.";
-    STREAM_IDLE_TIMEOUT = 13, "SI", "The stream was idle for too long.";
-    DOWNSTREAM_PROTOCOL_ERROR = 14, "DPE", "The client broke the protocol.";
-    UPSTREAM_PROTOCOL_ERROR = 15, "UPE", "The upstream broke the protocol.";
-    MAX_DURATION = 16, "UMSDR", "The stream lived for too long.";
-    DOWNSTREAM_REMOTE_RESET = 24, "DR", "The client reset the stream.";
-    DURATION_TIMEOUT = 17, "DT", "The connection lived for too long.";
-    RATE_LIMITED = 18, "RL", "A rate limit refused.";
-    INVALID_HEADERS = 19, "IH", "A strictly checked header was not valid.";
+    FAILED_LOCAL_HEALTH_CHECK = 20, "LH", "FailedLocalHealthCheck", "The proxy was told to fail health checks.";
+    NO_HEALTHY_UPSTREAM = 0, "UH", "NoHealthyUpstream", "No healthy host.";
+    UPSTREAM_TIMEOUT = 6, "UT", "UpstreamRequestTimeout", "The upstream took too long.";
+    LOCAL_RESET = 12, "LR", "LocalReset", "The proxy reset the stream.";
+    UPSTREAM_RESET = 7, "UR", "UpstreamRemoteReset", "The upstream reset the stream.";
+    UPSTREAM_CONNECTION_FAILURE = 1, "UF", "UpstreamConnectionFailure", "Connecting failed.";
+    UPSTREAM_TERMINATION = 8, "UC", "UpstreamConnectionTermination", "The upstream closed the connection.";
+    UPSTREAM_OVERFLOW = 2, "UO", "UpstreamOverflow", "A circuit breaker refused.";
+    NO_ROUTE = 3, "NR", "NoRouteFound", "No route, or no filter chain.";
+    DELAY_INJECTED = 10, "DI", "DelayInjected", "A fault delayed the request.";
+    FAULT_INJECTED = 11, "FI", "FaultInjected", "A fault ended the request.";
+    RATE_LIMITED = 18, "RL", "RateLimited", "A rate limit refused.";
+    UNAUTHORIZED = 21, "UAEX", "UnauthorizedExternalService", "An authorization service refused.";
+    RATE_LIMIT_SERVICE_ERROR = 22, "RLSE", "RateLimitServiceError", "The rate limit service failed.";
+    DOWNSTREAM_TERMINATION = 9, "DC", "DownstreamConnectionTermination", "The client went away.";
+    RETRY_LIMIT = 4, "URX", "UpstreamRetryLimitExceeded", "All retries were used.";
+    STREAM_IDLE_TIMEOUT = 13, "SI", "StreamIdleTimeout", "The stream was idle for too long.";
+    INVALID_HEADERS = 19, "IH", "InvalidEnvoyRequestHeaders", "A strictly checked header was not valid.";
+    DOWNSTREAM_PROTOCOL_ERROR = 14, "DPE", "DownstreamProtocolError", "The client broke the protocol.";
+    MAX_DURATION = 16, "UMSDR", "UpstreamMaxStreamDurationReached", "The stream lived for too long.";
+    DURATION_TIMEOUT = 17, "DT", "DurationTimeout", "The connection lived for too long.";
+    UPSTREAM_PROTOCOL_ERROR = 15, "UPE", "UpstreamProtocolError", "The upstream broke the protocol.";
+    NO_CLUSTER = 5, "NC", "NoClusterFound", "The cluster does not exist.";
+    OVERLOAD = 23, "OM", "OverloadManagerTerminated", "The proxy has too much to do.";
+    DNS_FAILURE = 24, "DF", "DnsResolutionFailed", "A name was not resolved.";
+    DROP_OVERLOAD = 25, "DO", "DropOverload", "The cluster sheds load.";
+    DOWNSTREAM_REMOTE_RESET = 26, "DR", "DownstreamRemoteReset", "The client reset the stream.";
 }
 
 impl ResponseFlags {
@@ -62,19 +70,35 @@ impl ResponseFlags {
 
     /// As in logs: `UF,URX`, or `-`.
     pub fn write(self, out: &mut Vec<u8>) {
+        self.join(|(_, text, _)| text, out);
+    }
+
+    /// In whole words: `UpstreamConnectionFailure,UpstreamRetryLimitExceeded`, or `-`.
+    pub fn write_long(self, out: &mut Vec<u8>) {
+        self.join(|(_, _, long)| long, out);
+    }
+
+    fn join(self, text: impl Fn(&(Self, &'static str, &'static str)) -> &'static str, out: &mut Vec<u8>) {
         if self.is_empty() {
             return out.push(b'-');
         }
-        let mut first = true;
-        for (flag, text) in Self::TEXTS {
-            if self.has(*flag) {
-                if !first {
-                    out.push(b',');
-                }
-                out.extend_from_slice(text.as_bytes());
-                first = false;
+        let set = Self::TEXTS.iter().filter(|(flag, ..)| self.has(*flag));
+        for (index, entry) in set.enumerate() {
+            if index > 0 {
+                out.push(b',');
             }
+            out.extend_from_slice(text(entry).as_bytes());
         }
+    }
+
+    /// The flag of a short name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::TEXTS.iter().find(|(_, short, _)| *short == text).map(|(flag, ..)| *flag)
+    }
+
+    /// Whether any of `flags` is set.
+    pub fn any(self, flags: Self) -> bool {
+        self.0 & flags.0 != 0
     }
 }
 
@@ -154,4 +178,207 @@ pub struct StreamInfo {
     pub metadata: Metadata,
     /// What filters of the connection and of the request set.
     pub filter_state: FilterState,
+    /// What is known of the client's connection, the same for all its requests.
+    pub connection: Option<Arc<ConnectionInfo>>,
+    /// The protocol spoken with the host; none until there is one.
+    pub upstream_protocol: Option<Protocol>,
+    /// The connection to the host.
+    pub upstream_connection_id: Option<u64>,
+    /// The name under which the cluster is counted, where it is not its own.
+    pub upstream_stat_name: Option<Arc<str>>,
+    /// The host's name.
+    pub upstream_host_name: Option<Arc<str>>,
+    /// TLS with the host.
+    pub upstream_tls: Option<Arc<dyn TlsView>>,
+    /// The head of the request as it came.
+    pub downstream_head: HeadSize,
+    /// The head of the upstream's response as it came.
+    pub upstream_head: HeadSize,
+    /// Further times.
+    pub timing: Timing,
+    /// Of the cluster.
+    pub cluster_metadata: Option<Arc<Metadata>>,
+    /// Of the host.
+    pub host_metadata: Option<Arc<Metadata>>,
+    /// Of the route.
+    pub route_metadata: Option<Arc<Metadata>>,
+    /// Of the virtual host.
+    pub virtual_host_metadata: Option<Arc<Metadata>>,
+    /// The virtual cluster's name.
+    pub virtual_cluster: Option<Arc<str>>,
+    /// The trace, where there is a tracer.
+    pub trace_id: Option<Arc<str>>,
+    /// The body of an answer of our own.
+    pub local_reply_body: bytes::Bytes,
+    /// Why a line is written.
+    pub log_type: LogType,
+    /// A number of its own.
+    pub random: u64,
+    /// Whether it is a health check.
+    pub is_health_check: bool,
+    /// Who is at the other side, as Istio's peer metadata say.
+    pub peers: Option<Box<crate::istio::Peers>>,
+}
+
+/// Bytes of a head on an HTTP/1 connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeadSize {
+    /// All of it.
+    pub bytes: u32,
+    /// Its first line.
+    pub line: u32,
+    /// How many fields there are.
+    pub fields: u32,
+}
+
+impl HeadSize {
+    /// Bytes of the fields as Envoy counts those that it receives: all but the blank behind the colon.
+    pub fn fields_bytes(self) -> u64 {
+        u64::from(self.bytes.saturating_sub(self.line + 2 + self.fields))
+    }
+}
+
+/// Times since the begin of a stream, for logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Connecting to the host began.
+    pub connect_begin: Option<Duration>,
+    /// The connection was there.
+    pub connect_end: Option<Duration>,
+    /// TLS was ready.
+    pub handshake_end: Option<Duration>,
+    /// The pool gave a connection.
+    pub pool_ready: Option<Duration>,
+    /// The first byte to the host.
+    pub upstream_send_begin: Option<Duration>,
+    /// The last byte to the host.
+    pub upstream_send_end: Option<Duration>,
+    /// The last byte from the host.
+    pub upstream_receive_end: Option<Duration>,
+    /// The first byte to the client.
+    pub downstream_send_begin: Option<Duration>,
+}
+
+/// What is known of a client's connection.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionInfo {
+    /// A number of its own.
+    pub id: u64,
+    /// Our end, where `downstream_local_address` is an original destination.
+    pub direct_local: Option<SocketAddr>,
+    /// The filter chain that serves it.
+    pub filter_chain: Option<Arc<str>>,
+    /// TLS with the client.
+    pub tls: Option<Arc<dyn TlsView>>,
+    /// How long the handshake took.
+    pub handshake: Option<Duration>,
+    /// A digest of the client's TLS hello.
+    pub ja3: Option<Box<str>>,
+    /// Another one.
+    pub ja4: Option<Box<str>>,
+    /// Which way the listener's connections go.
+    pub direction: crate::listener::Direction,
+    /// Of the listener.
+    pub listener_metadata: Option<Arc<Metadata>>,
+    /// Of the filter chain.
+    pub filter_chain_metadata: Option<Arc<Metadata>>,
+}
+
+/// What logs and statistics ask of a TLS connection. Certificates are taken apart when they are asked for.
+pub trait TlsView: std::fmt::Debug + Send + Sync {
+    /// `TLSv1.3`.
+    fn version(&self) -> &str;
+    /// As OpenSSL names it: `TLS_AES_128_GCM_SHA256`.
+    fn cipher(&self) -> &str;
+    /// Hexadecimal; empty where there is none.
+    fn session(&self) -> &str {
+        ""
+    }
+    /// SNI.
+    fn server_name(&self) -> Option<&str>;
+    /// Whether the other side has shown a certificate that was verified.
+    fn has_peer(&self) -> bool;
+    /// The first URI of the other side's certificate, or of ours.
+    fn uri(&self, peer: bool) -> Option<&str>;
+    /// The other side's certificate, or ours.
+    fn certificate(&self, peer: bool) -> Option<CertificateInfo>;
+}
+
+impl TlsView for TlsInfo {
+    fn version(&self) -> &str {
+        self.version
+    }
+
+    fn cipher(&self) -> &str {
+        &self.cipher
+    }
+
+    fn session(&self) -> &str {
+        &self.session
+    }
+
+    fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    fn has_peer(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    fn uri(&self, peer: bool) -> Option<&str> {
+        let certificate = if peer { self.peer.as_ref() } else { self.local.as_ref() };
+        certificate?.uris.first().map(|uri| &**uri)
+    }
+
+    fn certificate(&self, peer: bool) -> Option<CertificateInfo> {
+        if peer { self.peer.as_deref().cloned() } else { self.local.as_deref().cloned() }
+    }
+}
+
+/// A TLS connection, all of it known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// As OpenSSL names it: `TLS_AES_128_GCM_SHA256`.
+    pub cipher: Box<str>,
+    /// Hexadecimal.
+    pub session: Box<str>,
+    /// SNI.
+    pub server_name: Option<Box<str>>,
+    /// What ALPN chose.
+    pub application_protocol: Option<Box<str>>,
+    /// Our certificate.
+    pub local: Option<Arc<CertificateInfo>>,
+    /// The other side's.
+    pub peer: Option<Arc<CertificateInfo>>,
+}
+
+/// A certificate, taken apart once a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// RFC 2253.
+    pub subject: Box<str>,
+    /// RFC 2253.
+    pub issuer: Box<str>,
+    /// Hexadecimal.
+    pub serial: Box<str>,
+    /// URIs of the subject's alternative names.
+    pub uris: Vec<Box<str>>,
+    /// DNS names.
+    pub dns_names: Vec<Box<str>>,
+    /// IP addresses.
+    pub addresses: Vec<Box<str>>,
+    /// Mail addresses.
+    pub emails: Vec<Box<str>>,
+    /// SHA-1 of the certificate, hexadecimal.
+    pub sha1: Box<str>,
+    /// SHA-256 of the certificate, hexadecimal.
+    pub sha256: Box<str>,
+    /// Since the Unix epoch.
+    pub not_before: Duration,
+    /// Since the Unix epoch.
+    pub not_after: Duration,
+    /// PEM, percent-encoded.
+    pub pem: Box<str>,
 }

@@ -3,6 +3,7 @@
 use lateen_dataplane::cluster::{Bind, Locality};
 use lateen_dataplane::compile::{Compiled, compile_bind};
 use lateen_dataplane::error::Warning;
+use lateen_dataplane::stat_tags::StatsConfig;
 use lateen_envoy::envoy::config::bootstrap::v3::Bootstrap;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::fields::{Descend, walk_set_fields};
@@ -131,6 +132,19 @@ fn compiled_bind(bootstrap: &Bootstrap) -> Result<Option<Compiled<Bind>>, Bootst
     Ok(config.map(compile_bind).transpose()?)
 }
 
+/// What the admin listener is told besides its address.
+pub fn admin_options(bootstrap: &Bootstrap) -> Result<crate::admin::Options, BootstrapError> {
+    let Some(admin) = bootstrap.admin.clone() else { return Ok(crate::admin::Options::default()) };
+    let (access_log, allow_paths) = lateen_dataplane::compile::compile_admin(admin)?.value;
+    Ok(crate::admin::Options { access_log, allow_paths })
+}
+
+/// How statistics are shown.
+pub fn stats_config(bootstrap: &Bootstrap) -> Result<Option<StatsConfig>, BootstrapError> {
+    let config = bootstrap.stats_config.clone().map(lateen_dataplane::compile::compile_stats_config).transpose()?;
+    Ok(config.map(|compiled| compiled.value))
+}
+
 /// Fields that are set and have no effect. Those of clusters and listeners are told where these are compiled.
 pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
     let mut warnings = compiled_bind(bootstrap)?.map_or_else(Vec::new, |compiled| compiled.warnings);
@@ -148,6 +162,9 @@ pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
         // Obeyed.
         "node"
         | "admin.address"
+        | "admin.access_log"
+        | "admin.allow_paths"
+        | "stats_config"
         | "admin.ignore_global_conn_limit"
         // There is one engine for regular expressions, and it is the default one.
         | "default_regex_engine"

@@ -18,6 +18,7 @@ use crate::manager::{ApplyError, Manager, SharedManager};
 use crate::overload::{self, Limits};
 use crate::runtime::Runtime;
 use crate::state::State;
+use crate::stats::ServerStats;
 use crate::worker::{self, Command};
 use crate::{admin, tls, xds};
 
@@ -213,6 +214,14 @@ impl Main {
     ) -> Result<(Option<SocketAddr>, Option<lateen_xds::client::Handle>), StartError> {
         let warnings = crate::bootstrap::warnings(&self.bootstrap)?;
         self.manager.lock().note(warnings);
+        let started = Instant::now();
+        let stats = self.manager.lock().state().stats.clone();
+        if let Some(config) = crate::bootstrap::stats_config(&self.bootstrap)? {
+            stats.configure(config);
+        }
+        let identity = crate::filters::istio::Identity::new(&self.bootstrap.node.clone().unwrap_or_default());
+        let _ = self.manager.lock().state().identity.set(identity);
+        let server = ServerStats::new(&stats, "");
         let resources = self.bootstrap.static_resources.take().unwrap_or_default();
         for secret in resources.secrets {
             self.manager.lock().apply_secret(&SecretSource::Static, secret)?;
@@ -231,13 +240,15 @@ impl Main {
                     ready: self.ready.subscribe(),
                     quit: Arc::clone(&self.quit),
                     bootstrap: self.bootstrap.clone(),
-                    started: Instant::now(),
+                    started,
                 };
-                let bound = admin::start(&address, options).await;
-                Some(bound.map_err(|error| StartError::Io("cannot start the admin listener", error))?)
+                let more = crate::bootstrap::admin_options(&self.bootstrap)?;
+                let bound = admin::start(&address, options, more).await;
+                bound.map_err(|error| StartError::Io("cannot start the admin listener", error))?
             }
             None => None,
         };
+        stats.common().record(server.initialization_time_ms, started.elapsed().as_millis() as u64);
         let dynamic = self.bootstrap.dynamic_resources.clone().unwrap_or_default();
         let discovers = dynamic.cds_config.is_some()
             || dynamic.lds_config.is_some()

@@ -5,14 +5,14 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use lateen_dataplane::filter_chain;
 use lateen_dataplane::filter_state::FilterState;
 use lateen_dataplane::format::Source;
-use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
+use lateen_dataplane::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo, TlsView};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 
@@ -45,7 +45,12 @@ pub struct ConnectionFacts {
     pub kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
     /// What is known of its TLS.
     pub tls: Option<Arc<TlsInfo>>,
+    /// What does not change while it lives.
+    pub info: Option<Arc<ConnectionInfo>>,
 }
+
+/// Connections are numbered, for logs.
+static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(0);
 
 /// A socket that connections come from, on this thread's runtime.
 #[derive(Debug)]
@@ -254,6 +259,16 @@ async fn run_chain(
     input: BytesMut,
     mut facts: Box<ConnectionFacts>,
 ) -> Option<Box<StreamInfo>> {
+    facts.info = Some(Arc::new(ConnectionInfo {
+        id: NEXT_CONNECTION.fetch_add(1, Relaxed),
+        direct_local: stream.local_address(),
+        filter_chain: Some(Arc::clone(&chain.name)),
+        direction: listener.config.direction,
+        tls: facts.tls.clone().map(|tls| tls as Arc<dyn TlsView>),
+        listener_metadata: listener.config.metadata.clone(),
+        filter_chain_metadata: chain.metadata.clone(),
+        ..ConnectionInfo::default()
+    }));
     let _held = match chain.gates.enter(worker, &mut facts) {
         Ok(held) => held,
         Err(refused) => {

@@ -5,6 +5,7 @@
 //! nothing.
 
 mod secrets;
+mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;

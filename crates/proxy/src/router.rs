@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use lateen_dataplane::format::Source;
+use lateen_dataplane::format::{LogType, Source};
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead};
 use lateen_dataplane::route::{Action, Forward, Found, RouteTable};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
@@ -90,6 +90,7 @@ impl Exchange {
         head: RequestHead,
         protocol: Protocol,
     ) -> Self {
+        let random = worker.random();
         let info = StreamInfo {
             start_time: worker.now(),
             protocol: Some(protocol),
@@ -98,10 +99,12 @@ impl Exchange {
             downstream_remote_address: connection.remote,
             server_name: connection.server_name.clone(),
             filter_state: connection.filter_state.clone(),
+            connection: connection.info.clone(),
+            random,
             ..StreamInfo::default()
         };
         Self {
-            random: worker.random(),
+            random,
             worker: Rc::clone(worker),
             runtime: Arc::clone(runtime),
             connection: Rc::clone(connection),
@@ -119,6 +122,14 @@ impl Exchange {
             request_done: false,
             filters: SmallVec::new(),
         }
+    }
+
+    /// Writes a line before the end.
+    pub(crate) fn log_as(&mut self, reason: LogType, response: Option<&(ResponseHead, Option<Headers>)>) {
+        self.info.log_type = reason;
+        self.info.duration = Some(self.begun.elapsed());
+        self.log(response);
+        self.info.log_type = LogType::DownstreamEnd;
     }
 
     pub(crate) fn log(&self, response: Option<&(ResponseHead, Option<Headers>)>) {
@@ -185,6 +196,9 @@ impl Exchange {
         let Some(found) = &self.found else { return };
         self.info.route_name = Some(Arc::clone(&found.route.name));
         self.info.virtual_host = Some(Arc::clone(&found.virtual_host.name));
+        self.info.route_metadata =
+            (!found.route.metadata.is_empty()).then(|| Arc::clone(&found.route.metadata));
+        self.info.virtual_host_metadata.clone_from(&found.virtual_host.metadata);
     }
 
     /// The router: the end of the chain.
@@ -286,6 +300,7 @@ impl Exchange {
         if reply.status == 400 && self.runtime.config.http1.stream_error != Some(true) {
             responder.close();
         }
+        self.info.local_reply_body = reply.body.clone();
         let (mut head, mut body) = self.local_response(reply);
         if !self.filters.is_empty() {
             self.filter_response(&mut head, &mut body).await;
@@ -353,6 +368,9 @@ impl Exchange {
         if tunnel {
             responder.broken();
             let _ = writer.flush().await;
+            if self.runtime.config.log_options.on_established {
+                self.log_as(LogType::DownstreamTunnelSuccessfullyEstablished, None);
+            }
         }
         self.sent = Some((head, None));
         let trailers = self.transfer(body, forwarded, &mut writer, tunnel).await;
@@ -373,6 +391,7 @@ impl Exchange {
     ) -> Result<Option<Headers>, ()> {
         let (mut sent, mut received) = (0u64, 0u64);
         let both_ways = self.info.protocol == Some(Protocol::Http2);
+        let log_interval = self.runtime.config.log_options.interval;
         let remaining = forwarded.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let result = {
             let mut request_writer = forwarded.writer.take();
@@ -400,6 +419,12 @@ impl Exchange {
             let mut timeout = std::pin::pin!(timeout);
             let mut uploading = true;
             loop {
+                let tick = async {
+                    match log_interval {
+                        Some(interval) => tokio::time::sleep(interval).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     biased;
                     result = &mut download => break result.map_err(Some),
@@ -411,6 +436,7 @@ impl Exchange {
                         }
                     }
                     () = &mut timeout => break Err(None),
+                    () = tick => self.log_as(LogType::DownstreamPeriodic, None),
                 }
             }
         };

@@ -46,6 +46,11 @@ impl Runtime {
         }
     }
 
+    /// All values by key.
+    pub fn values(&self) -> &BTreeMap<String, Value> {
+        &self.values
+    }
+
     /// A value that is a number.
     pub fn number(&self, key: &str) -> Option<u64> {
         let value = self.values.get(key)?;

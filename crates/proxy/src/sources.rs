@@ -3,23 +3,63 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use lateen_envoy::TypeUrl;
 use lateen_envoy::prost::Message;
+
+/// Where a resource came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// The bootstrap.
+    #[default]
+    Static,
+    /// Discovery, with this version.
+    Discovered(Arc<str>),
+}
+
+impl Origin {
+    /// Whether it was discovered.
+    pub fn is_dynamic(&self) -> bool {
+        *self != Self::Static
+    }
+}
+
+/// Why a newer version of a resource was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is wrong with it.
+    pub reason: String,
+    /// Its version.
+    pub version: String,
+    /// When it came.
+    pub at: SystemTime,
+}
 
 /// A message in the wire format. Equal messages are equal bytes.
 pub struct Encoded<M> {
     bytes: Box<[u8]>,
+    /// Where it came from.
+    pub origin: Origin,
+    /// When.
+    pub updated: SystemTime,
     message: PhantomData<fn() -> M>,
 }
 
 impl<M: Message + Default> Encoded<M> {
     /// Encodes it.
     pub fn new(message: &M) -> Self {
-        Self { bytes: message.encode_to_vec().into(), message: PhantomData }
+        Self {
+            bytes: message.encode_to_vec().into(),
+            origin: Origin::Static,
+            updated: SystemTime::now(),
+            message: PhantomData,
+        }
     }
 
     /// As it is kept.
@@ -57,6 +97,41 @@ pub struct Sources {
     pub routes: BTreeMap<String, Encoded<RouteConfiguration>>,
     /// By cluster name.
     pub endpoints: BTreeMap<String, Encoded<ClusterLoadAssignment>>,
+    /// What was refused last, by kind and name.
+    refusals: BTreeMap<(&'static str, String), Refusal>,
+}
+
+impl Sources {
+    /// Notes that a resource was discovered and taken.
+    pub fn discovered(&mut self, kind: &'static str, name: &str, version: &str) {
+        fn stamp<M>(sources: &mut BTreeMap<String, Encoded<M>>, name: &str, version: &str) {
+            if let Some(source) = sources.get_mut(name) {
+                source.origin = Origin::Discovered(version.into());
+            }
+        }
+        self.refusals.remove(&(kind, name.to_owned()));
+        match kind {
+            Cluster::TYPE_URL => stamp(&mut self.clusters, name, version),
+            Listener::TYPE_URL => stamp(&mut self.listeners, name, version),
+            RouteConfiguration::TYPE_URL => stamp(&mut self.routes, name, version),
+            _ => stamp(&mut self.endpoints, name, version),
+        }
+    }
+
+    /// Notes that a resource was refused.
+    pub fn refused(&mut self, kind: &'static str, name: &str, version: &str, reason: &str) {
+        let refusal =
+            Refusal { reason: reason.to_owned(), version: version.to_owned(), at: SystemTime::now() };
+        self.refusals.insert((kind, name.to_owned()), refusal);
+    }
+
+    /// Why the newest version of a resource was refused.
+    pub fn refusal(&self, kind: &'static str, name: &str) -> Option<&Refusal> {
+        if self.refusals.is_empty() {
+            return None;
+        }
+        self.refusals.get(&(kind, name.to_owned()))
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::access_log::{LogFiles, LogSink};
 use crate::filters::Chain;
+use crate::filters::istio::Identity;
 use crate::network::{Gates, Registry};
 use crate::overload::Limits;
 use crate::preamble::PreambleStats;
@@ -164,6 +165,10 @@ pub enum ChainRuntime {
 /// A chain with what it needs at run time.
 #[derive(Debug)]
 pub struct ActiveChain {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is said of it besides.
+    pub metadata: Option<Arc<lateen_dataplane::metadata::Metadata>>,
     /// What a connection passes first.
     pub gates: Gates,
     /// What is between the client and the filters.
@@ -323,6 +328,8 @@ pub struct State {
     pub epoch: Instant,
     /// Log files.
     pub logs: LogFiles,
+    /// What we are in Istio's metrics.
+    pub identity: OnceLock<Identity>,
     /// Of sockets of clusters without a bind configuration.
     pub default_bind: Bind,
     /// Where the proxy stands, by which hosts of its own zone are preferred.
@@ -353,10 +360,11 @@ impl State {
             listeners: ArcSwap::default(),
             routes: Mutex::default(),
             secrets: Secrets::new(stats.common()),
-            stats,
             network: Registry::default(),
             epoch: Instant::now(),
-            logs: LogFiles::default(),
+            identity: OnceLock::new(),
+            logs: LogFiles::new(&stats),
+            stats,
             default_bind,
             place: OnceLock::new(),
             hostname: nix::unistd::gethostname()
@@ -382,6 +390,11 @@ impl State {
     /// The same state of a proxy of that name.
     pub fn with_node(self, id: &str, cluster: &str) -> Self {
         Self { node: Node { id: id.into(), cluster: cluster.into() }, ..self }
+    }
+
+    /// What we are in Istio's metrics; nobody before the bootstrap was read.
+    pub fn identity(&self) -> &Identity {
+        self.identity.get_or_init(Identity::default)
     }
 
     /// The slot of a discovered route table; it may still be empty.
@@ -482,6 +495,13 @@ impl State {
             NetworkFilter::DirectResponse(response) => ChainRuntime::DirectResponse(response.0.clone()),
             NetworkFilter::Close => ChainRuntime::Close,
         };
-        Ok(ActiveChain { gates, tls, tls_timeout: chain.transport_timeout, end })
+        Ok(ActiveChain {
+            name: Arc::clone(&chain.name),
+            metadata: chain.metadata.clone(),
+            gates,
+            tls,
+            tls_timeout: chain.transport_timeout,
+            end,
+        })
     }
 }

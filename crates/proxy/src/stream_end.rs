@@ -2,7 +2,9 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use lateen_dataplane::format::LogType;
 use lateen_dataplane::head::{Headers, ResponseHead};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags};
 
@@ -24,7 +26,13 @@ impl Exchange {
         clock: &StreamClock,
         watch: impl Future<Output = Expiry>,
     ) {
+        if body.is_done() {
+            self.info.request_duration = Some(Duration::ZERO);
+        }
         self.begin();
+        if self.runtime.config.log_options.on_new_request {
+            self.log_as(LogType::DownstreamStart, None);
+        }
         self.clock = Some(clock.clone());
         let outcome = {
             let run = pin!(self.run(&mut body, responder));

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::filter_state::{TCP_PROXY_CLUSTER, TCP_PROXY_IDLE_TIMEOUT};
-use lateen_dataplane::format::Source;
+use lateen_dataplane::format::{LogType, Source};
 use lateen_dataplane::outlier::Report;
 use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
 use tokio::io::AsyncReadExt;
@@ -47,7 +47,9 @@ pub async fn serve(
     let session = Session { worker, listener, runtime, facts, begun: Instant::now() };
     worker.stats.increment(runtime.stats.downstream_cx_total);
     if runtime.config.log_start {
+        info.log_type = LogType::NotSet;
         session.log(&info);
+        info.log_type = LogType::TcpConnectionEnd;
     }
     session.proxy(stream, input, &mut info).await;
     info.duration = Some(session.begun.elapsed());
@@ -123,6 +125,8 @@ impl Session<'_> {
             return;
         };
         info.upstream_cluster = Some(Arc::clone(name));
+        info.upstream_stat_name = Some(Arc::clone(&cluster.config.stat_name));
+        info.cluster_metadata.clone_from(&cluster.config.metadata);
         let (priority, kind) = (RoutePriority::Default, Limited::Connections);
         let Some(_place) = Place::take(&cluster, &worker.stats, priority, kind) else {
             worker.stats.increment(cluster.stats.upstream_cx_overflow);
@@ -143,7 +147,9 @@ impl Session<'_> {
             moved.moved(Side::Downstream, input.len());
         }
         if config.log_connected {
+            info.log_type = LogType::TcpUpstreamConnected;
             self.log(info);
+            info.log_type = LogType::TcpConnectionEnd;
         }
         let mut pump = Pump::new(stream, input, upstream, self.listener.config.buffer_limit);
         self.run(&mut pump, &moved, info).await;
@@ -191,7 +197,9 @@ impl Session<'_> {
                 () = tick => {
                     info.bytes_received = moved.received.get();
                     info.bytes_sent = moved.sent.get();
+                    info.log_type = LogType::TcpPeriodic;
                     self.log(info);
+                    info.log_type = LogType::TcpConnectionEnd;
                 }
             }
         }

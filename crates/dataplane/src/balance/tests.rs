@@ -12,6 +12,7 @@ const UNHEALTHY: HealthFlags = HealthFlags::FAILED_DISCOVERY;
 
 fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority: u32) -> Endpoint {
     Endpoint {
+        metadata: None,
         address: Address::Socket(([127, 0, 0, 1], port).into()),
         hostname: "".into(),
         weight,

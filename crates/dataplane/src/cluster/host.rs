@@ -110,6 +110,8 @@ pub struct Host {
     pub text: Arc<str>,
     /// For automatic host rewrites.
     pub hostname: Box<str>,
+    /// What is said of it besides.
+    pub metadata: Option<Arc<crate::metadata::Metadata>>,
     /// The place of its transport socket in the cluster's selection.
     pub transport: usize,
     /// Requests at a time, over all workers.
@@ -131,6 +133,7 @@ impl Host {
             text: address.to_string().into(),
             address,
             hostname: hostname.into(),
+            metadata: None,
             transport: 0,
             active: AtomicU32::new(0),
             counters: HostCounters::default(),

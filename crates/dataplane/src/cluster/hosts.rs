@@ -183,6 +183,7 @@ impl HostSet {
 
 fn new_host(endpoint: &Endpoint, rules: HostRules, now: Duration) -> Host {
     let mut host = Host::new(endpoint.address.clone(), &endpoint.hostname).through(endpoint.transport);
+    host.metadata = endpoint.metadata.clone();
     host.monitor = rules.monitored.then(Box::<Monitor>::default);
     if rules.checked && !endpoint.check.disabled {
         host.set_flags(HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE), true);

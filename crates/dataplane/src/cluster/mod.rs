@@ -122,7 +122,9 @@ pub struct Cluster {
     /// Its name.
     pub name: Arc<str>,
     /// Under which its counters are.
-    pub stat_name: Box<str>,
+    pub stat_name: Arc<str>,
+    /// What is said of it besides.
+    pub metadata: Option<Arc<crate::metadata::Metadata>>,
     /// How hosts are found.
     pub discovery: Discovery,
     /// How one is chosen.
@@ -207,6 +209,8 @@ pub struct Endpoint {
     pub locality_weight: Option<u32>,
     /// The place of its transport socket in the cluster's selection.
     pub transport: usize,
+    /// What is said of it besides.
+    pub metadata: Option<Arc<crate::metadata::Metadata>>,
     /// What its metadata says about the transport socket.
     pub labels: Labels,
     /// What the locality's metadata says about it.

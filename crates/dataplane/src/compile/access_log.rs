@@ -1,17 +1,22 @@
-//! `AccessLog`: files and standard output, text and JSON.
+//! `AccessLog`: files and standard output, text and JSON, and which requests are logged.
+
+use std::collections::BTreeMap;
 
 use lateen_envoy::envoy::config::accesslog::v3 as proto;
 use lateen_envoy::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::access_loggers::file::v3 as file;
 use lateen_envoy::envoy::extensions::access_loggers::stream::v3 as stream;
-use lateen_envoy::google::protobuf::{Struct, value::Kind};
+use lateen_envoy::envoy::r#type::matcher::v3 as matcher;
+use lateen_envoy::google::protobuf::{Any, Struct, Value, value::Kind};
 use lateen_envoy::{TypeUrl, from_any};
 
-use super::common::{header, percent};
+use super::common::{header, runtime_fraction, string};
+use crate::access_log::{AccessLog, Comparison, LogFilter, LogFormat};
 use crate::error::{Context, Result};
-use crate::format::{ENVOY_DEFAULT, Format};
-use crate::listener::{AccessLog, Comparison, LogFilter, LogFormat};
+use crate::format::{ENVOY_DEFAULT, Format, JsonFormat, LogType};
+use crate::stream_info::ResponseFlags;
+use crate::value_matcher::{MetadataMatcher, ValueMatcher};
 
 pub(crate) fn access_logs(context: &Context<'_>, logs: Vec<proto::AccessLog>) -> Result<Vec<AccessLog>> {
     let mut out = Vec::new();
@@ -24,32 +29,53 @@ pub(crate) fn access_logs(context: &Context<'_>, logs: Vec<proto::AccessLog>) ->
         let Some(proto::access_log::ConfigType::TypedConfig(any)) = log.config_type else {
             return Err(context.field("typed_config").error("the access log has no typed_config"));
         };
-        let inner = context.field("typed_config");
-        let (path, format) = if any.type_url == file::FileAccessLog::TYPE_URL {
-            let value: file::FileAccessLog = from_any(&any).map_err(|error| inner.error(error))?;
-            (value.path, file_format(&inner, value.access_log_format)?)
-        } else if any.type_url == stream::StdoutAccessLog::TYPE_URL {
-            let value: stream::StdoutAccessLog = from_any(&any).map_err(|error| inner.error(error))?;
-            let stream::stdout_access_log::AccessLogFormat::LogFormat(format) = match value.access_log_format
-            {
-                Some(format) => format,
-                None => stream::stdout_access_log::AccessLogFormat::LogFormat(Default::default()),
-            };
-            ("/dev/stdout".to_owned(), log_format(&inner.field("log_format"), format)?)
-        } else {
-            inner.warn(format!(
-                "access logs of the type `{}` are not supported; nothing is logged there",
-                any.type_url
-            ));
-            continue;
-        };
-        out.push(AccessLog { path: path.into(), format, filter });
+        if let Some((path, format)) = logger(&context.field("typed_config"), &any)? {
+            out.push(AccessLog { path: path.into(), format, filter });
+        }
     }
     Ok(out)
 }
 
-fn text(context: &Context<'_>, format: &str) -> Result<LogFormat> {
-    Ok(LogFormat::Text(Format::compile(format).map_err(|error| context.error(error))?))
+/// Where to and how; none where the kind of log is not supported, which is said.
+fn logger(context: &Context<'_>, any: &Any) -> Result<Option<(String, LogFormat)>> {
+    let decode = |error: lateen_envoy::AnyError| context.error(error);
+    Ok(Some(match any.type_url.as_str() {
+        file::FileAccessLog::TYPE_URL => {
+            let value: file::FileAccessLog = from_any(any).map_err(decode)?;
+            if value.path.is_empty() {
+                return Err(context.field("path").error("name the file"));
+            }
+            (value.path, file_format(context, value.access_log_format)?)
+        }
+        stream::StdoutAccessLog::TYPE_URL => {
+            let value: stream::StdoutAccessLog = from_any(any).map_err(decode)?;
+            let stream::stdout_access_log::AccessLogFormat::LogFormat(format) = value
+                .access_log_format
+                .unwrap_or(stream::stdout_access_log::AccessLogFormat::LogFormat(Default::default()));
+            ("/dev/stdout".to_owned(), log_format(&context.field("log_format"), format)?)
+        }
+        stream::StderrAccessLog::TYPE_URL => {
+            let value: stream::StderrAccessLog = from_any(any).map_err(decode)?;
+            let stream::stderr_access_log::AccessLogFormat::LogFormat(format) = value
+                .access_log_format
+                .unwrap_or(stream::stderr_access_log::AccessLogFormat::LogFormat(Default::default()));
+            ("/dev/stderr".to_owned(), log_format(&context.field("log_format"), format)?)
+        }
+        other => {
+            context.warn(format!(
+                "access logs of the type `{other}` are not supported; nothing is logged there"
+            ));
+            return Ok(None);
+        }
+    }))
+}
+
+fn compiled(context: &Context<'_>, format: &str) -> Result<Format> {
+    Format::compile(format).map_err(|error| context.error(error))
+}
+
+fn text(context: &Context<'_>, format: &str, omit_empty: bool) -> Result<LogFormat> {
+    Ok(LogFormat::Text { format: compiled(context, format)?, omit_empty })
 }
 
 fn file_format(
@@ -57,45 +83,67 @@ fn file_format(
     format: Option<file::file_access_log::AccessLogFormat>,
 ) -> Result<LogFormat> {
     use file::file_access_log::AccessLogFormat as Proto;
-    #[allow(deprecated)]
     match format {
-        None => text(context, ENVOY_DEFAULT),
-        Some(Proto::Format(format)) => text(&context.field("format"), &format),
+        None => text(context, ENVOY_DEFAULT, false),
+        Some(Proto::Format(format)) if format.is_empty() => text(context, ENVOY_DEFAULT, false),
+        Some(Proto::Format(format)) => text(&context.field("format"), &format, false),
         Some(Proto::LogFormat(format)) => log_format(&context.field("log_format"), format),
-        Some(Proto::JsonFormat(fields) | Proto::TypedJsonFormat(fields)) => {
-            json(&context.field("json_format"), fields)
-        }
+        Some(Proto::JsonFormat(fields)) => json(&context.field("json_format"), fields, false),
+        Some(Proto::TypedJsonFormat(fields)) => json(&context.field("typed_json_format"), fields, false),
     }
 }
 
 fn log_format(context: &Context<'_>, format: core::SubstitutionFormatString) -> Result<LogFormat> {
     use core::substitution_format_string::Format as Proto;
+    let omit_empty = format.omit_empty_values;
+    if !format.formatters.is_empty() {
+        context.field("formatters").warn("extensions with operators of their own are not supported");
+    }
     match format.format {
-        None => text(context, ENVOY_DEFAULT),
-        Some(Proto::JsonFormat(fields)) => json(&context.field("json_format"), fields),
-        Some(Proto::TextFormatSource(source)) => match source.specifier {
-            Some(core::data_source::Specifier::InlineString(format)) => {
-                text(&context.field("text_format_source"), &format)
+        None => text(context, ENVOY_DEFAULT, omit_empty),
+        Some(Proto::JsonFormat(fields)) => json(&context.field("json_format"), fields, omit_empty),
+        Some(Proto::TextFormatSource(source)) => {
+            let context = context.field("text_format_source");
+            match source.specifier {
+                Some(core::data_source::Specifier::InlineString(format)) => {
+                    text(&context, &format, omit_empty)
+                }
+                Some(core::data_source::Specifier::InlineBytes(format)) => {
+                    text(&context, &String::from_utf8_lossy(&format), omit_empty)
+                }
+                _ => Err(context.error("write the format as inline_string or inline_bytes")),
             }
-            _ => Err(context.field("text_format_source").error("only inline_string is supported")),
-        },
-        #[allow(deprecated)]
-        Some(Proto::TextFormat(format)) => text(&context.field("text_format"), &format),
+        }
+        Some(Proto::TextFormat(format)) => text(&context.field("text_format"), &format, omit_empty),
     }
 }
 
-fn json(context: &Context<'_>, fields: Struct) -> Result<LogFormat> {
-    let mut out = Vec::new();
-    for (key, value) in fields.fields {
-        match value.kind {
-            Some(Kind::StringValue(format)) => {
-                let format = Format::compile(&format).map_err(|error| context.field(&key).error(error))?;
-                out.push((key.into(), format));
-            }
-            _ => context.field(&key).warn("only strings are supported as values; this one is left out"),
-        }
+fn json(context: &Context<'_>, fields: Struct, omit_empty: bool) -> Result<LogFormat> {
+    Ok(LogFormat::Json { format: json_object(context, fields)?, omit_empty })
+}
+
+fn json_object(context: &Context<'_>, fields: Struct) -> Result<JsonFormat> {
+    let mut out = BTreeMap::new();
+    for (name, value) in fields.fields {
+        let compiled = json_value(&context.field(&name), value)?;
+        out.insert(name, compiled);
     }
-    Ok(LogFormat::Json(out))
+    Ok(JsonFormat::object(out))
+}
+
+fn json_value(context: &Context<'_>, value: Value) -> Result<JsonFormat> {
+    Ok(match value.kind {
+        None | Some(Kind::NullValue(_)) => JsonFormat::Literal("null".into()),
+        Some(Kind::BoolValue(flag)) => JsonFormat::Literal(flag.to_string().into()),
+        Some(Kind::NumberValue(number)) => JsonFormat::Literal(number.to_string().into()),
+        Some(Kind::StringValue(format)) => JsonFormat::text(compiled(context, &format)?),
+        Some(Kind::StructValue(fields)) => json_object(context, fields)?,
+        Some(Kind::ListValue(list)) => {
+            let values = list.values.into_iter().enumerate();
+            let values = values.map(|(at, value)| json_value(&context.index(at), value));
+            JsonFormat::List(values.collect::<Result<_>>()?)
+        }
+    })
 }
 
 fn comparison(value: Option<proto::ComparisonFilter>) -> (Comparison, u32) {
@@ -111,32 +159,150 @@ fn comparison(value: Option<proto::ComparisonFilter>) -> (Comparison, u32) {
 }
 
 fn log_filter(context: &Context<'_>, filter: proto::AccessLogFilter) -> Result<LogFilter> {
-    let all = |filters: Vec<proto::AccessLogFilter>| {
-        filters.into_iter().map(|filter| log_filter(context, filter)).collect::<Result<Vec<_>>>()
+    let all = |context: &Context<'_>, filters: Vec<proto::AccessLogFilter>| {
+        let filters = filters.into_iter().enumerate();
+        filters
+            .map(|(at, filter)| log_filter(&context.field("filters").index(at), filter))
+            .collect::<Result<Vec<_>>>()
     };
-    Ok(match filter.filter_specifier {
-        Some(FilterSpecifier::StatusCodeFilter(filter)) => {
+    let Some(specifier) = filter.filter_specifier else {
+        return Err(context.error("the filter is empty; leave it out to log everything"));
+    };
+    Ok(match specifier {
+        FilterSpecifier::StatusCodeFilter(filter) => {
             let (comparison, with) = comparison(filter.comparison);
             LogFilter::Status(comparison, with)
         }
-        Some(FilterSpecifier::DurationFilter(filter)) => {
+        FilterSpecifier::DurationFilter(filter) => {
             let (comparison, with) = comparison(filter.comparison);
             LogFilter::Duration(comparison, with)
         }
-        Some(FilterSpecifier::NotHealthCheckFilter(_)) => LogFilter::And(Vec::new()),
-        Some(FilterSpecifier::RuntimeFilter(filter)) => {
-            LogFilter::Share(filter.percent_sampled.as_ref().map_or(crate::route::Fraction::ALL, percent))
+        FilterSpecifier::NotHealthCheckFilter(_) => LogFilter::NotHealthCheck,
+        FilterSpecifier::TraceableFilter(_) => LogFilter::Traceable,
+        FilterSpecifier::RuntimeFilter(filter) => {
+            let percent = filter.percent_sampled.map(|default| core::RuntimeFractionalPercent {
+                default_value: Some(default),
+                runtime_key: filter.runtime_key,
+            });
+            LogFilter::Share(runtime_fraction(percent).unwrap_or(crate::route::Fraction::ALL))
         }
-        Some(FilterSpecifier::AndFilter(filter)) => LogFilter::And(all(filter.filters)?),
-        Some(FilterSpecifier::OrFilter(filter)) => LogFilter::Or(all(filter.filters)?),
-        Some(FilterSpecifier::HeaderFilter(filter)) => {
-            let matcher =
-                filter.header.ok_or_else(|| context.field("header_filter").error("name the header"))?;
-            LogFilter::Header(Box::new(header(&context.field("header_filter.header"), matcher)?))
+        FilterSpecifier::AndFilter(filter) => {
+            LogFilter::And(all(&context.field("and_filter"), filter.filters)?)
         }
-        Some(FilterSpecifier::ResponseFlagFilter(filter)) => {
-            LogFilter::Flags(filter.flags.into_iter().map(Into::into).collect())
+        FilterSpecifier::OrFilter(filter) => LogFilter::Or(all(&context.field("or_filter"), filter.filters)?),
+        FilterSpecifier::HeaderFilter(filter) => {
+            let context = context.field("header_filter.header");
+            let matcher = filter.header.ok_or_else(|| context.error("name the header"))?;
+            LogFilter::Header(Box::new(header(&context, matcher)?))
         }
-        _ => return Err(context.error("this kind of access log filter is not supported")),
+        FilterSpecifier::ResponseFlagFilter(filter) => {
+            response_flags(&context.field("response_flag_filter.flags"), filter.flags)?
+        }
+        FilterSpecifier::GrpcStatusFilter(filter) => LogFilter::GrpcStatus {
+            statuses: filter.statuses.into_iter().map(|status| status as u32).collect(),
+            exclude: filter.exclude,
+        },
+        FilterSpecifier::MetadataFilter(filter) => {
+            metadata_filter(&context.field("metadata_filter"), filter)?
+        }
+        FilterSpecifier::LogTypeFilter(filter) => LogFilter::LogType {
+            types: filter.types.into_iter().filter_map(log_type).collect(),
+            exclude: filter.exclude,
+        },
+        FilterSpecifier::ExtensionFilter(filter) => {
+            return Err(context.field("extension_filter").error(format!(
+                "`{}` is not built in (nor is the expression language CEL); use the other filters",
+                filter.name
+            )));
+        }
+    })
+}
+
+fn response_flags(context: &Context<'_>, flags: Vec<String>) -> Result<LogFilter> {
+    if flags.is_empty() {
+        return Ok(LogFilter::Flags(None));
+    }
+    let mut wanted = ResponseFlags::default();
+    for (at, flag) in flags.iter().enumerate() {
+        match ResponseFlags::parse(flag) {
+            Some(flag) => wanted.set(flag),
+            None => return Err(context.index(at).error(format!("`{flag}` is no response flag"))),
+        }
+    }
+    Ok(LogFilter::Flags(Some(wanted)))
+}
+
+fn log_type(number: i32) -> Option<LogType> {
+    use LogType::*;
+    [
+        NotSet,
+        TcpUpstreamConnected,
+        TcpPeriodic,
+        TcpConnectionEnd,
+        DownstreamStart,
+        DownstreamPeriodic,
+        DownstreamEnd,
+        UpstreamPoolReady,
+        UpstreamPeriodic,
+        UpstreamEnd,
+        DownstreamTunnelSuccessfullyEstablished,
+    ]
+    .into_iter()
+    .find(|log_type| log_type.number() == number)
+}
+
+fn metadata_filter(context: &Context<'_>, filter: proto::MetadataFilter) -> Result<LogFilter> {
+    let context_of_matcher = context.field("matcher");
+    let matcher = filter.matcher.ok_or_else(|| context_of_matcher.error("say what to match"))?;
+    let if_missing = filter.match_if_key_not_found.unwrap_or(true);
+    Ok(LogFilter::Metadata(Box::new(metadata_matcher(&context_of_matcher, matcher)?), if_missing))
+}
+
+/// A matcher of metadata.
+pub(crate) fn metadata_matcher(
+    context: &Context<'_>,
+    value: matcher::MetadataMatcher,
+) -> Result<MetadataMatcher> {
+    let path = value.path.into_iter().map(|segment| match segment.segment {
+        Some(matcher::metadata_matcher::path_segment::Segment::Key(key)) => Ok(key.into()),
+        None => Err(context.field("path").error("each segment names a key")),
+    });
+    let inner = value.value.ok_or_else(|| context.field("value").error("say what the value has to be"))?;
+    Ok(MetadataMatcher {
+        filter: value.filter.into(),
+        path: path.collect::<Result<_>>()?,
+        value: value_matcher(&context.field("value"), inner)?,
+        invert: value.invert,
+    })
+}
+
+fn value_matcher(context: &Context<'_>, value: matcher::ValueMatcher) -> Result<ValueMatcher> {
+    use matcher::double_matcher::MatchPattern as Double;
+    use matcher::list_matcher::MatchPattern as List;
+    use matcher::value_matcher::MatchPattern as Proto;
+    Ok(match value.match_pattern {
+        Some(Proto::NullMatch(_)) => ValueMatcher::Null,
+        Some(Proto::DoubleMatch(double)) => match double.match_pattern {
+            Some(Double::Exact(number)) => ValueMatcher::Number(number),
+            Some(Double::Range(range)) => ValueMatcher::Range(range.start, range.end),
+            None => return Err(context.field("double_match").error("write exact or range")),
+        },
+        Some(Proto::StringMatch(matcher)) => {
+            ValueMatcher::String(string(&context.field("string_match"), matcher)?)
+        }
+        Some(Proto::BoolMatch(flag)) => ValueMatcher::Bool(flag),
+        Some(Proto::PresentMatch(flag)) => ValueMatcher::Present(flag),
+        Some(Proto::ListMatch(list)) => match list.match_pattern {
+            Some(List::OneOf(matcher)) => {
+                ValueMatcher::OneOf(Box::new(value_matcher(&context.field("list_match.one_of"), *matcher)?))
+            }
+            None => return Err(context.field("list_match").error("write one_of")),
+        },
+        Some(Proto::OrMatch(or)) => {
+            let matchers = or.value_matchers.into_iter();
+            let matchers = matchers.map(|matcher| value_matcher(&context.field("or_match"), matcher));
+            ValueMatcher::Any(matchers.collect::<Result<_>>()?)
+        }
+        None => return Err(context.error("say what the value has to be")),
     })
 }

@@ -99,6 +99,7 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
     };
     let weight = value.load_balancing_weight.take().unwrap_or(1).max(1);
     let balancing_labels = metadata::host_labels(value.metadata.as_ref()).map(Arc::new).unwrap_or_default();
+    let metadata = super::common::metadata(value.metadata.clone());
     let labels = transport::labels_of(value.metadata.take());
     let hostname = take(&mut inner.hostname);
     let check = match inner.health_check_config.take() {
@@ -121,6 +122,7 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
         labels,
         locality_labels: Labels::default(),
         balancing_labels,
+        metadata,
         check,
     }))
 }

@@ -61,6 +61,7 @@ pub(crate) fn cluster(
         .collect::<Result<Vec<_>>>()?;
     let transport = transport::selection(context, &mut value)?;
     let compiled = Cluster {
+        metadata: super::common::metadata(value.metadata.take()),
         stat_name: if alternative.is_empty() { stat_name(&name).into() } else { alternative.into() },
         name,
         discovery,
@@ -97,7 +98,6 @@ pub(crate) fn cluster(
     };
     // Nothing is read from an upstream before the client took what came: there is no buffer that could grow.
     value.per_connection_buffer_limit_bytes = None;
-    value.metadata = None;
     leftover(context, &value);
     Ok((compiled, assignment))
 }

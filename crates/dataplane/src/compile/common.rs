@@ -15,6 +15,7 @@ use regex::bytes::Regex;
 use crate::error::{Context, Result};
 use crate::format::Format;
 use crate::matcher::{HeaderMatcher, HeaderRule, QueryMatcher, StringMatcher, StringPattern};
+use crate::metadata::{Metadata, Struct, Value};
 use crate::route::{AppendAction, Fraction, HeaderMutations, HeaderValue};
 
 /// Reports what is still set in a message from which everything that is obeyed was taken out.
@@ -160,6 +161,32 @@ pub(crate) fn percent(value: &types::FractionalPercent) -> Fraction {
         _ => 100,
     };
     Fraction { numerator: value.numerator, denominator }
+}
+
+/// Metadata without protobuf; none where there is nothing in it.
+pub(crate) fn metadata(value: Option<core::Metadata>) -> Option<std::sync::Arc<Metadata>> {
+    let mut out = Metadata::default();
+    for (filter, fields) in value?.filter_metadata {
+        out.merge(&filter, structure(fields));
+    }
+    (!out.is_empty()).then(|| out.into())
+}
+
+/// A struct without protobuf.
+pub fn structure(value: protobuf::Struct) -> Struct {
+    value.fields.into_iter().map(|(name, value)| (name, plain_value(value))).collect()
+}
+
+fn plain_value(value: protobuf::Value) -> Value {
+    use protobuf::value::Kind;
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(flag)) => Value::Bool(flag),
+        Some(Kind::NumberValue(number)) => Value::Number(number),
+        Some(Kind::StringValue(text)) => Value::String(text.into()),
+        Some(Kind::ListValue(list)) => Value::List(list.values.into_iter().map(plain_value).collect()),
+        Some(Kind::StructValue(fields)) => Value::Struct(structure(fields)),
+    }
 }
 
 pub(crate) fn runtime_fraction(value: Option<core::RuntimeFractionalPercent>) -> Option<Fraction> {

@@ -26,7 +26,7 @@ use crate::error::{Context, Result};
 use crate::head::Scheme;
 use crate::http_protocol::{AddressDetection, InternalAddresses, ProxyStatus, Underscores};
 use crate::listener::{
-    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, RouteSource,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, LogOptions, RouteSource,
     ServerHeader, StripPort,
 };
 use crate::path::PathOptions;
@@ -77,6 +77,7 @@ pub(crate) fn http_manager(
         routes_timeout,
         routes_origin,
         filters: http_filters(&context.field("http_filters"), take(&mut value.http_filters))?,
+        log_options: log_options(&context.field("access_log_options"), value.access_log_options.take())?,
         access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
         use_remote_address: remote,
         trusted_hops: hops,
@@ -172,7 +173,6 @@ pub(crate) fn http_manager(
     };
     // Said for a tracer, and there is none.
     value.tracing = None;
-    value.access_log_options = None;
     if let Some(extension) = value.request_id_extension.take() {
         request_id(&context.field("request_id_extension.typed_config"), extension)?;
     }
@@ -301,6 +301,18 @@ fn client_cert_details(
         dns: details.dns,
         uri: details.uri,
     }
+}
+
+fn log_options(
+    context: &Context<'_>,
+    value: Option<proto::http_connection_manager::HcmAccessLogOptions>,
+) -> Result<LogOptions> {
+    let Some(value) = value else { return Ok(LogOptions::default()) };
+    Ok(LogOptions {
+        on_new_request: value.flush_access_log_on_new_request,
+        interval: limit(&context.field("access_log_flush_interval"), value.access_log_flush_interval, None)?,
+        on_established: value.flush_log_on_tunnel_successfully_established,
+    })
 }
 
 #[derive(Default)]

@@ -103,6 +103,7 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         fast_open: value.tcp_fast_open_queue_length.take(),
         multipath: take(&mut value.enable_mptcp),
         keepalive: value.tcp_keepalive.take().map(keepalive),
+        metadata: super::common::metadata(value.metadata.take()),
         direction: match take(&mut value.traffic_direction) {
             1 => Direction::Inbound,
             2 => Direction::Outbound,
@@ -114,7 +115,6 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
     // Every worker has a socket of its own, and connections are spread by the kernel.
     value.connection_balance_config = None;
     value.max_connections_to_accept_per_socket_event = None;
-    value.metadata = None;
     // Nothing here depends on health checks that fail, so draining for modifications only is what happens.
     value.drain_type = 0;
     leftover(context, &value);
@@ -244,8 +244,8 @@ fn filter_chain(context: &Context<'_>, mut chain: proto::FilterChain) -> Result<
         )?,
         gates,
         network,
+        metadata: super::common::metadata(chain.metadata.take()),
     };
-    chain.metadata = None;
     leftover(context, &chain);
     Ok(compiled)
 }

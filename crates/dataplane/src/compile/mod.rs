@@ -38,6 +38,7 @@ use lateen_envoy::envoy::config::listener::v3 as listener_proto;
 use lateen_envoy::envoy::config::route::v3 as route_proto;
 use lateen_envoy::envoy::extensions::transport_sockets::tls::v3 as tls_proto;
 
+pub use common::structure;
 pub use common::{Bind, SocketOption};
 
 use crate::cluster::{Assignment, Cluster};
@@ -93,6 +94,21 @@ pub fn compile_secret(
 pub fn compile_bind(message: core_proto::BindConfig) -> Result<Compiled<Bind>> {
     compile("Bootstrap", |context| {
         common::bind(&context.field("cluster_manager.upstream_bind_config"), message)
+    })
+}
+
+/// Where requests to the admin listener are logged, and the paths that it answers.
+pub fn compile_admin(
+    message: lateen_envoy::envoy::config::bootstrap::v3::Admin,
+) -> Result<Compiled<(Vec<crate::access_log::AccessLog>, Vec<crate::matcher::StringMatcher>)>> {
+    compile("Bootstrap", |context| {
+        let context = context.field("admin");
+        let logs = access_log::access_logs(&context.field("access_log"), message.access_log)?;
+        let paths = message.allow_paths.into_iter().enumerate();
+        let paths = paths
+            .map(|(at, path)| common::string(&context.field("allow_paths").index(at), path))
+            .collect::<Result<_>>()?;
+        Ok((logs, paths))
     })
 }
 

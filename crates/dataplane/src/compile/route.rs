@@ -95,13 +95,13 @@ fn virtual_host(
     let compiled = VirtualHost {
         name: take(&mut host.name).into(),
         routes,
+        metadata: super::common::metadata(host.metadata.take()),
         require_tls: take(&mut host.require_tls) != 0,
         include_attempt_count: take(&mut host.include_request_attempt_count),
         include_attempt_count_in_response: take(&mut host.include_attempt_count_in_response),
         mutations,
         rate_limits: rate_limits(&context.field("rate_limits"), take(&mut host.rate_limits))?,
     };
-    host.metadata = None;
     leftover(context, &host);
     Ok(compiled)
 }
@@ -134,7 +134,7 @@ fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) 
         matcher,
         action,
         mutations,
-        metadata: route.metadata.take().map(metadata).unwrap_or_default(),
+        metadata: Arc::new(route.metadata.take().map(metadata).unwrap_or_default()),
         filters: overrides.into_list(),
     };
     // Said about the route, not by it: a trace's name.

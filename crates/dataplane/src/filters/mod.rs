@@ -42,6 +42,10 @@ pub enum HttpFilterKind {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Changes of heads.
     HeaderMutation(Arc<HeaderMutation>),
+    /// Istio's standard metrics.
+    IstioStats(Arc<crate::istio::StatsFilter>),
+    /// Who is at the other end.
+    PeerMetadata(crate::istio::PeerMetadataFilter),
     /// The end of every chain.
     Router(RouterFilter),
 }

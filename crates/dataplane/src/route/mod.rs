@@ -59,6 +59,8 @@ pub struct VirtualHost {
     pub mutations: Arc<HeaderMutations>,
     /// What requests count as for rate limits.
     pub rate_limits: Vec<RateLimit>,
+    /// What is said of it besides.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// A compiled `envoy.config.route.v3.Route`.
@@ -73,7 +75,7 @@ pub struct Route {
     /// Of this route.
     pub mutations: Arc<HeaderMutations>,
     /// Notes about it, for filters and logs.
-    pub metadata: Metadata,
+    pub metadata: Arc<Metadata>,
     /// Filters configured for this route, its virtual host or its table; the nearest won. By the filter's name.
     pub filters: Vec<(Box<str>, FilterOverride)>,
 }

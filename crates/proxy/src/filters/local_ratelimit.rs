@@ -46,7 +46,7 @@ impl LocalRateLimit {
             remote: exchange.info.downstream_remote_address,
             cluster: cluster.as_deref(),
             metadata: &exchange.info.metadata,
-            route_metadata: found.map(|found| &found.route.metadata),
+            route_metadata: found.map(|found| &*found.route.metadata),
         };
         let mut out = Vec::new();
         let mut add = |limits: &[RateLimit], any_stage: bool| {

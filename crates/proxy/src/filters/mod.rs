@@ -39,6 +39,7 @@ mod cors;
 mod drive;
 mod fault;
 mod header_mutation;
+pub mod istio;
 mod local_ratelimit;
 
 use std::future::Future;
@@ -131,6 +132,10 @@ pub enum Running {
     LocalRateLimit(local_ratelimit::LocalRateLimit),
     /// Changes of heads.
     HeaderMutation(header_mutation::HeaderMutation),
+    /// Istio's standard metrics.
+    IstioStats(istio::IstioStats),
+    /// Who is at the other end.
+    PeerMetadata(istio::PeerMetadata),
 }
 
 impl Running {
@@ -141,6 +146,8 @@ impl Running {
             Self::Buffer(filter) => filter,
             Self::LocalRateLimit(filter) => filter,
             Self::HeaderMutation(filter) => filter,
+            Self::IstioStats(filter) => filter,
+            Self::PeerMetadata(filter) => filter,
         }
     }
 }
@@ -153,6 +160,8 @@ enum Shared {
     Buffer(usize),
     LocalRateLimit(Arc<LocalRateLimit>),
     HeaderMutation(Arc<HeaderMutation>),
+    IstioStats(Arc<istio::Shared>),
+    PeerMetadata(lateen_dataplane::istio::PeerMetadataFilter),
     /// The router is not a stage, but what comes after the chain.
     Router,
 }
@@ -205,6 +214,12 @@ impl Configured {
             HttpFilterKind::HeaderMutation(mutation) => {
                 (Shared::HeaderMutation(Arc::clone(mutation)), mutation.own.is_empty())
             }
+            HttpFilterKind::IstioStats(config) => {
+                (Shared::IstioStats(Arc::new(istio::Shared::new(config, stats))), false)
+            }
+            HttpFilterKind::PeerMetadata(config) => {
+                (Shared::PeerMetadata(*config), *config == Default::default())
+            }
             HttpFilterKind::Router(_) => (Shared::Router, true),
         };
         Self { name: config.name.clone(), disabled: config.disabled, idle: idle || config.disabled, shared }
@@ -228,6 +243,8 @@ impl Configured {
             Shared::HeaderMutation(mutation) => {
                 header_mutation::HeaderMutation::start(mutation, route).map(Running::HeaderMutation)
             }
+            Shared::IstioStats(shared) => Some(Running::IstioStats(istio::IstioStats::start(shared, exchange))),
+            Shared::PeerMetadata(config) => Some(Running::PeerMetadata(istio::PeerMetadata::start(*config))),
             Shared::Router => None,
         }
     }

@@ -8,7 +8,7 @@ use lateen_dataplane::cluster::{Host, UpstreamProtocol};
 use lateen_dataplane::head::ResponseHead;
 use lateen_dataplane::outlier::Report;
 use lateen_dataplane::route::RetryStatus;
-use lateen_dataplane::stream_info::Protocol;
+use lateen_dataplane::stream_info::{Protocol, TlsView};
 
 use super::Forwarded;
 use super::active::ActiveRequest;
@@ -54,8 +54,13 @@ impl Tries {
             per_try: self.per_try.or(self.retry.as_ref().and_then(|policy| policy.per_try_timeout)),
         };
         exchange.info.upstream_local_address = upstream.local_address();
+        exchange.info.upstream_protocol = Some(upstream.protocol());
+        exchange.info.upstream_tls = upstream.tls().map(|tls| Arc::clone(tls) as Arc<dyn TlsView>);
         let sent_at = exchange.begun.elapsed();
+        exchange.info.timing.pool_ready = Some(sent_at);
+        exchange.info.timing.upstream_send_begin = Some(sent_at);
         let end = body.is_done() && self.recording.chunks.is_empty() && self.recording.trailers.is_none();
+        exchange.info.timing.upstream_send_end = end.then_some(sent_at);
         let sent = upstream.send(&exchange.head, end, exchange.upgrade.as_deref()).await;
         let (mut writer, mut response) = sent.map_err(|error| reset(&error, false, waiting.reused))?;
         let tunnel = exchange.upgrade.is_some();
@@ -82,6 +87,7 @@ impl Tries {
             }
         }
         exchange.info.response_duration = Some(exchange.begun.elapsed());
+        exchange.info.upstream_head = response.head_size();
         let Some(active) = self.active.take() else { return Err(TryError::ClientFailed) };
         // Should this answer lead to another try, that one counts as the same request.
         if self.retry.as_ref().is_some_and(|policy| policy.wants(RetryStatus::Response(&head))) {
@@ -165,6 +171,7 @@ impl Tries {
             }
         }
         exchange.info.request_duration = Some(exchange.begun.elapsed());
+        exchange.info.timing.upstream_send_end = exchange.info.request_duration;
         self.deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         self.wait(head, responder, true, waiting).await
     }

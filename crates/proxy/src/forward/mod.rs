@@ -17,6 +17,7 @@ mod tries;
 mod upload;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lateen_dataplane::head::ResponseHead;
@@ -85,6 +86,8 @@ pub async fn forward(
         exchange.info.flags.set(ResponseFlags::NO_CLUSTER);
         return Err(Failure::Reply(LocalReply::new(action.cluster_not_found, "", "cluster_not_found")));
     };
+    exchange.info.upstream_stat_name = Some(Arc::clone(&cluster.config.stat_name));
+    exchange.info.cluster_metadata.clone_from(&cluster.config.metadata);
     prepare_head(exchange, found, table, action);
     let active = ActiveRequest::new(&worker, &cluster, action.priority);
     let selection = Selection::new(exchange, found, action, &cluster);

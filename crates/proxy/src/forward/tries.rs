@@ -163,6 +163,7 @@ impl Tries {
     /// Notes the host, and tells it what it is to know of the tries.
     fn begin_try(&mut self, exchange: &mut Exchange, host: &Arc<Host>) {
         exchange.info.upstream_host = Some(Arc::clone(&host.text));
+        exchange.info.host_metadata.clone_from(&host.metadata);
         exchange.info.attempts += 1;
         if let Some(active) = &mut self.active {
             active.detach();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use lateen_dataplane::head::{RequestHead, ResponseHead};
 use lateen_dataplane::http_protocol::{HeaderCase, Underscores};
-use lateen_dataplane::stream_info::{Protocol, ResponseFlags};
+use lateen_dataplane::stream_info::{HeadSize, Protocol, ResponseFlags};
 
 use super::{Framing, Limits, ParsedRequest, Refusal, RequestRules, parse_request};
 use crate::clock::{Expiry, StreamClock};
@@ -291,7 +291,11 @@ impl Server {
             }
         }
         let protocol = if parsed.http10 { Protocol::Http10 } else { Protocol::Http11 };
+        let line = head.method().len() + head.path().len() + "  HTTP/1.1\r\n".len();
+        let fields = head.headers.len() + usize::from(!head.authority().is_empty());
+        let size = HeadSize { bytes: parsed.length as u32, line: line as u32, fields: fields as u32 };
         let mut exchange = self.exchange(head, protocol);
+        exchange.info.downstream_head = size;
         exchange.missing_host = parsed.missing_host && exchange.head.authority().is_empty();
         exchange.scheme_given = parsed.scheme_given;
         exchange.upgrade = parsed.upgrade;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use lateen_dataplane::filter_state::TCP_PROXY_CLUSTER;
-use lateen_dataplane::format::Source;
+use lateen_dataplane::format::{LogType, Source};
 use lateen_dataplane::network::{ConnectionLimit, FilterStateValue, LocalRateLimit, NetworkGate};
 use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
 use lateen_dataplane::token_bucket::TokenBucket;
@@ -192,6 +192,9 @@ impl ConnectionFacts {
             downstream_remote_address: self.remote,
             downstream_direct_address: self.direct,
             server_name: self.server_name.clone(),
+            connection: self.info.clone(),
+            log_type: LogType::TcpConnectionEnd,
+            random: worker.random(),
             ..StreamInfo::default()
         }
     }

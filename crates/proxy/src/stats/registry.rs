@@ -16,6 +16,9 @@ use super::{Codes, Counter, Histogram, Kind, Shard, SharedShard};
 /// Blocks of response codes: a class each.
 const CLASSES: u32 = 5;
 
+/// Before the names of statistics with labels in the text form.
+const ISTIO: &str = "istiocustom.";
+
 /// How long blocks rest after their names are gone: a connection that still ends may write there.
 const REST: Duration = Duration::from_secs(900);
 
@@ -55,6 +58,8 @@ struct Registry {
     free_dense: HashMap<u8, Resting>,
     free_sparse: HashMap<u32, Resting>,
     texts: BTreeMap<String, String>,
+    /// Groups with labels, by the address of their names and the labels.
+    labelled: HashMap<(usize, Labels), (u32, u32)>,
 }
 
 #[derive(Debug, Default)]
@@ -221,18 +226,34 @@ impl Stats {
         Hold { stats: Arc::clone(&self.0), prefix }
     }
 
-    /// The handles of a group with labels. The caller asks once for each combination.
-    pub(super) fn labelled(&self, prefix: &str, labels: Vec<Label>, names: Names) -> Handles {
+    /// A counter that is told from others by its labels, as Istio's are. Asked once for each combination.
+    pub fn labelled_counter(&self, labels: Vec<Label>, names: &'static [(&'static str, Kind)]) -> Counter {
+        self.labelled(ISTIO, labels, names).counter()
+    }
+
+    /// Likewise a histogram.
+    pub fn labelled_histogram(&self, labels: Vec<Label>, names: &'static [(&'static str, Kind)]) -> Histogram {
+        self.labelled(ISTIO, labels, names).histogram()
+    }
+
+    /// The handles of a group with labels.
+    fn labelled(&self, prefix: &str, labels: Vec<Label>, names: Names) -> Handles {
         let mut registry = self.0.registry.lock();
+        let labels: Labels = Arc::new(labels);
+        let identity = (names.as_ptr() as usize, Arc::clone(&labels));
+        if let Some((dense, sparse)) = registry.labelled.get(&identity) {
+            return Handles { dense: *dense, offset: 0, sparse: *sparse };
+        }
         let key = registry.scope_key(prefix);
         let group = Group {
             suffix: Cow::Borrowed(""),
-            labels: Some(Arc::new(labels)),
+            labels: Some(labels),
             names,
             dense: registry.dense(cells_of(names), &self.0),
             sparse: registry.sparse(blocks_of(names), &self.0),
         };
         let handles = Handles { dense: group.dense, offset: 0, sparse: group.sparse };
+        registry.labelled.insert(identity, (group.dense, group.sparse));
         registry.scopes.entry(key).or_default().groups.push(group);
         handles
     }

@@ -17,6 +17,7 @@ mod parameters;
 mod secrets;
 mod stats;
 mod stream;
+mod view;
 
 pub use context::{ClientContext, ServerContext, Transport};
 pub use discovery::follow;

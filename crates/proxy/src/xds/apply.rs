@@ -42,7 +42,14 @@ pub fn apply(
         };
         let applied =
             applied.and_then(|applied: Result<(), ApplyError>| applied.map_err(|error| error.to_string()));
+        let known = KINDS.into_iter().find(|known| *known == kind);
+        if let (Some(known), Ok(())) = (known, &applied) {
+            manager.sources.discovered(known, &resource.name, &resource.version);
+        }
         if let Err(reason) = applied {
+            if let Some(known) = known {
+                manager.sources.refused(known, &resource.name, &resource.version, &reason);
+            }
             tracing::warn!(resource = %resource.name, %reason, "a resource was refused");
             rejected.push(RejectedResource { name: resource.name.clone(), reason });
         }

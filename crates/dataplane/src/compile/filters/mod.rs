@@ -6,6 +6,7 @@
 mod cors;
 mod fault;
 mod header_mutation;
+pub(crate) mod istio;
 mod local_ratelimit;
 mod rate_limits;
 
@@ -23,7 +24,9 @@ use lateen_envoy::envoy::extensions::filters::http::header_mutation::v3 as mutat
 use lateen_envoy::envoy::extensions::filters::http::local_ratelimit::v3 as limit_proto;
 use lateen_envoy::envoy::extensions::filters::http::router::v3 as router_proto;
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
+use lateen_envoy::io::istio::http::peer_metadata::Config as PeerMetadata;
 use lateen_envoy::prost::Message;
+use lateen_envoy::stats::PluginConfig;
 use lateen_envoy::{Any, TypeUrl, from_any};
 
 use super::common::leftover;
@@ -153,14 +156,47 @@ pub(crate) fn http_filters(
 /// Filters that only observe or translate for observers: leaving them out changes no answer.
 fn passive(type_url: &str) -> bool {
     let name = type_url.rsplit('/').next().unwrap_or(type_url);
-    ["stats.PluginConfig", "udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"].contains(&name)
+    ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"].contains(&name)
         || name.starts_with("envoy.extensions.filters.http.grpc_stats.")
-        || name.starts_with("io.istio.http.peer_metadata.")
         || name.starts_with("istio.envoy.config.filter.http.alpn.")
+}
+
+/// Istio's own filters, plain or wrapped in a struct that names their type.
+fn istio_filter(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKind>> {
+    if let Some(stats) = unwrapped::<PluginConfig>(context, any)? {
+        return Ok(Some(HttpFilterKind::IstioStats(Arc::new(istio::stats(context, stats)?))));
+    }
+    if let Some(config) = unwrapped::<PeerMetadata>(context, any)? {
+        return Ok(Some(HttpFilterKind::PeerMetadata(istio::peer_metadata(context, config))));
+    }
+    Ok(None)
+}
+
+/// A message, plain or in a `TypedStruct`.
+pub(crate) fn unwrapped<M: Message + TypeUrl + Default>(context: &Context<'_>, any: &Any) -> Result<Option<M>> {
+    let (url, value) = if any.type_url == M::TYPE_URL {
+        return unpack(context, any).map(Some);
+    } else if any.type_url == lateen_envoy::udpa::r#type::v1::TypedStruct::TYPE_URL {
+        let wrapper: lateen_envoy::udpa::r#type::v1::TypedStruct = unpack(context, any)?;
+        (wrapper.type_url, wrapper.value)
+    } else if any.type_url == lateen_envoy::xds::r#type::v3::TypedStruct::TYPE_URL {
+        let wrapper: lateen_envoy::xds::r#type::v3::TypedStruct = unpack(context, any)?;
+        (wrapper.type_url, wrapper.value)
+    } else {
+        return Ok(None);
+    };
+    if url != M::TYPE_URL {
+        return Ok(None);
+    }
+    let value = lateen_envoy::json::to_json(&value.unwrap_or_default());
+    lateen_envoy::json::from_json(&value).map(Some).map_err(|error| context.field("value").error(error))
 }
 
 fn filter_kind(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKind>> {
     let url = any.type_url.as_str();
+    if let Some(kind) = istio_filter(context, any)? {
+        return Ok(Some(kind));
+    }
     Ok(Some(if url == router_proto::Router::TYPE_URL {
         HttpFilterKind::Router(router(context, unpack(context, any)?))
     } else if url == fault_proto::HttpFault::TYPE_URL {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::head::{RequestHead, ResponseHead};
+use lateen_dataplane::stream_info::{HeadSize, Protocol};
 
 use self::http1::Connection;
 pub use self::http2::{Stream as Http2Stream, StreamGuard};
@@ -75,6 +76,7 @@ pub struct Lease {
     sent: Rc<Cell<bool>>,
     received: Rc<Cell<bool>>,
     keep: Rc<Cell<bool>>,
+    head: Cell<HeadSize>,
 }
 
 impl Drop for Lease {
@@ -145,6 +147,7 @@ impl Pools {
             sent: Rc::default(),
             received: Rc::default(),
             keep: Rc::default(),
+            head: Cell::default(),
         }))
     }
 
@@ -182,6 +185,14 @@ impl Upstream {
         match self {
             Self::Http1(lease) => lease.connection.as_ref()?.shared.tls(),
             Self::Http2(stream) => stream.tls(),
+        }
+    }
+
+    /// What is spoken with the host.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http11,
+            Self::Http2(_) => Protocol::Http2,
         }
     }
 
@@ -251,6 +262,14 @@ impl UpstreamResponse {
         }
     }
 
+    /// How large the head was, where it is known.
+    pub fn head_size(&self) -> HeadSize {
+        match self {
+            Self::Http1 { lease, .. } => lease.head.get(),
+            Self::Http2 { .. } => HeadSize::default(),
+        }
+    }
+
     /// The head of the final response (or of a change of protocol), and its body.
     pub async fn head(&mut self) -> Result<(ResponseHead, BodyReader), MessageError> {
         match self {
@@ -265,6 +284,12 @@ impl UpstreamResponse {
                         let parsed = codec1::parse_response(&input, limits, *to_head, &mut head)
                             .map_err(MessageError::Protocol)?;
                         if let Some(parsed) = &parsed {
+                            let line = input.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                            lease.head.set(HeadSize {
+                                bytes: parsed.length as u32,
+                                line: line as u32,
+                                fields: head.headers.len() as u32,
+                            });
                             bytes::Buf::advance(&mut *input, parsed.length);
                         }
                         parsed

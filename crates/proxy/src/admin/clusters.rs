@@ -1,0 +1,221 @@
+//! `/clusters`.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::StatusCode;
+use lateen_base::admin::{Reply, json, text};
+use lateen_dataplane::cluster::{Host, Member};
+use lateen_dataplane::listener::Address;
+use serde_json::{Value, json};
+
+use super::{Query, Served, pattern};
+use crate::state::ClusterHandle;
+
+/// An address as Envoy's JSON has it.
+pub(super) fn address_json(address: &Address) -> Value {
+    match address {
+        Address::Socket(address) => {
+            json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+        }
+        Address::Pipe(path) => json!({"pipe": {"path": path}}),
+        other => json!(other.to_string()),
+    }
+}
+
+impl Served {
+    pub(super) fn clusters(&self, query: &Query) -> Reply {
+        let filter = match pattern(query, "filter") {
+            Ok(filter) => filter,
+            Err(reply) => return reply,
+        };
+        let clusters = self.state.clusters.load();
+        let mut handles: Vec<&Arc<ClusterHandle>> = clusters
+            .values()
+            .filter(|cluster| filter.as_ref().is_none_or(|filter| filter.is_match(&cluster.config.name)))
+            .collect();
+        handles.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        let dynamic = {
+            let manager = self.admin.manager.lock();
+            let is_dynamic = |cluster: &&Arc<ClusterHandle>| {
+                manager.sources.clusters.get(&*cluster.config.name).is_some_and(|source| source.origin.is_dynamic())
+            };
+            handles.iter().map(is_dynamic).collect::<Vec<bool>>()
+        };
+        let all = handles.into_iter().zip(dynamic);
+        if query.get("format").is_some_and(|format| format == "json") {
+            let list: Vec<Value> = all.map(|(cluster, dynamic)| cluster_json(cluster, dynamic)).collect();
+            return json(format!("{:#}\n", json!({"cluster_statuses": list})));
+        }
+        let mut out = String::new();
+        for (cluster, dynamic) in all {
+            cluster_text(cluster, dynamic, &mut out);
+        }
+        text(StatusCode::OK, out)
+    }
+}
+
+/// The limits of both priorities, by name.
+fn limits(cluster: &ClusterHandle) -> [[(&'static str, u32); 4]; 2] {
+    let breakers = &cluster.config.breakers;
+    [&breakers.default, &breakers.high].map(|limits| {
+        [
+            ("max_connections", limits.connections),
+            ("max_pending_requests", limits.pending),
+            ("max_requests", limits.requests),
+            ("max_retries", limits.retries),
+        ]
+    })
+}
+
+/// The numbers of a host, by name: counters, then gauges.
+fn numbers(host: &Host) -> ([(&'static str, u64); 6], [(&'static str, u64); 3]) {
+    let counters = &host.counters;
+    (
+        [
+            ("cx_connect_fail", counters.cx_connect_fail.load(Relaxed)),
+            ("cx_total", counters.cx_total.load(Relaxed)),
+            ("rq_error", counters.rq_error.load(Relaxed)),
+            ("rq_success", counters.rq_success.load(Relaxed)),
+            ("rq_timeout", counters.rq_timeout.load(Relaxed)),
+            ("rq_total", counters.rq_total.load(Relaxed)),
+        ],
+        [
+            ("cx_active", u64::from(counters.cx_active.load(Relaxed))),
+            ("rq_active", u64::from(host.active.load(Relaxed))),
+            ("rq_pending_active", 0),
+        ],
+    )
+}
+
+fn cluster_text(cluster: &ClusterHandle, dynamic: bool, out: &mut String) {
+    let name = &cluster.config.name;
+    let _ = writeln!(out, "{name}::observability_name::{}", cluster.config.stat_name);
+    for (priority, limits) in ["default", "high"].into_iter().zip(limits(cluster)) {
+        for (limit, value) in limits {
+            let _ = writeln!(out, "{name}::{priority}_priority::{limit}::{value}");
+        }
+    }
+    let _ = writeln!(out, "{name}::added_via_api::{dynamic}");
+    let hosts = cluster.hosts.load();
+    for (priority, members) in hosts.priorities.iter().enumerate() {
+        for member in members {
+            host_text(name, member, priority, out);
+        }
+    }
+}
+
+fn host_text(name: &str, member: &Member, priority: usize, out: &mut String) {
+    let host = &member.host;
+    let (counters, gauges) = numbers(host);
+    let mut all: Vec<(&str, u64)> = counters.into_iter().chain(gauges).collect();
+    all.sort_unstable();
+    let prefix = format!("{name}::{}::", host.text);
+    for (number, value) in all {
+        let _ = writeln!(out, "{prefix}{number}::{value}");
+    }
+    let locality = &member.locality;
+    let flags = host.flags().text();
+    let _ = write!(
+        out,
+        "{prefix}hostname::{}\n{prefix}health_flags::{flags}\n{prefix}weight::{}\n{prefix}region::{}\n\
+         {prefix}zone::{}\n{prefix}sub_zone::{}\n{prefix}canary::false\n{prefix}priority::{priority}\n\
+         {prefix}success_rate::-1\n{prefix}local_origin_success_rate::-1\n",
+        host.hostname, member.weight, locality.region, locality.zone, locality.sub_zone
+    );
+}
+
+fn cluster_json(cluster: &ClusterHandle, dynamic: bool) -> Value {
+    let hosts = cluster.hosts.load();
+    let mut statuses = Vec::new();
+    for (priority, members) in hosts.priorities.iter().enumerate() {
+        statuses.extend(members.iter().map(|member| host_json(member, priority)));
+    }
+    let mut thresholds = Vec::new();
+    for (priority, limits) in ["DEFAULT", "HIGH"].into_iter().zip(limits(cluster)) {
+        let mut threshold: serde_json::Map<String, Value> =
+            limits.into_iter().map(|(limit, value)| (limit.to_owned(), value.into())).collect();
+        // The first is the default of its enumeration, and left out as such.
+        if priority == "HIGH" {
+            threshold.insert("priority".to_owned(), priority.into());
+        }
+        thresholds.push(Value::Object(threshold));
+    }
+    let mut status = json!({
+        "name": *cluster.config.name,
+        "host_statuses": statuses,
+        "circuit_breakers": {"thresholds": thresholds},
+        "observability_name": *cluster.config.stat_name,
+    });
+    if dynamic {
+        status["added_via_api"] = true.into();
+    }
+    status
+}
+
+fn host_json(member: &Member, priority: usize) -> Value {
+    let host = &member.host;
+    let (counters, gauges) = numbers(host);
+    // As in protobuf's JSON: numbers of 64 bits are texts, and what is zero is left out.
+    let number = |name: &str, value: u64, gauge: bool| {
+        let mut number = json!({"name": name});
+        if gauge {
+            number["type"] = "GAUGE".into();
+        }
+        if value > 0 {
+            number["value"] = value.to_string().into();
+        }
+        number
+    };
+    let mut stats: Vec<Value> = counters.iter().map(|(name, value)| number(name, *value, false)).collect();
+    stats.extend(gauges.iter().map(|(name, value)| number(name, *value, true)));
+    let mut health = json!({});
+    for flag in host.flags().text().split('/').filter(|flag| !flag.is_empty()) {
+        match flag {
+            "failed_active_hc" => health["failed_active_health_check"] = true.into(),
+            "failed_outlier_check" => health["failed_outlier_check"] = true.into(),
+            "degraded_active_hc" => health["failed_active_degraded_check"] = true.into(),
+            "pending_dynamic_removal" => health["pending_dynamic_removal"] = true.into(),
+            "pending_active_hc" => health["pending_active_hc"] = true.into(),
+            "active_hc_timeout" => health["active_hc_timeout"] = true.into(),
+            _ => {}
+        }
+    }
+    let flags = host.flags();
+    use lateen_dataplane::cluster::HealthFlags;
+    health["eds_health_status"] = if flags.any(HealthFlags::DRAINING) {
+        "DRAINING"
+    } else if flags.any(HealthFlags::FAILED_DISCOVERY) {
+        "UNHEALTHY"
+    } else if flags.any(HealthFlags::DEGRADED_DISCOVERY) {
+        "DEGRADED"
+    } else {
+        "HEALTHY"
+    }
+    .into();
+    let mut locality = json!({});
+    for (name, value) in [
+        ("region", &member.locality.region),
+        ("zone", &member.locality.zone),
+        ("sub_zone", &member.locality.sub_zone),
+    ] {
+        if !value.is_empty() {
+            locality[name] = (**value).into();
+        }
+    }
+    let mut status = json!({
+        "address": address_json(&host.address),
+        "stats": stats,
+        "health_status": health,
+        "weight": member.weight,
+        "locality": locality,
+    });
+    if !host.hostname.is_empty() {
+        status["hostname"] = (*host.hostname).into();
+    }
+    if priority > 0 {
+        status["priority"] = priority.into();
+    }
+    status
+}

@@ -52,10 +52,14 @@ pub fn set_level(module: Option<&str>, level: &str) -> Result<(), &'static str> 
             if module.is_empty() || !module.bytes().all(valid) {
                 return Err("error: unknown logger name");
             }
-            let target =
-                if module.contains("::") || module.starts_with("lateen_") { module.to_owned() } else { format!("lateen_proxy::{module}") };
+            let target = if module.contains("::") || module.starts_with("lateen_") {
+                module.to_owned()
+            } else {
+                format!("lateen_proxy::{module}")
+            };
             let target = target.replace('-', "_");
-            let others = directives.split(',').filter(|directive| !directive.starts_with(&format!("{target}=")));
+            let others =
+                directives.split(',').filter(|directive| !directive.starts_with(&format!("{target}=")));
             others.map(str::to_owned).chain([format!("{target}={level}")]).collect::<Vec<_>>().join(",")
         }
     };

@@ -141,7 +141,8 @@ pub fn admin_options(bootstrap: &Bootstrap) -> Result<crate::admin::Options, Boo
 
 /// How statistics are shown.
 pub fn stats_config(bootstrap: &Bootstrap) -> Result<Option<StatsConfig>, BootstrapError> {
-    let config = bootstrap.stats_config.clone().map(lateen_dataplane::compile::compile_stats_config).transpose()?;
+    let config =
+        bootstrap.stats_config.clone().map(lateen_dataplane::compile::compile_stats_config).transpose()?;
     Ok(config.map(|compiled| compiled.value))
 }
 

@@ -18,7 +18,8 @@ use tokio::net::TcpStream;
 const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters";
 
 fn start(mut bootstrap_json: Value) -> Running {
-    bootstrap_json["admin"] = json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}});
+    bootstrap_json["admin"] =
+        json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}});
     let bootstrap = bootstrap::parse(&bootstrap_json.to_string(), None).unwrap();
     let options =
         ProxyOptions { concurrency: 2, drain_time: Duration::from_secs(5), ..ProxyOptions::default() };
@@ -149,7 +150,9 @@ fn parse_prometheus(text: &str) -> BTreeMap<String, f64> {
     let name_ok = |name: &str| {
         !name.is_empty()
             && !name.starts_with(|first: char| first.is_ascii_digit())
-            && name.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '_' | ':'))
+            && name
+                .chars()
+                .all(|character| character.is_ascii_alphanumeric() || matches!(character, '_' | ':'))
     };
     let mut types: BTreeMap<&str, &str> = BTreeMap::new();
     let mut seen_families = HashSet::new();
@@ -209,8 +212,9 @@ fn parse_prometheus(text: &str) -> BTreeMap<String, f64> {
 #[tokio::test]
 async fn statistics_in_every_form() {
     let server = upstream("one").await;
-    let listener =
-        listener_with(json!({"route_config": routes(json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]))}));
+    let listener = listener_with(
+        json!({"route_config": routes(json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]))}),
+    );
     let proxy = start(json!({
         "static_resources": {"listeners": [listener], "clusters": [cluster("a", &[server.address])]},
         "stats_config": {
@@ -235,16 +239,26 @@ async fn statistics_in_every_form() {
     }
     let page = async |path: &str| ask(admin(handle), "GET", path, "").await;
     let text = page("/stats").await.body;
-    for expect in ["cluster.a.upstream_rq_503: 1\n", "server.live: 1\n", "server.concurrency: 2\n", "cluster.a.upstream_cx_connect_timeout: 0\n", "cluster.a.membership_healthy: 1\n"] {
+    for expect in [
+        "cluster.a.upstream_rq_503: 1\n",
+        "server.live: 1\n",
+        "server.concurrency: 2\n",
+        "cluster.a.upstream_cx_connect_timeout: 0\n",
+        "cluster.a.membership_healthy: 1\n",
+    ] {
         assert!(text.contains(expect), "{expect}");
     }
     assert!(text.contains("cluster.a.upstream_rq_time: P0(nan,"));
     assert!(!text.contains("downstream_flow"), "excluded");
-    assert_eq!(page("/stats?filter=a.upstream_rq_5&usedonly").await.body, "cluster.a.upstream_rq_503: 1\ncluster.a.upstream_rq_5xx: 1\n");
+    assert_eq!(
+        page("/stats?filter=a.upstream_rq_5&usedonly").await.body,
+        "cluster.a.upstream_rq_503: 1\ncluster.a.upstream_rq_5xx: 1\n"
+    );
     assert_eq!(page("/stats?type=Gauges&filter=server.live").await.body, "server.live: 1\n");
     assert_eq!(page("/stats?filter=(").await.status, 400);
     assert_eq!(page("/stats?type=x").await.status, 400);
-    let parsed: Value = serde_json::from_str(&page("/stats?format=json&filter=upstream_rq_").await.body).unwrap();
+    let parsed: Value =
+        serde_json::from_str(&page("/stats?format=json&filter=upstream_rq_").await.body).unwrap();
     let stats = parsed["stats"].as_array().unwrap();
     assert!(stats.iter().any(|stat| stat["name"] == "cluster.a.upstream_rq_total" && stat["value"] == 3));
     assert!(stats.last().unwrap()["histograms"]["computed_quantiles"][0]["values"].is_array());
@@ -253,9 +267,24 @@ async fn statistics_in_every_form() {
     let zone = r#"zone__1_="a\"b\\c""#;
     for (sample, expect) in [
         (format!("envoy_cluster_upstream_rq_total{{{zone},envoy_cluster_name=\"a\"}}"), 3.0),
-        (format!("envoy_cluster_upstream_rq{{{zone},envoy_response_code=\"503\",envoy_cluster_name=\"a\"}}"), 1.0),
-        (format!("envoy_cluster_upstream_rq_xx{{{zone},envoy_response_code_class=\"4\",envoy_cluster_name=\"a\"}}"), 1.0),
-        (format!("envoy_cluster_upstream_rq_time_bucket{{{zone},envoy_cluster_name=\"a\",le=\"1000000\"}}"), 3.0),
+        (
+            format!(
+                "envoy_cluster_upstream_rq{{{zone},envoy_response_code=\"503\",envoy_cluster_name=\"a\"}}"
+            ),
+            1.0,
+        ),
+        (
+            format!(
+                "envoy_cluster_upstream_rq_xx{{{zone},envoy_response_code_class=\"4\",envoy_cluster_name=\"a\"}}"
+            ),
+            1.0,
+        ),
+        (
+            format!(
+                "envoy_cluster_upstream_rq_time_bucket{{{zone},envoy_cluster_name=\"a\",le=\"1000000\"}}"
+            ),
+            3.0,
+        ),
         (format!("envoy_cluster_upstream_rq_time_count{{{zone},envoy_cluster_name=\"a\"}}"), 3.0),
     ] {
         assert_eq!(samples.get(&sample), Some(&expect), "{sample}");
@@ -267,8 +296,9 @@ async fn statistics_in_every_form() {
 #[tokio::test]
 async fn admin_pages() {
     let server = upstream("one").await;
-    let listener =
-        listener_with(json!({"route_config": routes(json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]))}));
+    let listener = listener_with(
+        json!({"route_config": routes(json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]))}),
+    );
     let proxy = start(json!({
         "node": {"id": "me"},
         "static_resources": {"listeners": [listener], "clusters": [cluster("a", &[server.address]), cluster("b", &[])]},
@@ -282,10 +312,23 @@ async fn admin_pages() {
     assert_eq!((ready.status, ready.body.as_str()), (200, "LIVE\n"));
     assert_eq!(ready.header("x-content-type-options"), Some("nosniff"));
     for (path, status) in [
-        ("/", 200), ("/help", 200), ("/nope", 404), ("/certs", 200), ("/memory", 200), ("/runtime", 200),
-        ("/init_dump", 200), ("/warnings", 200), ("/server_info", 200), ("/quitquitquit", 405), ("/logging", 405),
-        ("/reset_counters", 405), ("/drain_listeners", 405), ("/healthcheck/fail", 405), ("/reopen_logs", 405),
-        ("/config_dump?resource=nope", 404), ("/config_dump?name_regex=(", 400),
+        ("/", 200),
+        ("/help", 200),
+        ("/nope", 404),
+        ("/certs", 200),
+        ("/memory", 200),
+        ("/runtime", 200),
+        ("/init_dump", 200),
+        ("/warnings", 200),
+        ("/server_info", 200),
+        ("/quitquitquit", 405),
+        ("/logging", 405),
+        ("/reset_counters", 405),
+        ("/drain_listeners", 405),
+        ("/healthcheck/fail", 405),
+        ("/reopen_logs", 405),
+        ("/config_dump?resource=nope", 404),
+        ("/config_dump?name_regex=(", 400),
     ] {
         assert_eq!(get(path).await.status, status, "{path}");
     }
@@ -318,7 +361,15 @@ async fn admin_pages() {
     let kinds: Vec<&str> = kinds.iter().map(|kind| kind.rsplit('.').next().unwrap()).collect();
     assert_eq!(
         kinds,
-        ["BootstrapConfigDump", "ClustersConfigDump", "EndpointsConfigDump", "ListenersConfigDump", "ScopedRoutesConfigDump", "RoutesConfigDump", "SecretsConfigDump"]
+        [
+            "BootstrapConfigDump",
+            "ClustersConfigDump",
+            "EndpointsConfigDump",
+            "ListenersConfigDump",
+            "ScopedRoutesConfigDump",
+            "RoutesConfigDump",
+            "SecretsConfigDump"
+        ]
     );
     let names = page("/config_dump?resource=static_clusters&mask=cluster.name").await;
     let names: Vec<&Value> =
@@ -327,7 +378,10 @@ async fn admin_pages() {
     let only = page("/config_dump?name_regex=b&resource=static_clusters").await;
     assert_eq!(only["configs"].as_array().unwrap().len(), 1);
     let node = page("/config_dump?mask=bootstrap.node.id").await;
-    assert_eq!(node["configs"], json!([{"@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump", "bootstrap": {"node": {"id": "me"}}}]));
+    assert_eq!(
+        node["configs"],
+        json!([{"@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump", "bootstrap": {"node": {"id": "me"}}}])
+    );
 
     assert_eq!(ask(address, "POST", "/healthcheck/fail", "").await.status, 200);
     assert_eq!(get("/ready").await.body, "DRAINING\n");
@@ -379,7 +433,9 @@ async fn istio_metrics_on_both_sides() {
     }
     // A client that tells who it is, and is told: the same exchange with a header made by hand.
     let told = Workload { name: "client-v1".into(), namespace: "far".into(), ..Workload::default() };
-    let answer = inbound.get("/", &[("x-envoy-peer-metadata", &told.to_header()), ("x-envoy-peer-metadata-id", "x")]).await;
+    let answer = inbound
+        .get("/", &[("x-envoy-peer-metadata", &told.to_header()), ("x-envoy-peer-metadata-id", "x")])
+        .await;
     assert_eq!(answer.header("x-envoy-peer-metadata-id"), Some("sidecar~reviews"));
 
     let common = "source_app=\"productpage\"";
@@ -389,7 +445,10 @@ async fn istio_metrics_on_both_sides() {
     ] {
         let samples = eventually(|| {
             let samples = parse_prometheus(&proxy.handle().prometheus());
-            samples.keys().any(|name| name.starts_with("istio_requests_total") && name.contains(common)).then_some(samples)
+            samples
+                .keys()
+                .any(|name| name.starts_with("istio_requests_total") && name.contains(common))
+                .then_some(samples)
         })
         .await;
         let (name, count) = samples
@@ -398,13 +457,25 @@ async fn istio_metrics_on_both_sides() {
             .unwrap();
         assert_eq!(*count, 1.0);
         for (label, value) in [
-            ("reporter", reporter), ("source_workload", workload), ("source_workload_namespace", "default"),
-            ("source_canonical_service", "productpage"), ("source_canonical_revision", "v1"), ("source_version", "v1"),
-            ("source_principal", "unknown"), ("destination_workload", "reviews-v1"), ("destination_app", "reviews"),
-            ("destination_canonical_service", "reviews"), ("destination_cluster", "Kubernetes"),
-            ("destination_service", "reviews.default.svc.cluster.local"), ("destination_service_name", "reviews"),
-            ("destination_service_namespace", "default"), ("request_protocol", "http"), ("response_code", "200"),
-            ("response_flags", "-"), ("grpc_response_status", ""), ("connection_security_policy", policy),
+            ("reporter", reporter),
+            ("source_workload", workload),
+            ("source_workload_namespace", "default"),
+            ("source_canonical_service", "productpage"),
+            ("source_canonical_revision", "v1"),
+            ("source_version", "v1"),
+            ("source_principal", "unknown"),
+            ("destination_workload", "reviews-v1"),
+            ("destination_app", "reviews"),
+            ("destination_canonical_service", "reviews"),
+            ("destination_cluster", "Kubernetes"),
+            ("destination_service", "reviews.default.svc.cluster.local"),
+            ("destination_service_name", "reviews"),
+            ("destination_service_namespace", "default"),
+            ("request_protocol", "http"),
+            ("response_code", "200"),
+            ("response_flags", "-"),
+            ("grpc_response_status", ""),
+            ("connection_security_policy", policy),
             ("request_method", "GET"),
         ] {
             assert!(name.contains(&format!("{label}=\"{value}\"")), "{reporter}: {label} in {name}");

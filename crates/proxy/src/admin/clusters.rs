@@ -39,7 +39,11 @@ impl Served {
         let dynamic = {
             let manager = self.admin.manager.lock();
             let is_dynamic = |cluster: &&Arc<ClusterHandle>| {
-                manager.sources.clusters.get(&*cluster.config.name).is_some_and(|source| source.origin.is_dynamic())
+                manager
+                    .sources
+                    .clusters
+                    .get(&*cluster.config.name)
+                    .is_some_and(|source| source.origin.is_dynamic())
             };
             handles.iter().map(is_dynamic).collect::<Vec<bool>>()
         };

@@ -90,7 +90,9 @@ impl Served {
             Some(pattern) => match regex::Regex::new(&format!("^(?:{pattern})$")) {
                 Ok(regex) => Some(regex),
                 Err(error) => {
-                    return bad(format!("INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: {error}\n"));
+                    return bad(format!(
+                        "INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: {error}\n"
+                    ));
                 }
             },
             None => None,
@@ -135,14 +137,14 @@ impl Served {
     fn dump(&self, endpoints: bool, takes: &dyn Fn(&str) -> bool) -> Vec<Value> {
         let manager = self.admin.manager.lock();
         let sources = &manager.sources;
-        let clusters = entries(sources.clusters.iter(), takes, |name| sources.refusal(TYPES[0], name), &|_| false);
-        let listeners = entries(
-            sources.listeners.iter(),
-            takes,
-            |name| sources.refusal(TYPES[1], name),
-            &|name| manager.is_warming(name),
-        );
-        let routes = entries(sources.routes.iter(), takes, |name| sources.refusal(TYPES[2], name), &|_| false);
+        let clusters =
+            entries(sources.clusters.iter(), takes, |name| sources.refusal(TYPES[0], name), &|_| false);
+        let listeners =
+            entries(sources.listeners.iter(), takes, |name| sources.refusal(TYPES[1], name), &|name| {
+                manager.is_warming(name)
+            });
+        let routes =
+            entries(sources.routes.iter(), takes, |name| sources.refusal(TYPES[2], name), &|_| false);
         let mut bootstrap = to_json_redacted(&self.admin.bootstrap);
         if let Value::Object(fields) = &mut bootstrap {
             fields.remove("@type");
@@ -161,7 +163,8 @@ impl Served {
             let fixed = of_clusters.iter().filter(|(name, _)| takes(name));
             let fixed: Vec<Value> =
                 fixed.map(|(_, assignment)| json!({"endpoint_config": typed(assignment)})).collect();
-            let list = entries(sources.endpoints.iter(), takes, |name| sources.refusal(TYPES[3], name), &|_| false);
+            let list =
+                entries(sources.endpoints.iter(), takes, |name| sources.refusal(TYPES[3], name), &|_| false);
             let list = list.into_iter().map(|entry| entry.plain("endpoint_config"));
             configs.push(without_empty(json!({
                 "@type": format!("{PREFIX}EndpointsConfigDump"),
@@ -179,7 +182,13 @@ impl Served {
             "dynamic_listeners": dynamic,
         })));
         configs.push(json!({"@type": format!("{PREFIX}ScopedRoutesConfigDump")}));
-        let mut routes = split(routes, "RoutesConfigDump", "static_route_configs", "dynamic_route_configs", "route_config");
+        let mut routes = split(
+            routes,
+            "RoutesConfigDump",
+            "static_route_configs",
+            "dynamic_route_configs",
+            "route_config",
+        );
         let inline = manager.inline_routes();
         let inline: Vec<Value> = inline
             .iter()
@@ -198,14 +207,18 @@ impl Served {
     fn secrets(&self, takes: &dyn Fn(&str) -> bool) -> Value {
         let resources = self.admin.bootstrap.static_resources.iter();
         let secrets = resources.flat_map(|resources| &resources.secrets).filter(|secret| takes(&secret.name));
-        let list: Vec<Value> = secrets.map(|secret| json!({"name": secret.name, "secret": typed(secret)})).collect();
+        let list: Vec<Value> =
+            secrets.map(|secret| json!({"name": secret.name, "secret": typed(secret)})).collect();
         without_empty(json!({"@type": format!("{PREFIX}SecretsConfigDump"), "static_secrets": list}))
     }
 
     pub(super) fn init_dump(&self, _query: &Query) -> Reply {
         let (clusters, listeners) = self.admin.manager.lock().warming_names();
         let group = |kind: &str, names: Vec<String>| {
-            names.into_iter().map(|name| json!({"name": format!("{kind} {name}"), "target_names": [name]})).collect()
+            names
+                .into_iter()
+                .map(|name| json!({"name": format!("{kind} {name}"), "target_names": [name]}))
+                .collect()
         };
         let mut all: Vec<Value> = group("init manager Cluster", clusters);
         all.extend::<Vec<Value>>(group("init manager Listener", listeners));
@@ -244,8 +257,11 @@ fn entries<'a, M: Message + Default + TypeUrl + 'a>(
 fn split(entries: Vec<Entry<'_>>, kind: &str, fixed: &str, dynamic: &str, field: &str) -> Value {
     let (of_file, discovered): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|entry| matches!(entry.origin, Origin::Static));
-    let list = |entries: Vec<Entry<'_>>| entries.into_iter().map(|entry| entry.plain(field)).collect::<Vec<_>>();
-    without_empty(json!({"@type": format!("{PREFIX}{kind}"), fixed: list(of_file), dynamic: list(discovered)}))
+    let list =
+        |entries: Vec<Entry<'_>>| entries.into_iter().map(|entry| entry.plain(field)).collect::<Vec<_>>();
+    without_empty(
+        json!({"@type": format!("{PREFIX}{kind}"), fixed: list(of_file), dynamic: list(discovered)}),
+    )
 }
 
 /// As in protobuf's JSON: empty lists are left out.

@@ -4,8 +4,8 @@ use http::StatusCode;
 use lateen_base::admin::{Reply, json, text};
 use serde_json::{Value, json};
 
-use super::{Query, Served};
 use super::clusters::address_json;
+use super::{Query, Served};
 
 impl Served {
     pub(super) fn listeners(&self, query: &Query) -> Reply {

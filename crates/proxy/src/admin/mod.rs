@@ -79,7 +79,12 @@ const PAGES: &[Page] = &[
     Page { path: "/certs", about: "print certs on machine", changes: false, answer: Served::certs },
     Page { path: "/clusters", about: "upstream cluster status", changes: false, answer: Served::clusters },
     Page { path: "/config_dump", about: "dump current configs", changes: false, answer: Served::config_dump },
-    Page { path: "/drain_listeners", about: "drain listeners", changes: true, answer: Served::drain_listeners },
+    Page {
+        path: "/drain_listeners",
+        about: "drain listeners",
+        changes: true,
+        answer: Served::drain_listeners,
+    },
     Page {
         path: "/healthcheck/fail",
         about: "cause the server to fail health checks",
@@ -107,7 +112,12 @@ const PAGES: &[Page] = &[
     },
     Page { path: "/listeners", about: "print listener info", changes: false, answer: Served::listeners },
     Page { path: "/logging", about: "query/change logging levels", changes: true, answer: Served::logging },
-    Page { path: "/memory", about: "print current allocation/heap usage", changes: false, answer: Served::memory },
+    Page {
+        path: "/memory",
+        about: "print current allocation/heap usage",
+        changes: false,
+        answer: Served::memory,
+    },
     Page { path: "/quitquitquit", about: "exit the server", changes: true, answer: Served::quit },
     Page {
         path: "/ready",
@@ -151,7 +161,11 @@ const PAGES: &[Page] = &[
 ];
 
 /// Listens; gives back where, for a TCP address.
-pub async fn start(address: &core::Address, admin: Admin, options: Options) -> std::io::Result<Option<SocketAddr>> {
+pub async fn start(
+    address: &core::Address,
+    admin: Admin,
+    options: Options,
+) -> std::io::Result<Option<SocketAddr>> {
     let state = Arc::clone(admin.manager.lock().state());
     let log = options.access_log.iter().map(|log| state.logs.sink(log)).collect();
     let served = Arc::new(Served { admin, state, options, log, failing: AtomicBool::new(false) });
@@ -207,10 +221,9 @@ impl Served {
             Some(refused) => refused,
             None => match page {
                 Some(page) => (page.answer)(self, &query(request.uri().query().unwrap_or_default())),
-                None => text(
-                    StatusCode::NOT_FOUND,
-                    format!("invalid path. admin commands are:\n{}", commands()),
-                ),
+                None => {
+                    text(StatusCode::NOT_FOUND, format!("invalid path. admin commands are:\n{}", commands()))
+                }
             },
         };
         self.log(request, &reply, begun);

@@ -126,7 +126,10 @@ impl Served {
 
     pub(super) fn runtime_modify(&self, query: &Query) -> Reply {
         if query.is_empty() {
-            return text(StatusCode::BAD_REQUEST, "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\nor send the parameters as form values\nuse an empty value to remove a previously added override");
+            return text(
+                StatusCode::BAD_REQUEST,
+                "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\nor send the parameters as form values\nuse an empty value to remove a previously added override",
+            );
         }
         // Values are resolved before a resource is compiled, so there is no layer that could change later.
         text(StatusCode::SERVICE_UNAVAILABLE, "No admin layer specified\n")

@@ -82,7 +82,10 @@ impl Served {
         match format {
             "json" => json(crate::stats::text::json(&samples, buckets, &stats.config()).to_string()),
             "text" | "" => text(StatusCode::OK, crate::stats::text::text(&samples, buckets, &stats.config())),
-            _ => text(StatusCode::BAD_REQUEST, "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n"),
+            _ => text(
+                StatusCode::BAD_REQUEST,
+                "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n",
+            ),
         }
     }
 

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use lateen_dataplane::format::Source;
 use lateen_dataplane::head::{Headers, ResponseHead};
 use lateen_dataplane::istio::{
-    Facts, Key, Metric, PEER_METADATA, PEER_METADATA_ID, PeerMetadataFilter, Reporter, StatsFilter, Workload, sizes,
+    Facts, Key, Metric, PEER_METADATA, PEER_METADATA_ID, PeerMetadataFilter, Reporter, StatsFilter, Workload,
+    sizes,
 };
 use lateen_dataplane::listener::Direction;
 
@@ -217,7 +218,10 @@ impl Shared {
             wanted.then(|| labels(metric)).flatten().map(|labels| self.stats.labelled_counter(labels, names))
         };
         let histogram = |metric, names| {
-            (!tcp).then(|| labels(metric)).flatten().map(|labels| self.stats.labelled_histogram(labels, names))
+            (!tcp)
+                .then(|| labels(metric))
+                .flatten()
+                .map(|labels| self.stats.labelled_histogram(labels, names))
         };
         Combination {
             requests: counter(!tcp, Metric::Requests, REQUESTS),
@@ -265,7 +269,15 @@ impl Shared {
     }
 
     /// Bytes of a TCP connection since the last report, and whether it has ended.
-    pub fn moved(&self, state: &State, shard: &Shard, source: &Source<'_>, received: u64, sent: u64, end: bool) {
+    pub fn moved(
+        &self,
+        state: &State,
+        shard: &Shard,
+        source: &Source<'_>,
+        received: u64,
+        sent: u64,
+        end: bool,
+    ) {
         let found = self.combination(state, source);
         if let Some(counter) = found.tcp_received {
             shard.add(counter, received);
@@ -298,7 +310,11 @@ impl HttpFilter for IstioStats {
         Some(Box::new(MessageCounter { count: Rc::clone(requests), frame: Frame::default() }))
     }
 
-    fn response_body(&mut self, _exchange: &mut Exchange, _head: &ResponseHead) -> Option<Box<dyn BodyFilter>> {
+    fn response_body(
+        &mut self,
+        _exchange: &mut Exchange,
+        _head: &ResponseHead,
+    ) -> Option<Box<dyn BodyFilter>> {
         let (_, responses) = self.messages.as_ref()?;
         Some(Box::new(MessageCounter { count: Rc::clone(responses), frame: Frame::default() }))
     }

@@ -243,7 +243,9 @@ impl Configured {
             Shared::HeaderMutation(mutation) => {
                 header_mutation::HeaderMutation::start(mutation, route).map(Running::HeaderMutation)
             }
-            Shared::IstioStats(shared) => Some(Running::IstioStats(istio::IstioStats::start(shared, exchange))),
+            Shared::IstioStats(shared) => {
+                Some(Running::IstioStats(istio::IstioStats::start(shared, exchange)))
+            }
             Shared::PeerMetadata(config) => Some(Running::PeerMetadata(istio::PeerMetadata::start(*config))),
             Shared::Router => None,
         }

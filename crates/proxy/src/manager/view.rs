@@ -39,9 +39,7 @@ impl Manager {
     /// Endpoints that are part of clusters, by the cluster's name.
     pub fn static_endpoints(&self) -> Vec<(String, ClusterLoadAssignment)> {
         let clusters = self.sources.clusters.iter();
-        clusters
-            .filter_map(|(name, source)| Some((name.clone(), source.decode().load_assignment?)))
-            .collect()
+        clusters.filter_map(|(name, source)| Some((name.clone(), source.decode().load_assignment?))).collect()
     }
 
     /// Route tables that are part of listeners, and when these came.

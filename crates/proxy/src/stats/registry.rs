@@ -232,7 +232,11 @@ impl Stats {
     }
 
     /// Likewise a histogram.
-    pub fn labelled_histogram(&self, labels: Vec<Label>, names: &'static [(&'static str, Kind)]) -> Histogram {
+    pub fn labelled_histogram(
+        &self,
+        labels: Vec<Label>,
+        names: &'static [(&'static str, Kind)],
+    ) -> Histogram {
         self.labelled(ISTIO, labels, names).histogram()
     }
 

@@ -61,7 +61,8 @@ pub(crate) fn peer_metadata(context: &Context<'_>, mut value: Config) -> PeerMet
                 Some(Discovery::IstioHeaders(_)) => headers = true,
                 Some(Discovery::Baggage(_)) => context.warn("the header `baggage` is not read"),
                 Some(Discovery::WorkloadDiscovery(_)) => {
-                    context.warn("workloads are not looked up by address; only the peer's own headers are read");
+                    context
+                        .warn("workloads are not looked up by address; only the peer's own headers are read");
                 }
                 None => context.warn("no method is named"),
             }

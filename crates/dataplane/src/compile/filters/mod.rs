@@ -173,7 +173,10 @@ fn istio_filter(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKin
 }
 
 /// A message, plain or in a `TypedStruct`.
-pub(crate) fn unwrapped<M: Message + TypeUrl + Default>(context: &Context<'_>, any: &Any) -> Result<Option<M>> {
+pub(crate) fn unwrapped<M: Message + TypeUrl + Default>(
+    context: &Context<'_>,
+    any: &Any,
+) -> Result<Option<M>> {
     let (url, value) = if any.type_url == M::TYPE_URL {
         return unpack(context, any).map(Some);
     } else if any.type_url == lateen_envoy::udpa::r#type::v1::TypedStruct::TYPE_URL {

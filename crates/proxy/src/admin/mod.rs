@@ -298,7 +298,8 @@ impl Served {
     }
 
     fn certs(&self, _query: &Query) -> Reply {
-        json("{\n \"certificates\": []\n}\n")
+        let list = crate::tls::inventory::certificates(&self.state, std::time::SystemTime::now());
+        json(format!("{list:#}\n"))
     }
 
     fn warnings(&self, _query: &Query) -> Reply {

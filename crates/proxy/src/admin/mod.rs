@@ -298,7 +298,7 @@ impl Served {
     }
 
     fn certs(&self, _query: &Query) -> Reply {
-        let list = crate::tls::inventory::certificates(&self.state, std::time::SystemTime::now());
+        let list = crate::tls::certificates(&self.state, std::time::SystemTime::now());
         json(format!("{list:#}\n"))
     }
 

@@ -50,7 +50,8 @@ impl Rules {
     pub fn parse(yaml: &str) -> Result<Self> {
         let file: File = crate::yaml(yaml)?;
         let texts = file.texts.into_iter().map(|rule| {
-            let pattern = Regex::new(&rule.pattern).with_context(|| rule.pattern.clone())?;
+            let pattern = rule.pattern.replace("$machine", &machine_addresses());
+            let pattern = Regex::new(&pattern).with_context(|| rule.pattern.clone())?;
             Ok((glob(&rule.aspect), pattern, rule.replacement))
         });
         Ok(Self {
@@ -97,6 +98,18 @@ impl Rules {
         }
         normal
     }
+}
+
+/// An expression for the addresses of this machine.
+fn machine_addresses() -> String {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses: Vec<String> = interfaces
+        .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
+        .filter(|address| !address.is_loopback())
+        .map(|address| regex::escape(&address.to_string()))
+        .collect();
+    // On a machine without any it stands for nothing.
+    if addresses.is_empty() { "[^\\s\\S]".to_owned() } else { format!("\\b({})\\b", addresses.join("|")) }
 }
 
 /// `127.0.0.1:PORT` and `127.0.0.1_PORT` of a named address as `$name`, and paths likewise.

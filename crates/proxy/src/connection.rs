@@ -66,24 +66,31 @@ pub async fn serve(
             agreed => agreed,
         },
     };
-    match http2 {
+    let by_client = match http2 {
         Some(true) => {
             shard.increment(stats.downstream_cx_http2_total);
             shard.increment(stats.downstream_cx_http2_active);
-            if let Some((stream, input)) = shared.into_parts() {
+            let by_client = match shared.into_parts() {
                 // Boxed: it is larger than what an idle HTTP/1 connection needs.
-                Box::pin(http2::serve(client, stream, input)).await;
-            }
+                Some((stream, input)) => Box::pin(http2::serve(client, stream, input)).await,
+                None => false,
+            };
             shard.decrement(stats.downstream_cx_http2_active);
+            by_client
         }
         Some(false) => {
             shard.increment(stats.downstream_cx_http1_total);
             shard.increment(stats.downstream_cx_http1_active);
-            http1::serve(client, shared).await;
+            http1::serve(client, shared.clone()).await;
             shard.decrement(stats.downstream_cx_http1_active);
+            shared.peer_ended()
         }
-        None => {}
-    }
+        None => shared.peer_ended(),
+    };
+    shard.increment(match by_client {
+        true => stats.downstream_cx_destroy_remote,
+        false => stats.downstream_cx_destroy_local,
+    });
     shard.decrement(stats.downstream_cx_active);
     if is_tls {
         shard.decrement(stats.downstream_cx_ssl_active);

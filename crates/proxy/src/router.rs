@@ -203,6 +203,7 @@ impl Exchange {
 
     /// The router: the end of the chain.
     async fn route(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Decision {
+        self.worker.stats.increment(self.runtime.stats.rq_total);
         let Some(found) = self.found.clone() else { return self.no_route() };
         if found.virtual_host.require_tls && self.head.scheme == lateen_dataplane::head::Scheme::Http {
             let mut reply = LocalReply::new(301, "", "direct_response");
@@ -272,9 +273,21 @@ impl Exchange {
         }
     }
 
+    /// The log names the cluster of the route also where a request did not get that far.
+    fn note_cluster(&mut self) {
+        let Some(found) = &self.found else { return };
+        if self.info.upstream_cluster.is_none() && matches!(found.route.action, Action::Forward(_)) {
+            let clusters = self.worker.state.clusters.load();
+            self.info.upstream_cluster =
+                found.cluster(&self.head).filter(|name| clusters.contains_key(name));
+        }
+    }
+
     /// A local reply as a message.
     pub(crate) fn local_response(&mut self, reply: LocalReply) -> (ResponseHead, BodyReader) {
         self.info.response_code_details = Some(reply.details);
+        self.info.response_code = reply.status;
+        self.note_cluster();
         let mut head = ResponseHead { status: reply.status, headers: reply.headers };
         let mut body = reply.body;
         if self.head.is_grpc() && !matches!(reply.status, 300..=399) {
@@ -337,6 +350,7 @@ impl Exchange {
     ) -> Option<(ResponseHead, Option<Headers>)> {
         let mut head = std::mem::take(&mut forwarded.head);
         self.info.response_code_details = Some("via_upstream");
+        self.info.response_code = head.status;
         if !self.runtime.filters.router.suppress_envoy_headers {
             let millis =
                 self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();

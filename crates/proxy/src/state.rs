@@ -26,7 +26,7 @@ use crate::overload::Limits;
 use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
 use crate::stats::{
-    ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerStats, MembershipStats, SharedShard,
+    ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, ListenerStats, MembershipStats, SharedShard,
     Stats, TcpStats, UpstreamCodeStats, prefix,
 };
 use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
@@ -122,6 +122,8 @@ pub struct HttpRuntime {
     pub routes: Arc<RouteSlot>,
     /// Its counters.
     pub stats: HttpStats,
+    /// Those of its listener.
+    pub listener: ListenerHttpStats,
     /// Those of all connections of clients that speak HTTP/1.
     pub http1: Http1Stats,
     /// Likewise HTTP/2.
@@ -478,6 +480,11 @@ impl State {
                     RouteSource::Discovered(name) => self.route_slot(name),
                 },
                 stats: HttpStats::new(&self.stats, &config.stat_prefix),
+                listener: ListenerHttpStats::within(
+                    &self.stats,
+                    listener,
+                    format!("http.{}.", config.stat_prefix),
+                ),
                 http1: Http1Stats::within(&self.stats, "", "http1."),
                 http2: Http2Stats::within(&self.stats, "", "http2."),
                 _names: self.stats.hold(&prefix("http", &config.stat_prefix)),

@@ -113,6 +113,8 @@ struct Inner {
     tls: Option<Arc<TlsInfo>>,
     /// Bytes that were received and sent.
     moved: Cell<(u64, u64)>,
+    /// Whether the peer ended the connection.
+    ended: Cell<bool>,
 }
 
 impl Shared {
@@ -127,6 +129,7 @@ impl Shared {
             local,
             tls,
             moved: Cell::new((0, 0)),
+            ended: Cell::new(false),
         }))
     }
 
@@ -143,6 +146,11 @@ impl Shared {
     /// Bytes that were received and sent so far.
     pub fn moved(&self) -> (u64, u64) {
         self.0.moved.get()
+    }
+
+    /// Whether the peer ended the connection, as far as it was read.
+    pub fn peer_ended(&self) -> bool {
+        self.0.ended.get()
     }
 
     /// The input, to be used and shortened. Not to be held over an await.
@@ -164,8 +172,10 @@ impl Shared {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let mut stream = self.0.stream.borrow_mut();
-            std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+            let result = std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
             let bytes = buffer.filled();
+            self.0.ended.set(result.is_err() || bytes.is_empty());
+            result?;
             let (received, sent) = self.0.moved.get();
             self.0.moved.set((received + bytes.len() as u64, sent));
             self.0.input.borrow_mut().extend_from_slice(bytes);

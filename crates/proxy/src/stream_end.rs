@@ -92,6 +92,9 @@ impl Exchange {
             status => {
                 shard.increment(stats.downstream_rq_completed);
                 shard.increment(crate::stats::class!(stats, downstream_rq, status));
+                let stats = &self.runtime.listener;
+                shard.increment(stats.downstream_rq_completed);
+                shard.increment(crate::stats::class!(stats, downstream_rq, status));
             }
         }
         if !self.filters.is_empty() {

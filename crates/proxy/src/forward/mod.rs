@@ -80,7 +80,7 @@ pub async fn forward(
     let worker = Rc::clone(&exchange.worker);
     let name = found.cluster(&exchange.head);
     let cluster = name.as_ref().and_then(|name| worker.state.clusters.load().get(name).cloned());
-    exchange.info.upstream_cluster = name;
+    exchange.info.upstream_cluster = cluster.is_some().then_some(name).flatten();
     let Some(cluster) = cluster else {
         worker.stats.increment(exchange.runtime.stats.no_cluster);
         exchange.info.flags.set(ResponseFlags::NO_CLUSTER);

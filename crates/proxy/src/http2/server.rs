@@ -25,15 +25,15 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The streams that are at work. Their times are looked at by the connection, which has the timer.
 type Streams = Rc<RefCell<Vec<StreamClock>>>;
 
-/// Serves a connection to its end.
-pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) {
+/// Serves a connection to its end; says whether that came from the client.
+pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) -> bool {
     let runtime = Arc::clone(&client.runtime);
     let config = &runtime.config;
     let builder = server_builder(&config.http2, config.max_head_bytes);
     let handshake = builder.handshake::<_, Bytes>(Prefixed { input, stream });
     let Ok(Ok(mut connection)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
         client.worker.stats.increment(runtime.stats.downstream_cx_protocol_error);
-        return;
+        return false;
     };
     let mut ping = config.http2.keepalive.as_ref().and_then(|settings| Ping::new(&mut connection, settings));
     let streams = Streams::default();
@@ -73,6 +73,7 @@ pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) {
             }
             () = &mut dead => {
                 client.worker.stats.increment(runtime.http2.keepalive_timeout);
+                closing = true;
                 break;
             }
             // A stream ended: what is due may be another thing now.
@@ -108,6 +109,7 @@ pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) {
     for clock in streams.borrow().iter() {
         clock.end(crate::clock::Expiry::Disconnect);
     }
+    !closing
 }
 
 /// When the connection is to look at its times again.

@@ -24,7 +24,7 @@ pub type Handler =
 
 /// An answer of `status` with a text body.
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
-    typed(status, "text/plain; charset=utf-8", body)
+    typed(status, "text/plain; charset=UTF-8", body)
 }
 
 /// An answer of 200 with a JSON body.

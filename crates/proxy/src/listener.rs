@@ -29,6 +29,8 @@ use crate::{connection, inspect, network, preamble, proxy_protocol, socket, tcp,
 pub struct ConnectionFacts {
     /// The original destination where the connection was redirected, else our end.
     pub local: Option<SocketAddr>,
+    /// Whether `local` is where the client wanted to go, and not our own address.
+    pub restored: bool,
     /// The client.
     pub remote: Option<SocketAddr>,
     /// The peer.
@@ -47,6 +49,13 @@ pub struct ConnectionFacts {
     pub tls: Option<Arc<TlsInfo>>,
     /// What does not change while it lives.
     pub info: Option<Arc<ConnectionInfo>>,
+}
+
+impl ConnectionFacts {
+    /// Where an ORIGINAL_DST cluster sends the connection. Not to our own address: that would come back here.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.local.filter(|_| self.restored)
+    }
 }
 
 /// Connections are numbered, for logs.
@@ -125,6 +134,7 @@ fn serve_accepted(
 ) {
     let mut active = handle.active.load_full();
     let mut local = stream.local_address();
+    let mut restored = false;
     if (active.config.original_destination || active.config.hand_off)
         && let Stream::Tcp(stream) = &stream
         && let Some(original) = socket::original_destination(stream)
@@ -132,6 +142,7 @@ fn serve_accepted(
         // A connection that was not redirected has its own address as the original one.
         let redirected = Some(original) != local;
         local = Some(original);
+        restored = redirected;
         if active.config.hand_off
             && redirected
             && let Some(other) = worker.state.listeners.load().for_destination(original)
@@ -142,7 +153,13 @@ fn serve_accepted(
     }
     // Boxed, as all that is large and passed on: each future on the way would hold a copy, for as long as the
     // connection is open.
-    let facts = Box::new(ConnectionFacts { local, remote: peer, direct: peer, ..ConnectionFacts::default() });
+    let facts = Box::new(ConnectionFacts {
+        local,
+        restored,
+        remote: peer,
+        direct: peer,
+        ..ConnectionFacts::default()
+    });
     tokio::task::spawn_local(serve(Rc::clone(worker), active, stream, facts));
 }
 

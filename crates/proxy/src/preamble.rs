@@ -173,6 +173,7 @@ fn apply(config: &ProxyProtocol, mut header: Header, facts: &mut ConnectionFacts
     if let Some((source, destination)) = header.addresses {
         facts.remote = Some(source);
         facts.local = Some(destination);
+        facts.restored = true;
     }
     for (kind, name) in &config.values {
         if let Some((_, value)) = header.values.iter().find(|(found, _)| found == kind) {

@@ -278,8 +278,7 @@ impl Exchange {
         let Some(found) = &self.found else { return };
         if self.info.upstream_cluster.is_none() && matches!(found.route.action, Action::Forward(_)) {
             let clusters = self.worker.state.clusters.load();
-            self.info.upstream_cluster =
-                found.cluster(&self.head).filter(|name| clusters.contains_key(name));
+            self.info.upstream_cluster = found.cluster(&self.head).filter(|name| clusters.contains_key(name));
         }
     }
 

@@ -26,8 +26,8 @@ use crate::overload::Limits;
 use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
 use crate::stats::{
-    ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, ListenerStats, MembershipStats, SharedShard,
-    Stats, TcpStats, UpstreamCodeStats, prefix,
+    ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, ListenerStats, MembershipStats,
+    SharedShard, Stats, TcpStats, UpstreamCodeStats, prefix,
 };
 use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
 use crate::upstream::limits::BreakerStats;

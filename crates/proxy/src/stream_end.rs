@@ -50,13 +50,24 @@ impl Exchange {
         if !body.is_done() {
             responder.close();
         }
+        self.count_unread(response.is_some(), responder);
         self.finish(response);
+    }
+
+    /// Counts an answer that did not wait for the end of its request.
+    fn count_unread(&self, answered: bool, responder: &Responder) {
+        if answered && !responder.request_complete() {
+            let stats = &self.runtime.stats;
+            self.worker.stats.increment(stats.downstream_rq_response_before_rq_complete);
+            self.worker.stats.increment(stats.downstream_rq_rx_reset);
+        }
     }
 
     /// Answers a request without routing it.
     pub async fn answer(mut self, reply: LocalReply, responder: &mut Responder) {
         self.begin();
         let response = self.reply(reply, responder).await;
+        self.count_unread(response.is_some(), responder);
         self.finish(response);
     }
 
@@ -64,6 +75,7 @@ impl Exchange {
     pub async fn late(mut self, expiry: Expiry, responder: &mut Responder) {
         self.begin();
         let response = self.expire(expiry, responder).await;
+        self.count_unread(response.is_some(), responder);
         self.finish(response);
     }
 

@@ -239,7 +239,12 @@ impl Session<'_> {
             }
             let Some(host) = worker.choose_host(
                 cluster,
-                Choice { destination: self.facts.local, attempts: 3, avoid: &tried, ..Choice::default() },
+                Choice {
+                    destination: self.facts.destination(),
+                    attempts: 3,
+                    avoid: &tried,
+                    ..Choice::default()
+                },
             ) else {
                 info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 worker.stats.increment(cluster.stats.upstream_cx_none_healthy);

@@ -213,8 +213,8 @@ impl Tries {
                 .headers
                 .get_str(header)
                 .and_then(|address| address.parse().ok())
-                .or(exchange.connection.local),
-            _ => exchange.connection.local,
+                .or(exchange.connection.destination()),
+            _ => exchange.connection.destination(),
         };
         let choice = Choice {
             destination,

@@ -315,6 +315,12 @@ async fn run_chain(
                     tracing::debug!(listener = %listener.config.name, %reason, "a TLS handshake failed");
                     let mut info = Box::new(facts.stream_info(worker));
                     info.downstream_transport_failure = Some(reason);
+                    if let ChainRuntime::Http(runtime) = &chain.end {
+                        // To the connection manager it was a connection.
+                        worker.stats.increment(runtime.stats.downstream_cx_total);
+                        worker.stats.increment(runtime.stats.downstream_cx_ssl_total);
+                        worker.stats.increment(runtime.stats.downstream_cx_destroy);
+                    }
                     return Some(info);
                 }
             }

@@ -167,7 +167,8 @@ impl ServerContext {
         };
         let resolver = Arc::new(ServerIdentities::new(identities));
         let mut server = builder.with_cert_resolver(Arc::<ServerIdentities>::clone(&resolver));
-        server.ignore_client_order = !config.prefer_client_ciphers;
+        // As in Envoy, the client's order counts for TLS 1.3, and ours where it is written down.
+        server.ignore_client_order = !config.prefer_client_ciphers && !config.common.ciphers.is_empty();
         let lifetime = u32::try_from(config.session_timeout.as_secs()).unwrap_or(u32::MAX);
         match ticket_keys {
             // Each version of a context has keys of its own: what was verified by another is not resumed here.

@@ -105,7 +105,7 @@ async fn names_and_protocols() {
             up["typed_extension_protocol_options"] = http_options(options);
         }
         let proxy = Running::start(to_cluster(), json!([up]));
-        for _ in 0..2 {
+        for _ in 0..3 {
             let answer = proxy.get("/", &[]).await;
             match expect {
                 Some(expect) => assert_eq!((answer.status, answer.body.as_str()), (200, expect), "{name}"),

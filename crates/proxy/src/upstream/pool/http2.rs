@@ -45,6 +45,16 @@ pub(super) struct HostPool {
     pub(super) only_http1: Cell<bool>,
 }
 
+/// What a host has for a request.
+pub(super) enum Found {
+    /// A place on a connection.
+    Stream(Stream),
+    /// A connection on which the host chose HTTP/1.1.
+    Http1(Box<(crate::stream::Stream, Account)>),
+    /// Nothing: it is known to speak HTTP/1.1 alone.
+    OnlyHttp1,
+}
+
 /// A place for one request.
 pub struct Stream {
     /// Takes the request.
@@ -108,17 +118,18 @@ impl HostPool {
         }
     }
 
-    /// A place for a request. None where the host may choose the protocol (`Wanted::Either`), and has chosen another.
+    /// A place for a request, or what there is where the host may choose the protocol (`Wanted::Either`) and has chosen
+    /// another.
     pub(super) async fn acquire(
         self: &Rc<Self>,
         stats: &Arc<Shard>,
         wanted: Wanted,
-    ) -> Result<Option<Stream>, AcquireError> {
+    ) -> Result<Found, AcquireError> {
         if let Some(stream) = self.free() {
-            return Ok(Some(stream));
+            return Ok(Found::Stream(stream));
         }
         if self.only_http1.get() {
-            return Ok(None);
+            return Ok(Found::OnlyHttp1);
         }
         let _waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
         loop {
@@ -126,22 +137,25 @@ impl HostPool {
             let freed = self.freed.notified();
             let making = self.making.lock().await;
             if self.only_http1.get() {
-                return Ok(None);
+                return Ok(Found::OnlyHttp1);
             }
             if let Some(stream) = self.free() {
-                return Ok(Some(stream));
+                return Ok(Found::Stream(stream));
             }
             let owner = Rc::downgrade(self) as std::rc::Weak<dyn Owner>;
             let first = self.open.get() == 0;
             let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, owner);
             if let Some(account) = account {
                 self.open.set(self.open.get() + 1);
-                self.make(Rc::new(account), wanted).await?;
-                if self.only_http1.get() {
-                    return Ok(None);
+                let stream = account.connect(wanted, self.dialing.as_deref()).await?;
+                if wanted == Wanted::Either && stream.tls().and_then(|tls| tls.http2()) != Some(true) {
+                    self.only_http1.set(true);
+                    stats.increment(self.cluster.stats.upstream_cx_http1_total);
+                    return Ok(Found::Http1(Box::new((stream, account))));
                 }
+                self.make(Rc::new(account), stream).await?;
                 if let Some(stream) = self.free() {
-                    return Ok(Some(stream));
+                    return Ok(Found::Stream(stream));
                 }
                 // It ended at once, or allows no stream yet.
                 drop(making);
@@ -198,12 +212,11 @@ impl HostPool {
         connection.active.get() < own.min(connection.sender.current_max_send_streams())
     }
 
-    async fn make(self: &Rc<Self>, account: Rc<Account>, wanted: Wanted) -> Result<(), AcquireError> {
-        let stream = account.connect(wanted, self.dialing.as_deref()).await?;
-        if wanted == Wanted::Either && stream.tls().and_then(|tls| tls.http2()) != Some(true) {
-            self.only_http1.set(true);
-            return Ok(());
-        }
+    async fn make(
+        self: &Rc<Self>,
+        account: Rc<Account>,
+        stream: crate::stream::Stream,
+    ) -> Result<(), AcquireError> {
         account.stats.increment(self.cluster.stats.upstream_cx_http2_total);
         let tls = stream.tls().cloned();
         let config = &self.cluster.config;

@@ -13,12 +13,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::head::{RequestHead, ResponseHead};
 use lateen_dataplane::stream_info::{HeadSize, Protocol};
 
 use self::http1::Connection;
+use self::http2::Found;
 pub use self::http2::{Stream as Http2Stream, StreamGuard};
 use super::connect::{ConnectError, Dialing};
 use crate::http1::{self as codec1, Framing};
@@ -26,6 +28,7 @@ use crate::http2 as codec2;
 use crate::message::{BodyReader, BodyWriter, MessageError};
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
+use crate::stream::Shared;
 use crate::tls::{TlsInfo, Wanted};
 
 /// Cluster, host (by address: both are held by what is stored under the key), whose limits count, and what of the
@@ -129,16 +132,25 @@ impl Pools {
         let key = (Arc::as_ptr(cluster) as usize, Arc::as_ptr(host) as usize, priority, dialing.clone());
         // Without TLS nobody can be asked, and HTTP/1.1 is spoken.
         let may_choose = || cluster.transports.get(host.transport).is_some_and(|one| one.tls().is_some());
+        let mut asked = None;
         if wanted == Wanted::Http2 || (wanted == Wanted::Either && may_choose()) {
             let make = || Rc::new(http2::HostPool::new(cluster, host, priority, dialing.clone()));
             let pool = Rc::clone(self.http2.borrow_mut().entry(key.clone()).or_insert_with(make));
-            if let Some(stream) = pool.acquire(stats, wanted).await? {
-                return Ok(Upstream::Http2(stream));
+            match pool.acquire(stats, wanted).await? {
+                Found::Stream(stream) => return Ok(Upstream::Http2(stream)),
+                Found::Http1(made) => asked = Some(made),
+                Found::OnlyHttp1 => {}
             }
         }
         let make = || Rc::new(http1::HostPool::new(cluster, host, priority, dialing));
         let pool = Rc::clone(self.http1.borrow_mut().entry(key).or_insert_with(make));
-        let (connection, reused) = pool.acquire(stats, fresh).await?;
+        let (connection, reused) = match asked {
+            Some(made) => {
+                let (stream, account) = *made;
+                (Connection { shared: Shared::new(stream, BytesMut::new()), account }, false)
+            }
+            None => pool.acquire(stats, fresh).await?,
+        };
         connection.account.begin_request();
         Ok(Upstream::Http1(Lease {
             connection: Some(connection),

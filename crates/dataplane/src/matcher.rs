@@ -2,7 +2,7 @@
 
 use regex::bytes::Regex;
 
-use crate::head::{RequestHead, split_query};
+use crate::head::{Headers, RequestHead, ResponseHead, split_query};
 
 /// `envoy.type.matcher.v3.StringMatcher`.
 #[derive(Debug, Clone)]
@@ -78,37 +78,53 @@ pub enum HeaderRule {
 }
 
 impl HeaderMatcher {
-    /// Whether the head matches. Several fields of a name count as one, joined by commas.
+    /// Whether the head of a request matches.
     pub fn matches(&self, head: &RequestHead) -> bool {
-        let joined;
-        let mut value = head.field(&self.name);
-        if value.is_some()
-            && !self.name.starts_with(b":")
-            && head.headers.get_all(&self.name).nth(1).is_some()
-        {
-            joined = head.headers.get_all(&self.name).collect::<Vec<_>>().join(&b","[..]);
-            value = Some(&joined);
+        let value = head.field(&self.name);
+        if self.name.starts_with(b":") || &*self.name == b"host" {
+            return self.judge(value);
         }
-        if value.is_none() && self.missing_as_empty {
-            value = Some(b"");
+        self.matches_fields(value, &head.headers)
+    }
+
+    /// Whether the head of a response matches.
+    pub fn matches_response(&self, head: &ResponseHead) -> bool {
+        if &*self.name == b":status" {
+            return self.judge(Some(head.status.to_string().as_bytes()));
         }
+        self.matches_fields(head.headers.get(&self.name), &head.headers)
+    }
+
+    /// Of several fields of a name it is enough that one matches; inverted, that none does.
+    fn matches_fields(&self, first: Option<&[u8]>, headers: &Headers) -> bool {
+        let mut others = headers.get_all(&self.name).skip(1).peekable();
+        if first.is_none() || others.peek().is_none() {
+            return self.judge(first);
+        }
+        // Inverted, a field for which the judgement does not hold is one that matches.
+        if self.invert {
+            self.judge(first) && others.all(|value| self.judge(Some(value)))
+        } else {
+            self.judge(first) || others.any(|value| self.judge(Some(value)))
+        }
+    }
+
+    fn judge(&self, value: Option<&[u8]>) -> bool {
+        let value = match value {
+            None if self.missing_as_empty => Some(&b""[..]),
+            value => value,
+        };
         match &self.rule {
             HeaderRule::Present(wanted) => (value.is_some() == *wanted) != self.invert,
-            // Envoy: a header that is missing does not match, and an inverted value match on it does.
-            HeaderRule::Value(matcher) => match value {
-                Some(value) => matcher.matches(value) != self.invert,
-                None => self.invert,
-            },
-            HeaderRule::Range(start, end) => match value {
-                Some(value) => {
-                    let inside = std::str::from_utf8(value)
-                        .ok()
-                        .and_then(|text| text.trim().parse::<i64>().ok())
-                        .is_some_and(|number| (*start..*end).contains(&number));
-                    inside != self.invert
-                }
-                None => self.invert,
-            },
+            // Whatever is asked of its value, a header that is missing does not match; not inverted either.
+            HeaderRule::Value(matcher) => value.is_some_and(|value| matcher.matches(value) != self.invert),
+            HeaderRule::Range(start, end) => value.is_some_and(|value| {
+                let inside = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|text| text.trim().parse::<i64>().ok())
+                    .is_some_and(|number| (*start..*end).contains(&number));
+                inside != self.invert
+            }),
         }
     }
 }
@@ -120,12 +136,14 @@ pub struct QueryMatcher {
     pub name: Box<[u8]>,
     /// What its first value must match; none asks for its presence.
     pub value: Option<StringMatcher>,
+    /// Whether, of one that is only asked for, the absence is meant.
+    pub absent: bool,
 }
 
 impl QueryMatcher {
     /// Whether path and query match. Envoy compares without decoding.
     pub fn matches(&self, path: &[u8]) -> bool {
-        let Some(query) = split_query(path).1 else { return false };
+        let query = split_query(path).1.unwrap_or_default();
         let parameter = query.split(|byte| *byte == b'&').find_map(|pair| {
             let (name, value) = match pair.iter().position(|byte| *byte == b'=') {
                 Some(at) => (&pair[..at], &pair[at + 1..]),
@@ -134,10 +152,42 @@ impl QueryMatcher {
             (name == &self.name[..]).then_some(value)
         });
         match (parameter, &self.value) {
-            (None, _) => false,
-            (Some(_), None) => true,
+            (None, None) => self.absent,
+            (None, Some(_)) => false,
+            (Some(_), None) => !self.absent,
             (Some(value), Some(matcher)) => matcher.matches(value),
         }
+    }
+}
+
+/// `envoy.config.route.v3.CookieMatcher`.
+#[derive(Debug, Clone)]
+pub struct CookieMatcher {
+    /// The cookie; case counts.
+    pub name: Box<[u8]>,
+    /// What its value must match.
+    pub value: StringMatcher,
+    /// Whether the result is turned around; also where there is no such cookie.
+    pub invert: bool,
+}
+
+impl CookieMatcher {
+    /// Whether the cookies of a request match.
+    pub fn matches(&self, headers: &Headers) -> bool {
+        let value =
+            headers.get_all(b"cookie").flat_map(|line| line.split(|byte| *byte == b';')).find_map(|pair| {
+                let pair = pair.trim_ascii();
+                let at = pair.iter().position(|byte| *byte == b'=')?;
+                (pair[..at] == self.name[..]).then(|| unquoted(&pair[at + 1..]))
+            });
+        value.is_some_and(|value| self.value.matches(value)) != self.invert
+    }
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        other => other,
     }
 }
 
@@ -166,14 +216,16 @@ mod tests {
         check("exact, other", "end-user", exact("jim"), false, false);
         check("exact, inverted", "end-user", exact("jim"), true, true);
         check("missing", "x", exact("jim"), false, false);
-        check("missing, inverted", "x", exact("jim"), true, true);
+        check("missing, inverted", "x", exact("jim"), true, false);
         check("present", "x", HeaderRule::Present(true), false, false);
         check("absent", "x", HeaderRule::Present(false), false, true);
         check("present, inverted", "x", HeaderRule::Present(true), true, true);
         check("range", "n", HeaderRule::Range(0, 8), false, true);
         check("range is half open", "n", HeaderRule::Range(0, 7), false, false);
         check("pseudo header", ":method", exact("GET"), false, true);
-        check("several fields are one list", "twice", exact("a,b"), false, true);
+        check("one of several fields", "twice", exact("b"), false, true);
+        check("fields are not joined", "twice", exact("a,b"), false, false);
+        check("none of several fields", "twice", exact("a"), true, false);
         let any_case = HeaderRule::Value(string(StringPattern::Prefix(b"ja"[..].into()), true));
         check("case", "end-user", any_case, false, true);
     }
@@ -188,8 +240,25 @@ mod tests {
             ("no query", "a", None, "/x", false),
             ("part of a name", "a", None, "/x?aa=1", false),
         ] {
-            let matcher = QueryMatcher { name: parameter.as_bytes().into(), value };
+            let matcher = QueryMatcher { name: parameter.as_bytes().into(), value, absent: false };
             assert_eq!(matcher.matches(path.as_bytes()), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn cookies() {
+        for (name, cookie, invert, expect) in [
+            ("among others", Some("a=b; k=v"), false, true),
+            ("quoted", Some("k=\"v\""), false, true),
+            ("other value", Some("k=w"), false, false),
+            ("missing", None, false, false),
+            ("missing, inverted", None, true, true),
+            ("inverted", Some("k=v"), true, false),
+        ] {
+            let value = string(StringPattern::Exact(b"v"[..].into()), false);
+            let matcher = CookieMatcher { name: b"k"[..].into(), value, invert };
+            let headers = cookie.into_iter().map(|cookie| ("cookie", cookie)).collect();
+            assert_eq!(matcher.matches(&headers), expect, "{name}");
         }
     }
 }

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use lateen_dataplane::format::{LogType, Source};
-use lateen_dataplane::head::{Headers, RequestHead, ResponseHead};
-use lateen_dataplane::route::{Action, Forward, Found, RouteTable};
+use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
+use lateen_dataplane::route::{Action, BodyFormat, DirectResponse, Forward, Found, RequireTls, RouteTable};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
 use smallvec::SmallVec;
 
 use crate::clock::StreamClock;
 use crate::filters::{Buffered, Outcome, Running};
-use crate::forward::{Failure, Forwarded};
+use crate::forward::{Failure, Forwarded, stream_limit};
 use crate::listener::ConnectionFacts;
 use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
 use crate::request;
@@ -46,6 +46,8 @@ pub struct Exchange {
     pub table: Option<Arc<RouteTable>>,
     /// Whether the request is complete.
     pub request_done: bool,
+    /// Redirects that were followed here, by the names of their routes.
+    pub(crate) redirects: Vec<Arc<str>>,
     /// The filters that are at work on it.
     pub(crate) filters: SmallVec<[Running; 2]>,
     /// Whether it came without a host.
@@ -120,6 +122,7 @@ impl Exchange {
             found: None,
             table: None,
             request_done: false,
+            redirects: Vec::new(),
             filters: SmallVec::new(),
         }
     }
@@ -130,6 +133,16 @@ impl Exchange {
         self.info.duration = Some(self.begun.elapsed());
         self.log(response);
         self.info.log_type = LogType::DownstreamEnd;
+    }
+
+    /// The end of a part of the exchange whose answer the client does not get.
+    pub(crate) fn end_of_hop(&mut self, head: ResponseHead) {
+        let response = (head, None);
+        if !self.filters.is_empty() {
+            self.filters_complete(Some(&response));
+        }
+        self.info.duration = Some(self.begun.elapsed());
+        self.log(Some(&response));
     }
 
     pub(crate) fn log(&self, response: Option<&(ResponseHead, Option<Headers>)>) {
@@ -155,13 +168,24 @@ impl Exchange {
     ) -> Option<(ResponseHead, Option<Headers>)> {
         match self.decide(body, responder).await {
             Decision::Reply(reply) => self.reply(reply, responder).await,
-            Decision::Forwarded(mut forwarded) => self.relay(body, &mut forwarded, responder).await,
-            Decision::Gone => {
-                self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
-                self.info.response_code_details = Some("downstream_remote_disconnect");
-                None
+            Decision::Forwarded(mut forwarded) => {
+                while self.redirected(&mut forwarded, body) {
+                    match self.through_chain(body, responder).await {
+                        Decision::Forwarded(next) => forwarded = next,
+                        Decision::Reply(reply) => return self.reply(reply, responder).await,
+                        Decision::Gone => return self.client_left(),
+                    }
+                }
+                self.relay(body, &mut forwarded, responder).await
             }
+            Decision::Gone => self.client_left(),
         }
+    }
+
+    fn client_left(&mut self) -> Option<(ResponseHead, Option<Headers>)> {
+        self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
+        self.info.response_code_details = Some("downstream_remote_disconnect");
+        None
     }
 
     /// Filters and routing, to an answer of ours or of an upstream.
@@ -178,6 +202,11 @@ impl Exchange {
             }
         }
         self.refresh_route();
+        self.through_chain(body, responder).await
+    }
+
+    /// Filters and router, for the request as it came and for every redirect that is followed here.
+    async fn through_chain(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Decision {
         self.request_done = body.is_done();
         if self.is_filtered()
             && let Some(outcome) = self.filter_request(body, responder).await
@@ -205,16 +234,19 @@ impl Exchange {
     async fn route(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Decision {
         self.worker.stats.increment(self.runtime.stats.rq_total);
         let Some(found) = self.found.clone() else { return self.no_route() };
-        if found.virtual_host.require_tls && self.head.scheme == lateen_dataplane::head::Scheme::Http {
+        if self.head.scheme == Scheme::Http && self.needs_tls(&found) {
+            self.worker.stats.increment(self.runtime.stats.rq_direct_response);
             let mut reply = LocalReply::new(301, "", "direct_response");
             reply.headers.append("location", [b"https://", self.head.authority(), self.head.path()].concat());
             return Decision::Reply(reply);
         }
         match &found.route.action {
             Action::Direct(direct) => {
-                Decision::Reply(LocalReply::new(direct.status, direct.body.clone(), "direct_response"))
+                self.worker.stats.increment(self.runtime.stats.rq_direct_response);
+                Decision::Reply(self.direct(direct))
             }
             Action::Redirect(redirect) => {
+                self.worker.stats.increment(self.runtime.stats.rq_direct_response);
                 let mut reply = LocalReply::new(redirect.status, "", "direct_response");
                 reply.headers.append("location", redirect.location(&found.route.matcher, &self.head));
                 Decision::Reply(reply)
@@ -222,6 +254,46 @@ impl Exchange {
             Action::NonForwarding => self.no_route(),
             Action::Forward(action) => self.forward(&found, action, body, responder).await,
         }
+    }
+
+    fn needs_tls(&self, found: &Found) -> bool {
+        match found.virtual_host.require_tls {
+            RequireTls::No => false,
+            RequireTls::External => !self.internal,
+            RequireTls::All => true,
+        }
+    }
+
+    fn direct(&self, direct: &DirectResponse) -> LocalReply {
+        let mut reply = LocalReply::new(direct.status, direct.body.clone(), "direct_response");
+        if let Some(BodyFormat { format, content_type }) = &direct.format {
+            let source = Source {
+                info: &self.info,
+                request: Some(&self.head),
+                response: None,
+                trailers: None,
+                hostname: &self.worker.state.hostname,
+            };
+            let mut body = Vec::new();
+            for (at, part) in format.iter().enumerate() {
+                if at > 0 {
+                    body.extend_from_slice(&direct.body);
+                }
+                part.write(&source, &mut body);
+            }
+            reply.body = body.into();
+            if let Some(kind) = content_type {
+                reply.headers.append("content-type", kind.as_bytes());
+            }
+        }
+        // Where what was created is.
+        if direct.status == 201 {
+            let scheme = self.head.scheme.as_str().as_bytes();
+            reply
+                .headers
+                .append("location", [scheme, b"://", self.head.authority(), self.head.path()].concat());
+        }
+        reply
     }
 
     fn no_route(&mut self) -> Decision {
@@ -246,6 +318,14 @@ impl Exchange {
                 return Decision::Reply(LocalReply::new(403, "", "upgrade_failed"));
             }
         }
+        if let Some(clock) = &self.clock {
+            if let Some(idle) = action.idle_timeout {
+                clock.set_idle((!idle.is_zero()).then_some(idle));
+            }
+            if let Some(limit) = stream_limit(&self.head, action) {
+                clock.set_duration((!limit.is_zero()).then_some(limit));
+            }
+        }
         let table = self.table.clone();
         match crate::forward::forward(self, found, table.as_deref(), action, body, responder).await {
             Ok(forwarded) => Decision::Forwarded(Box::new(forwarded)),
@@ -258,13 +338,7 @@ impl Exchange {
     fn apply_route(&self, head: &mut ResponseHead) {
         let hostname = &self.worker.state.hostname;
         if let Some(found) = &self.found {
-            let levels = [
-                found.weighted().map(|entry| &entry.mutations),
-                Some(&*found.route.mutations),
-                Some(&*found.virtual_host.mutations),
-                self.table.as_ref().map(|table| &*table.mutations),
-            ];
-            for mutations in levels.into_iter().flatten().filter(|mutations| !mutations.is_empty()) {
+            for mutations in self.table.iter().flat_map(|table| table.mutations_of(found)) {
                 mutations.apply_to_response(head, &self.head, &self.info, hostname);
             }
             if found.virtual_host.include_attempt_count_in_response && self.info.attempts > 0 {
@@ -355,6 +429,7 @@ impl Exchange {
                 self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();
             head.headers.set("x-envoy-upstream-service-time", millis.to_string());
         }
+        self.info.response_code = head.status;
         self.apply_route(&mut head);
         let tunnel = head.status == 101 && self.upgrade.is_some();
         if !self.filters.is_empty() && !tunnel {

@@ -14,7 +14,7 @@ use regex::bytes::Regex;
 
 use crate::error::{Context, Result};
 use crate::format::Format;
-use crate::matcher::{HeaderMatcher, HeaderRule, QueryMatcher, StringMatcher, StringPattern};
+use crate::matcher::{CookieMatcher, HeaderMatcher, HeaderRule, QueryMatcher, StringMatcher, StringPattern};
 use crate::metadata::{Metadata, Struct, Value};
 use crate::route::{AppendAction, Fraction, HeaderMutations, HeaderValue};
 
@@ -147,11 +147,22 @@ pub(crate) fn headers(
 
 pub(crate) fn query(context: &Context<'_>, value: route::QueryParameterMatcher) -> Result<QueryMatcher> {
     use route::query_parameter_matcher::QueryParameterMatchSpecifier as Proto;
-    let matcher = match value.query_parameter_match_specifier {
-        Some(Proto::StringMatch(matcher)) => Some(string(&context.field("string_match"), matcher)?),
-        Some(Proto::PresentMatch(_)) | None => None,
+    let (matcher, absent) = match value.query_parameter_match_specifier {
+        Some(Proto::StringMatch(matcher)) => (Some(string(&context.field("string_match"), matcher)?), false),
+        Some(Proto::PresentMatch(present)) => (None, !present),
+        None => (None, false),
     };
-    Ok(QueryMatcher { name: value.name.into_bytes().into(), value: matcher })
+    Ok(QueryMatcher { name: value.name.into_bytes().into(), value: matcher, absent })
+}
+
+pub(crate) fn cookie(context: &Context<'_>, value: route::CookieMatcher) -> Result<CookieMatcher> {
+    let context = context.field("string_match");
+    let matcher = value.string_match.ok_or_else(|| context.error("say what the value must be"))?;
+    Ok(CookieMatcher {
+        name: value.name.into_bytes().into(),
+        value: string(&context, matcher)?,
+        invert: value.invert_match,
+    })
 }
 
 pub(crate) fn percent(value: &types::FractionalPercent) -> Fraction {

@@ -26,8 +26,8 @@ use crate::error::{Context, Result};
 use crate::head::Scheme;
 use crate::http_protocol::{AddressDetection, InternalAddresses, ProxyStatus, Underscores};
 use crate::listener::{
-    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, LogOptions, RouteSource,
-    ServerHeader, StripPort,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, LogOptions,
+    RouteSource, ServerHeader, StripPort,
 };
 use crate::path::PathOptions;
 use crate::route::HeaderMutations;

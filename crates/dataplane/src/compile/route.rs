@@ -8,26 +8,55 @@ use bytes::Bytes;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::route::v3 as proto;
 use lateen_envoy::envoy::config::route::v3::{redirect_action, route_action};
+use lateen_envoy::{TypeUrl, from_any};
 
+use super::common::cookie;
 use super::common::{
-    duration, header, headers, leftover, limit, mutations, pattern, query, runtime_fraction, substitution,
+    duration, headers, leftover, limit, mutations, pattern, query, runtime_fraction, substitution,
 };
 use super::filters::{Overrides, overrides, rate_limits};
+use super::retry::retry;
+use super::template::{rewrite, template};
 use super::values::metadata;
 use super::{hash_policy, metadata};
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::error::{Context, Result};
+use crate::format::Format;
 use crate::route::{
-    Action, ClusterSpecifier, DirectResponse, Domains, Forward, HostRewrite, Mirror, PathMatcher,
-    PathRewrite, Redirect, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+    Action, BodyFormat, ClusterSpecifier, DirectResponse, Domains, Forward, GrpcTimeout, HostRewrite,
+    InternalRedirects, Mirror, PathMatcher, PathRewrite, Redirect, RequireTls, RetryPolicy, Route,
+    RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 
 /// Envoy's default for a route without a timeout.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The life of streams, and what gRPC clients may say about it.
+fn stream_duration(
+    context: &Context<'_>,
+    action: &mut proto::RouteAction,
+) -> Result<(Option<Duration>, GrpcTimeout)> {
+    let offset = duration(&context.field("grpc_timeout_offset"), action.grpc_timeout_offset.take())?;
+    let old = duration(&context.field("max_grpc_timeout"), action.max_grpc_timeout.take())?
+        .map(|max| GrpcTimeout::Route { max, offset: offset.unwrap_or_default() });
+    let Some(mut value) = action.max_stream_duration.take() else {
+        return Ok((None, old.unwrap_or_default()));
+    };
+    let context = context.field("max_stream_duration");
+    let length = duration(&context.field("max_stream_duration"), value.max_stream_duration.take())?;
+    let offset =
+        duration(&context.field("grpc_timeout_header_offset"), value.grpc_timeout_header_offset.take())?;
+    let grpc = duration(&context.field("grpc_timeout_header_max"), value.grpc_timeout_header_max.take())?
+        .map(|max| GrpcTimeout::Stream { max, offset: offset.unwrap_or_default() });
+    leftover(&context, &value);
+    Ok((length, grpc.unwrap_or_default()))
+}
+
 /// Defaults that routes take from their virtual host and table.
+#[derive(Clone)]
 struct Inherited {
+    buffer_limit: Option<u64>,
     retry: Option<Arc<RetryPolicy>>,
     mirrors: Vec<Mirror>,
     overrides: Overrides,
@@ -50,8 +79,12 @@ pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfigur
                 )));
             }
         }
-        let inherited =
-            Inherited { retry: None, mirrors: mirrors.clone(), overrides: table_overrides.clone() };
+        let inherited = Inherited {
+            buffer_limit: None,
+            retry: None,
+            mirrors: mirrors.clone(),
+            overrides: table_overrides.clone(),
+        };
         virtual_hosts.push(Arc::new(virtual_host(&context, host, inherited)?));
     }
     let compiled = RouteTable {
@@ -60,6 +93,7 @@ pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfigur
         domains,
         ignore_port: take(&mut table.ignore_port_in_host_matching),
         mutations: table_mutations,
+        nearest_wins: take(&mut table.most_specific_header_mutations_wins),
         internal_only_headers: take(&mut table.internal_only_headers)
             .into_iter()
             .map(|name| name.to_ascii_lowercase().into_bytes().into())
@@ -83,6 +117,8 @@ fn virtual_host(
     if let Some(policy) = host.retry_policy.take() {
         inherited.retry = Some(Arc::new(retry(&context.field("retry_policy"), policy)?));
     }
+    inherited.buffer_limit =
+        buffer_limit(host.request_body_buffer_limit.take(), host.per_request_buffer_limit_bytes.take(), None);
     let own = mirrors(&context.field("request_mirror_policies"), take(&mut host.request_mirror_policies))?;
     if !own.is_empty() {
         inherited.mirrors = own;
@@ -96,7 +132,11 @@ fn virtual_host(
         name: take(&mut host.name).into(),
         routes,
         metadata: super::common::metadata(host.metadata.take()),
-        require_tls: take(&mut host.require_tls) != 0,
+        require_tls: match take(&mut host.require_tls) {
+            0 => RequireTls::No,
+            1 => RequireTls::External,
+            _ => RequireTls::All,
+        },
         include_attempt_count: take(&mut host.include_request_attempt_count),
         include_attempt_count_in_response: take(&mut host.include_attempt_count_in_response),
         mutations,
@@ -106,15 +146,38 @@ fn virtual_host(
     Ok(compiled)
 }
 
+/// The newer field counts before the older one, and a nearer level before a farther one.
+fn buffer_limit(newer: Option<u64>, older: Option<u32>, far: Option<u64>) -> Option<u64> {
+    newer.or(older.map(u64::from)).or(far)
+}
+
 fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) -> Result<Route> {
+    let mut inherited = inherited.clone();
+    inherited.buffer_limit = buffer_limit(
+        route.request_body_buffer_limit.take(),
+        route.per_request_buffer_limit_bytes.take(),
+        inherited.buffer_limit,
+    );
+    let inherited = &inherited;
+    let mut path_template = None;
     let condition =
         route.r#match.take().ok_or_else(|| context.error("a route needs a `match`, such as prefix: /"))?;
     let matcher = route_match(&context.field("match"), condition)?;
+    // A template of the path tells its rewrite where the names are.
+    if let (Some(proto::route::Action::Route(action)), PathMatcher::Regex(regex)) =
+        (&mut route.action, &matcher.path)
+        && let Some(policy) = action.path_rewrite_policy.take()
+    {
+        let text = rewrite(&context.field("route.path_rewrite_policy"), policy)?;
+        path_template = Some(PathRewrite::Regex(regex.clone(), text));
+    }
     let own = overrides(context, take(&mut route.typed_per_filter_config))?;
     let overrides = inherited.overrides.clone().nearer(own);
     let action = match route.action.take() {
         Some(proto::route::Action::Route(action)) => {
-            Action::Forward(Box::new(forward(&context.field("route"), action, inherited, &overrides)?))
+            let mut forward = forward(&context.field("route"), action, inherited, &overrides)?;
+            forward.path = path_template.or(forward.path);
+            Action::Forward(Box::new(forward))
         }
         Some(proto::route::Action::Redirect(action)) => {
             Action::Redirect(redirect(&context.field("redirect"), action)?)
@@ -161,10 +224,8 @@ fn route_match(context: &Context<'_>, mut value: proto::RouteMatch) -> Result<Ro
             PathMatcher::Regex(pattern(&context.field("safe_regex"), &regex.regex)?)
         }
         Some(PathSpecifier::ConnectMatcher(_)) => PathMatcher::Connect,
-        Some(PathSpecifier::PathMatchPolicy(_)) => {
-            return Err(context
-                .field("path_match_policy")
-                .error("path templates are not supported; use safe_regex"));
+        Some(PathSpecifier::PathMatchPolicy(policy)) => {
+            PathMatcher::Regex(template(&context.field("path_match_policy"), policy)?)
         }
         None => return Err(context.error("say how the path must look, such as prefix: /")),
     };
@@ -172,18 +233,22 @@ fn route_match(context: &Context<'_>, mut value: proto::RouteMatch) -> Result<Ro
     for (at, parameter) in take(&mut value.query_parameters).into_iter().enumerate() {
         query_parameters.push(query(&context.field("query_parameters").index(at), parameter)?);
     }
+    let mut cookies = Vec::new();
+    for (at, each) in take(&mut value.cookies).into_iter().enumerate() {
+        cookies.push(cookie(&context.field("cookies").index(at), each)?);
+    }
     let compiled = RouteMatch {
         path,
         case_sensitive,
         headers: headers(&context.field("headers"), take(&mut value.headers))?,
         query: query_parameters,
+        cookies,
         grpc: value.grpc.take().is_some(),
         tls: value.tls_context.take().and_then(|tls| tls.presented),
         fraction: runtime_fraction(value.runtime_fraction.take()),
     };
     // A condition that is not understood must not be taken for one that holds.
     for (name, set) in [
-        ("cookies", !value.cookies.is_empty()),
         ("dynamic_metadata", !value.dynamic_metadata.is_empty()),
         ("filter_state", !value.filter_state.is_empty()),
     ] {
@@ -244,21 +309,10 @@ fn forward(
     };
     let own_mirrors =
         mirrors(&context.field("request_mirror_policies"), take(&mut action.request_mirror_policies))?;
-    let max_stream = action.max_stream_duration.take();
-    let max_stream_duration = match max_stream {
-        Some(mut value) => {
-            let duration = limit(
-                &context.field("max_stream_duration.max_stream_duration"),
-                value.max_stream_duration.take(),
-                None,
-            )?;
-            // Istio sends it together with `timeout`, and means by it that grpc-timeout is not to be obeyed.
-            value.grpc_timeout_header_max = None;
-            leftover(&context.field("max_stream_duration"), &value);
-            duration
-        }
-        None => None,
-    };
+    // In Envoy, `timeout` has no effect beside `max_stream_duration`.
+    let limits_stream = action.max_stream_duration.is_some();
+    let timeout = limit(&context.field("timeout"), action.timeout.take(), Some(DEFAULT_TIMEOUT))?;
+    let (max_stream_duration, grpc_timeout) = stream_duration(context, &mut action)?;
     let compiled = Forward {
         cluster,
         cluster_not_found: match take(&mut action.cluster_not_found_response_code) {
@@ -269,9 +323,17 @@ fn forward(
         path,
         host,
         append_forwarded_host: take(&mut action.append_x_forwarded_host),
-        timeout: limit(&context.field("timeout"), action.timeout.take(), Some(DEFAULT_TIMEOUT))?,
+        timeout: timeout.filter(|_| !limits_stream),
         idle_timeout: duration(&context.field("idle_timeout"), action.idle_timeout.take())?,
         max_stream_duration,
+        grpc_timeout,
+        buffer_limit: inherited.buffer_limit,
+        internal_redirects: action
+            .internal_redirect_policy
+            .take()
+            .map(|policy| internal_redirects(&context.field("internal_redirect_policy"), policy))
+            .transpose()?
+            .map(Arc::new),
         retry,
         mirrors: if own_mirrors.is_empty() { inherited.mirrors.clone() } else { own_mirrors },
         hash: hash_policy::hashes(&context.field("hash_policy"), take(&mut action.hash_policy))?,
@@ -286,6 +348,50 @@ fn forward(
             .collect(),
     };
     leftover(context, &action);
+    Ok(compiled)
+}
+
+fn internal_redirects(
+    context: &Context<'_>,
+    mut policy: proto::InternalRedirectPolicy,
+) -> Result<InternalRedirects> {
+    use lateen_envoy::envoy::extensions::internal_redirect as predicates;
+    use predicates::allow_listed_routes::v3::AllowListedRoutesConfig;
+    use predicates::previous_routes::v3::PreviousRoutesConfig;
+    use predicates::safe_cross_scheme::v3::SafeCrossSchemeConfig;
+    let mut compiled = InternalRedirects {
+        max: policy.max_internal_redirects.take().unwrap_or(1),
+        statuses: take(&mut policy.redirect_response_codes)
+            .into_iter()
+            .filter_map(|status| u16::try_from(status).ok())
+            .filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308))
+            .collect(),
+        cross_scheme: take(&mut policy.allow_cross_scheme_redirect),
+        copy: take(&mut policy.response_headers_to_copy)
+            .into_iter()
+            .map(|name| name.to_ascii_lowercase().into_bytes().into())
+            .collect(),
+        ..InternalRedirects::default()
+    };
+    if compiled.statuses.is_empty() {
+        compiled.statuses.push(302);
+    }
+    for (at, predicate) in take(&mut policy.predicates).into_iter().enumerate() {
+        let context = context.field("predicates").index(at);
+        let any = predicate.typed_config.unwrap_or_default();
+        if any.type_url == PreviousRoutesConfig::TYPE_URL {
+            compiled.no_route_twice = true;
+        } else if any.type_url == SafeCrossSchemeConfig::TYPE_URL {
+            compiled.safe_cross_scheme = true;
+        } else if any.type_url == AllowListedRoutesConfig::TYPE_URL {
+            let allowed: AllowListedRoutesConfig = from_any(&any).map_err(|error| context.error(error))?;
+            compiled.allowed_routes = Some(allowed.allowed_route_names.into_iter().map(Into::into).collect());
+        } else {
+            // A predicate that is not understood must not be taken for one that agrees.
+            return Err(context.error(format!("the predicate `{}` is not supported", any.type_url)));
+        }
+    }
+    leftover(context, &policy);
     Ok(compiled)
 }
 
@@ -313,6 +419,8 @@ fn weighted(
         let filters = inherited.clone().nearer(own).into_list();
         clusters.push(WeightedCluster {
             name: take(&mut each.name).into(),
+            header: (!each.cluster_header.is_empty())
+                .then(|| take(&mut each.cluster_header).to_ascii_lowercase().into_bytes().into()),
             weight,
             mutations,
             host_rewrite,
@@ -329,20 +437,33 @@ fn weighted(
         value.total_weight = None;
     }
     value.runtime_key_prefix.clear();
+    let random_header = match value.random_value_specifier.take() {
+        Some(proto::weighted_cluster::RandomValueSpecifier::HeaderName(name)) if !name.is_empty() => {
+            Some(name.to_ascii_lowercase().into_bytes().into())
+        }
+        Some(proto::weighted_cluster::RandomValueSpecifier::UseHashPolicy(true)) => {
+            context.field("use_hash_policy").warn("the choice is random; remove it");
+            None
+        }
+        _ => None,
+    };
     leftover(context, &value);
-    Ok(ClusterSpecifier::Weighted { clusters, total })
+    Ok(ClusterSpecifier::Weighted { clusters, total, random_header })
 }
 
 fn mirrors(context: &Context<'_>, values: Vec<route_action::RequestMirrorPolicy>) -> Result<Vec<Mirror>> {
     let mut out = Vec::new();
     for (at, mut value) in values.into_iter().enumerate() {
         let context = context.index(at);
-        let cluster = take(&mut value.cluster);
-        if cluster.is_empty() {
+        let (cluster, header) = (take(&mut value.cluster), take(&mut value.cluster_header));
+        if cluster.is_empty() && header.is_empty() {
             return Err(context.field("cluster").error("name the cluster that gets the copy"));
         }
+        let host = take(&mut value.host_rewrite_literal);
         out.push(Mirror {
             cluster: cluster.into(),
+            header: (!header.is_empty()).then(|| header.to_ascii_lowercase().into_bytes().into()),
+            host: (!host.is_empty()).then(|| host.into_bytes().into()),
             fraction: runtime_fraction(value.runtime_fraction.take()).unwrap_or(crate::route::Fraction::ALL),
             shadow_suffix: !take(&mut value.disable_shadow_host_suffix_append),
         });
@@ -350,64 +471,6 @@ fn mirrors(context: &Context<'_>, values: Vec<route_action::RequestMirrorPolicy>
         leftover(&context, &value);
     }
     Ok(out)
-}
-
-fn retry(context: &Context<'_>, mut policy: proto::RetryPolicy) -> Result<RetryPolicy> {
-    let mut on = RetryOn::default();
-    let mut statuses: Vec<u16> = Vec::new();
-    for name in take(&mut policy.retry_on).split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        if let Some(condition) = RetryOn::parse(name) {
-            on.add(condition);
-        } else if let Ok(status) = name.parse::<u16>() {
-            // Istio lets users write statuses among the conditions.
-            on.add(RetryOn::STATUS_CODES);
-            statuses.push(status);
-        } else {
-            context
-                .field("retry_on")
-                .warn(format!("the condition `{name}` is not known and has no effect; remove it"));
-        }
-    }
-    for status in take(&mut policy.retriable_status_codes) {
-        statuses.push(u16::try_from(status).map_err(|_| {
-            context.field("retriable_status_codes").error(format!("{status} is not an HTTP status"))
-        })?);
-    }
-    let backoff = policy.retry_back_off.take().unwrap_or_default();
-    let base = duration(&context.field("retry_back_off.base_interval"), backoff.base_interval)?
-        .filter(|base| !base.is_zero())
-        .unwrap_or(Duration::from_millis(25));
-    let maximum = duration(&context.field("retry_back_off.max_interval"), backoff.max_interval)?;
-    let mut avoid_previous_hosts = false;
-    for (at, predicate) in take(&mut policy.retry_host_predicate).into_iter().enumerate() {
-        if predicate.name.contains("previous_hosts") {
-            avoid_previous_hosts = true;
-        } else {
-            context.field("retry_host_predicate").index(at).warn(format!(
-                "the predicate `{}` is not supported and has no effect; remove it",
-                predicate.name
-            ));
-        }
-    }
-    let mut conditions = Vec::new();
-    for (at, matcher) in take(&mut policy.retriable_headers).into_iter().enumerate() {
-        conditions.push(header(&context.field("retriable_headers").index(at), matcher)?);
-    }
-    let compiled = RetryPolicy {
-        on,
-        retries: policy.num_retries.take().unwrap_or(1),
-        per_try_timeout: limit(&context.field("per_try_timeout"), policy.per_try_timeout.take(), None)?,
-        statuses,
-        headers: conditions,
-        backoff_base: base,
-        backoff_max: maximum.unwrap_or(base * 10).max(base),
-        avoid_previous_hosts,
-        host_selection_attempts: u32::try_from(take(&mut policy.host_selection_retry_max_attempts))
-            .unwrap_or(1)
-            .max(1),
-    };
-    leftover(context, &policy);
-    Ok(compiled)
 }
 
 fn redirect(context: &Context<'_>, mut action: proto::RedirectAction) -> Result<Redirect> {
@@ -451,6 +514,32 @@ fn redirect(context: &Context<'_>, mut action: proto::RedirectAction) -> Result<
     Ok(compiled)
 }
 
+/// A text with operators, and its type.
+fn body_format(
+    context: &Context<'_>,
+    mut value: core::SubstitutionFormatString,
+) -> Result<Option<BodyFormat>> {
+    use core::substitution_format_string::Format as Proto;
+    let text = match value.format.take() {
+        Some(Proto::TextFormat(text)) => text,
+        Some(Proto::TextFormatSource(source)) => match source.specifier {
+            Some(core::data_source::Specifier::InlineString(text)) => text,
+            _ => return Err(context.field("text_format_source").error("only inline_string is supported")),
+        },
+        _ => {
+            context.warn("only text formats are supported; the body is sent as it is");
+            return Ok(None);
+        }
+    };
+    let mut format = Vec::new();
+    for part in text.split("%LOCAL_REPLY_BODY%") {
+        format.push(Format::compile(part).map_err(|error| context.error(error))?);
+    }
+    let kind = take(&mut value.content_type);
+    leftover(context, &value);
+    Ok(Some(BodyFormat { format, content_type: (!kind.is_empty()).then(|| kind.into()) }))
+}
+
 fn direct(context: &Context<'_>, action: proto::DirectResponseAction) -> Result<DirectResponse> {
     let status =
         u16::try_from(action.status).ok().filter(|status| (200..600).contains(status)).ok_or_else(|| {
@@ -464,5 +553,9 @@ fn direct(context: &Context<'_>, action: proto::DirectResponseAction) -> Result<
             return Err(context.field("body").error("only inline_string and inline_bytes are supported"));
         }
     };
-    Ok(DirectResponse { status, body })
+    let format = match action.body_format {
+        Some(format) => body_format(&context.field("body_format"), format)?,
+        None => None,
+    };
+    Ok(DirectResponse { status, body, format })
 }

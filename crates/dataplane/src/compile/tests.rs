@@ -160,7 +160,7 @@ fn errors_name_the_place() {
 #[test]
 fn what_is_not_handled_is_reported() {
     let compiled = routes(json!({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
-        {"match": {"prefix": "/"}, "stat_prefix": "x", "route": {"cluster": "c", "max_grpc_timeout": "1s",
+        {"match": {"prefix": "/"}, "stat_prefix": "x", "route": {"cluster": "c", "flush_timeout": "1s",
             "retry_policy": {"retry_on": "5xx,nonsense", "refresh_cluster_on_retry": true}}}]}]}))
     .unwrap();
     let paths: Vec<&str> = compiled.warnings.iter().map(|warning| warning.path.as_str()).collect();
@@ -168,7 +168,7 @@ fn what_is_not_handled_is_reported() {
     for path in [
         "route.retry_policy.retry_on",
         "route.retry_policy.refresh_cluster_on_retry",
-        "route.max_grpc_timeout",
+        "route.flush_timeout",
         "stat_prefix",
     ] {
         assert!(paths.contains(&format!("{route}.{path}").as_str()), "{path}: {paths:?}");

@@ -9,13 +9,15 @@ use regex::bytes::Regex;
 use super::hash::HashPolicy;
 use super::matching::{Fraction, RouteMatch};
 use super::mutation::HeaderMutations;
+use super::redirects::InternalRedirects;
+use super::retry::RetryPolicy;
 use super::without_port;
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::filters::FilterOverride;
 use crate::filters::rate_limits::RateLimit;
+use crate::format::Format;
 use crate::head::{RequestHead, split_query};
-use crate::matcher::HeaderMatcher;
 
 /// `envoy.config.route.v3.Route.action`.
 #[derive(Debug)]
@@ -47,8 +49,14 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// No byte in either direction; none takes the connection manager's.
     pub idle_timeout: Option<Duration>,
-    /// The life of the stream.
+    /// The life of the stream; none takes the connection manager's, zero is unlimited.
     pub max_stream_duration: Option<Duration>,
+    /// How `grpc-timeout` counts.
+    pub grpc_timeout: GrpcTimeout,
+    /// Bytes of a request kept for other tries.
+    pub buffer_limit: Option<u64>,
+    /// Redirects that are followed here.
+    pub internal_redirects: Option<Arc<InternalRedirects>>,
     /// What is tried again.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Copies.
@@ -65,6 +73,28 @@ pub struct Forward {
     pub upgrades: Vec<(Box<str>, bool)>,
 }
 
+/// What the `grpc-timeout` of a gRPC request does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GrpcTimeout {
+    /// Nothing.
+    #[default]
+    Ignored,
+    /// It limits the stream (`max_stream_duration.grpc_timeout_header_max` and `_offset`).
+    Stream {
+        /// At most so long; zero is unlimited.
+        max: Duration,
+        /// So much earlier.
+        offset: Duration,
+    },
+    /// It is the route's timeout (`max_grpc_timeout`, `grpc_timeout_offset`).
+    Route {
+        /// At most so long; zero is unlimited.
+        max: Duration,
+        /// So much earlier.
+        offset: Duration,
+    },
+}
+
 /// Which cluster takes the request.
 #[derive(Debug)]
 pub enum ClusterSpecifier {
@@ -76,6 +106,8 @@ pub enum ClusterSpecifier {
         clusters: Vec<WeightedCluster>,
         /// The sum of weights, above 0.
         total: u64,
+        /// The header that holds the random number, if not we draw one.
+        random_header: Option<Box<[u8]>>,
     },
     /// The one named in this request header.
     Header(Box<[u8]>),
@@ -86,6 +118,8 @@ pub enum ClusterSpecifier {
 pub struct WeightedCluster {
     /// The cluster.
     pub name: Arc<str>,
+    /// In place of the name: the request header that has it.
+    pub header: Option<Box<[u8]>>,
     /// Of the total.
     pub weight: u64,
     /// Of this cluster.
@@ -100,9 +134,12 @@ pub struct WeightedCluster {
 
 impl ClusterSpecifier {
     /// Which of several clusters takes a request. None where there is no choice.
-    pub fn choose(&self, _head: &RequestHead, random: u64) -> Option<usize> {
-        let Self::Weighted { clusters, total } = self else { return None };
-        let mut left = random % total;
+    pub fn choose(&self, head: &RequestHead, random: u64) -> Option<usize> {
+        let Self::Weighted { clusters, total, random_header } = self else { return None };
+        let from_header = random_header
+            .as_ref()
+            .and_then(|name| std::str::from_utf8(head.field(name)?).ok()?.trim().parse::<u64>().ok());
+        let mut left = from_header.unwrap_or(random) % total;
         clusters.iter().position(|cluster| {
             let mine = left < cluster.weight;
             left = left.wrapping_sub(cluster.weight);
@@ -118,7 +155,16 @@ impl ClusterSpecifier {
                 let name = std::str::from_utf8(head.field(header)?).ok()?;
                 (!name.is_empty()).then(|| name.into())
             }
-            Self::Weighted { clusters, .. } => Some(Arc::clone(&clusters.get(entry?)?.name)),
+            Self::Weighted { clusters, .. } => {
+                let entry = clusters.get(entry?)?;
+                match &entry.header {
+                    None => Some(Arc::clone(&entry.name)),
+                    Some(header) => std::str::from_utf8(head.field(header)?)
+                        .ok()
+                        .filter(|name| !name.is_empty())
+                        .map(Into::into),
+                }
+            }
         }
     }
 
@@ -204,10 +250,11 @@ impl Redirect {
         };
         if let Some(port) = self.port {
             host = format!("{}:{port}", String::from_utf8_lossy(without_port(&host))).into_bytes();
-        } else if self.scheme.is_some() && self.host.is_none() {
+        } else if scheme != head.scheme.as_str() && self.host.is_none() {
             // A default port of the old scheme would be wrong with the new one.
             let port = &authority[without_port(authority).len()..];
-            if (port == b":80" && scheme == "https") || (port == b":443" && scheme == "http") {
+            let old = if head.scheme == crate::head::Scheme::Http { b":80".as_slice() } else { b":443" };
+            if port == old {
                 host.truncate(host.len() - port.len());
             }
         }
@@ -232,6 +279,17 @@ pub struct DirectResponse {
     pub status: u16,
     /// The body.
     pub body: Bytes,
+    /// In which the body is put.
+    pub format: Option<BodyFormat>,
+}
+
+/// A body made of operators (`envoy.config.core.v3.SubstitutionFormatString`).
+#[derive(Debug, Clone)]
+pub struct BodyFormat {
+    /// Parts of the text, between which the body itself goes.
+    pub format: Vec<Format>,
+    /// `content-type`.
+    pub content_type: Option<Box<str>>,
 }
 
 /// A copy of a request goes to another cluster.
@@ -239,158 +297,12 @@ pub struct DirectResponse {
 pub struct Mirror {
     /// The cluster.
     pub cluster: Arc<str>,
+    /// In place of the cluster: the request header that names it.
+    pub header: Option<Box<[u8]>>,
+    /// The authority of the copy.
+    pub host: Option<Box<[u8]>>,
     /// The share of requests.
     pub fraction: Fraction,
     /// Whether `-shadow` is appended to the authority.
     pub shadow_suffix: bool,
-}
-
-/// `envoy.config.route.v3.RetryPolicy`.
-#[derive(Debug, Clone)]
-pub struct RetryPolicy {
-    /// When.
-    pub on: RetryOn,
-    /// Tries after the first.
-    pub retries: u32,
-    /// Of each try.
-    pub per_try_timeout: Option<Duration>,
-    /// For `retriable-status-codes`.
-    pub statuses: Vec<u16>,
-    /// For `retriable-headers`, on the response; judged as fields of a request.
-    pub headers: Vec<HeaderMatcher>,
-    /// The first pause.
-    pub backoff_base: Duration,
-    /// The longest pause.
-    pub backoff_max: Duration,
-    /// Whether hosts that were tried are avoided.
-    pub avoid_previous_hosts: bool,
-    /// How often another host is looked for.
-    pub host_selection_attempts: u32,
-}
-
-/// Conditions of a retry, as bits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RetryOn(pub u32);
-
-impl RetryOn {
-    /// Any 5xx, and any failure without a response.
-    pub const SERVER_ERROR: Self = Self(1);
-    /// 502, 503, 504, and as above.
-    pub const GATEWAY_ERROR: Self = Self(1 << 1);
-    /// No response for whatever reason.
-    pub const RESET: Self = Self(1 << 2);
-    /// No connection.
-    pub const CONNECT_FAILURE: Self = Self(1 << 3);
-    /// 409.
-    pub const RETRIABLE_4XX: Self = Self(1 << 4);
-    /// The upstream refused the stream before it looked at it.
-    pub const REFUSED_STREAM: Self = Self(1 << 5);
-    /// A status of the list.
-    pub const STATUS_CODES: Self = Self(1 << 6);
-    /// A header of the list.
-    pub const HEADERS: Self = Self(1 << 7);
-    /// gRPC status 1.
-    pub const CANCELLED: Self = Self(1 << 8);
-    /// gRPC status 4.
-    pub const DEADLINE_EXCEEDED: Self = Self(1 << 9);
-    /// gRPC status 13.
-    pub const INTERNAL: Self = Self(1 << 10);
-    /// gRPC status 8.
-    pub const RESOURCE_EXHAUSTED: Self = Self(1 << 11);
-    /// gRPC status 14.
-    pub const UNAVAILABLE: Self = Self(1 << 12);
-    /// Nothing of the request had been sent.
-    pub const RESET_BEFORE_REQUEST: Self = Self(1 << 13);
-
-    /// By name, as in `retry_on`.
-    pub fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "5xx" => Self::SERVER_ERROR,
-            "gateway-error" => Self::GATEWAY_ERROR,
-            "reset" => Self::RESET,
-            "reset-before-request" => Self::RESET_BEFORE_REQUEST,
-            "connect-failure" => Self::CONNECT_FAILURE,
-            "retriable-4xx" => Self::RETRIABLE_4XX,
-            "refused-stream" => Self::REFUSED_STREAM,
-            "retriable-status-codes" => Self::STATUS_CODES,
-            "retriable-headers" => Self::HEADERS,
-            "cancelled" => Self::CANCELLED,
-            "deadline-exceeded" => Self::DEADLINE_EXCEEDED,
-            "internal" => Self::INTERNAL,
-            "resource-exhausted" => Self::RESOURCE_EXHAUSTED,
-            "unavailable" => Self::UNAVAILABLE,
-            _ => return None,
-        })
-    }
-
-    /// Whether any of `conditions` is asked for.
-    pub fn any(self, conditions: Self) -> bool {
-        self.0 & conditions.0 != 0
-    }
-
-    /// Adds conditions.
-    pub fn add(&mut self, conditions: Self) {
-        self.0 |= conditions.0;
-    }
-}
-
-/// Why a try failed, as the retry policy sees it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RetryStatus<'a> {
-    /// There is a response.
-    Response(&'a crate::head::ResponseHead),
-    /// No connection came about.
-    ConnectFailure,
-    /// The upstream refused the stream unprocessed.
-    RefusedStream,
-    /// The connection ended before anything of the request was sent.
-    ResetBeforeRequest,
-    /// The stream ended without a response.
-    Reset,
-    /// The try's own time was up.
-    PerTryTimeout,
-}
-
-impl RetryPolicy {
-    /// Whether the policy asks for another try.
-    pub fn wants(&self, status: RetryStatus<'_>) -> bool {
-        let no_response = RetryOn(RetryOn::SERVER_ERROR.0 | RetryOn::GATEWAY_ERROR.0 | RetryOn::RESET.0);
-        match status {
-            RetryStatus::Response(head) => self.wants_response(head),
-            RetryStatus::ConnectFailure => self.on.any(RetryOn(no_response.0 | RetryOn::CONNECT_FAILURE.0)),
-            RetryStatus::RefusedStream => self.on.any(RetryOn(no_response.0 | RetryOn::REFUSED_STREAM.0)),
-            RetryStatus::ResetBeforeRequest => {
-                self.on.any(RetryOn(no_response.0 | RetryOn::RESET_BEFORE_REQUEST.0))
-            }
-            RetryStatus::Reset | RetryStatus::PerTryTimeout => self.on.any(no_response),
-        }
-    }
-
-    fn wants_response(&self, head: &crate::head::ResponseHead) -> bool {
-        let on = |condition| self.on.any(condition);
-        let status = head.status;
-        if (on(RetryOn::SERVER_ERROR) && (500..600).contains(&status))
-            || (on(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&status))
-            || (on(RetryOn::RETRIABLE_4XX) && status == 409)
-            || (on(RetryOn::STATUS_CODES) && self.statuses.contains(&status))
-        {
-            return true;
-        }
-        if on(RetryOn::HEADERS) && !self.headers.is_empty() {
-            let mut as_request = RequestHead::default();
-            as_request.headers = head.headers.clone();
-            if self.headers.iter().any(|matcher| matcher.matches(&as_request)) {
-                return true;
-            }
-        }
-        let grpc = match head.headers.get("grpc-status") {
-            Some(b"1") => RetryOn::CANCELLED,
-            Some(b"4") => RetryOn::DEADLINE_EXCEEDED,
-            Some(b"8") => RetryOn::RESOURCE_EXHAUSTED,
-            Some(b"13") => RetryOn::INTERNAL,
-            Some(b"14") => RetryOn::UNAVAILABLE,
-            _ => return false,
-        };
-        on(grpc)
-    }
 }

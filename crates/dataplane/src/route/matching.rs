@@ -3,7 +3,7 @@
 use regex::bytes::Regex;
 
 use crate::head::{RequestHead, split_query};
-use crate::matcher::{HeaderMatcher, QueryMatcher};
+use crate::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 
 /// How the path must look.
 #[derive(Debug, Clone)]
@@ -50,6 +50,8 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatcher>,
     /// All must match.
     pub query: Vec<QueryMatcher>,
+    /// All must match.
+    pub cookies: Vec<CookieMatcher>,
     /// Only gRPC.
     pub grpc: bool,
     /// Only requests over TLS (true) or without (false), by their scheme.
@@ -67,6 +69,7 @@ impl RouteMatch {
             && self.tls.is_none_or(|tls| tls == (head.scheme == crate::head::Scheme::Https))
             && self.headers.iter().all(|matcher| matcher.matches(head))
             && self.query.iter().all(|matcher| matcher.matches(head.path()))
+            && self.cookies.iter().all(|matcher| matcher.matches(&head.headers))
     }
 
     fn path_matches(&self, head: &RequestHead) -> bool {
@@ -76,8 +79,7 @@ impl RouteMatch {
             if self.case_sensitive { left == right } else { left.eq_ignore_ascii_case(right) }
         };
         match &self.path {
-            // As in Envoy, a prefix may reach into the query.
-            PathMatcher::Prefix(prefix) => path.get(..prefix.len()).is_some_and(|start| equal(start, prefix)),
+            PathMatcher::Prefix(prefix) => bare.get(..prefix.len()).is_some_and(|start| equal(start, prefix)),
             PathMatcher::Exact(exact) => equal(bare, exact),
             PathMatcher::SeparatedPrefix(prefix) => {
                 bare.get(..prefix.len()).is_some_and(|start| equal(start, prefix))

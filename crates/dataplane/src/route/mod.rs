@@ -8,17 +8,21 @@ mod domains;
 mod hash;
 mod matching;
 mod mutation;
+mod redirects;
+mod retry;
 
 use std::sync::Arc;
 
 pub use action::{
-    Action, ClusterSpecifier, DirectResponse, Forward, HostRewrite, Mirror, PathRewrite, Redirect, RetryOn,
-    RetryPolicy, RetryStatus, WeightedCluster,
+    Action, BodyFormat, ClusterSpecifier, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror,
+    PathRewrite, Redirect, WeightedCluster,
 };
 pub use domains::Domains;
 pub use hash::{HashClient, HashCookie, HashPolicy, HashSource, hash};
 pub use matching::{Fraction, PathMatcher, RouteMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValue};
+pub use redirects::{InternalRedirects, NotFollowed};
+pub use retry::{DEFAULT_BACKOFF, RequestedRetries, ResetFormat, Retries, RetryOn, RetryPolicy, RetryStatus};
 
 use crate::filters::FilterOverride;
 use crate::filters::rate_limits::RateLimit;
@@ -38,8 +42,22 @@ pub struct RouteTable {
     pub ignore_port: bool,
     /// Of the whole table.
     pub mutations: Arc<HeaderMutations>,
+    /// Whether, of several levels, the nearest changes heads last.
+    pub nearest_wins: bool,
     /// Fields that only we may send; removed from requests at the edge.
     pub internal_only_headers: Vec<Box<[u8]>>,
+}
+
+/// Which plain requests a virtual host redirects (`VirtualHost.TlsRequirementType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequireTls {
+    /// None.
+    #[default]
+    No,
+    /// Those from outside.
+    External,
+    /// All.
+    All,
 }
 
 /// A compiled `envoy.config.route.v3.VirtualHost`.
@@ -49,8 +67,8 @@ pub struct VirtualHost {
     pub name: Arc<str>,
     /// The first that matches counts.
     pub routes: Vec<Arc<Route>>,
-    /// Whether plain requests are redirected to https.
-    pub require_tls: bool,
+    /// Which plain requests are redirected to https.
+    pub require_tls: RequireTls,
     /// Whether the upstream is told which attempt this is.
     pub include_attempt_count: bool,
     /// Whether the client is told how many attempts were made.
@@ -121,6 +139,21 @@ impl Found {
 }
 
 impl RouteTable {
+    /// What changes the heads of a request on this route, in order: from the nearest level to the farthest, unless the
+    /// nearest is to have the last word.
+    pub fn mutations_of<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = &'a HeaderMutations> {
+        let mut levels = [
+            found.weighted().map(|entry| &entry.mutations),
+            Some(&*found.route.mutations),
+            Some(&*found.virtual_host.mutations),
+            Some(&*self.mutations),
+        ];
+        if self.nearest_wins {
+            levels.reverse();
+        }
+        levels.into_iter().flatten().filter(|mutations| !mutations.is_empty())
+    }
+
     /// The virtual host for an authority.
     pub fn virtual_host(&self, authority: &[u8]) -> Option<&Arc<VirtualHost>> {
         let host = if self.ignore_port { without_port(authority) } else { authority };

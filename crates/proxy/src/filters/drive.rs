@@ -97,13 +97,18 @@ impl Exchange {
         responder: &mut Responder,
     ) -> Result<Buffered, Outcome> {
         let idle = self.runtime.config.stream_idle_timeout;
+        let mut received = 0;
         let read = tokio::select! {
             biased;
-            read = read_whole(body, limit, idle) => read,
+            read = read_whole(body, limit, idle, &mut received) => read,
             () = responder.client_gone(false) => Err(BufferError::Gone),
         };
         let reply =
             |status, text: &'static str, details| Outcome::Reply(LocalReply::new(status, text, details));
+        if read.is_err() {
+            self.info.bytes_received += received as u64;
+            responder.close();
+        }
         let buffered = read.map_err(|error| match error {
             BufferError::TooLarge => reply(413, "Payload Too Large", "request_payload_too_large"),
             BufferError::Idle => reply(408, "stream timeout", "stream_idle_timeout"),
@@ -134,7 +139,7 @@ impl Exchange {
                     Step::Wait(wait) => wait.await,
                     Step::Buffer { limit } => {
                         let idle = self.runtime.config.stream_idle_timeout;
-                        match read_whole(body, limit, idle).await {
+                        match read_whole(body, limit, idle, &mut 0).await {
                             Ok(buffered) => whole = Some(buffered),
                             Err(error) => {
                                 let details = match error {
@@ -178,9 +183,9 @@ async fn read_whole(
     body: &mut BodyReader,
     limit: usize,
     idle: Option<std::time::Duration>,
+    bytes: &mut usize,
 ) -> Result<Buffered, BufferError> {
     let mut whole = Buffered::default();
-    let mut bytes = 0;
     loop {
         let event = match idle {
             Some(idle) => tokio::time::timeout(idle, body.next()).await.map_err(|_| BufferError::Idle)?,
@@ -188,8 +193,8 @@ async fn read_whole(
         };
         match event.map_err(BufferError::Failed)? {
             BodyEvent::Data(chunk) => {
-                bytes += chunk.len();
-                if bytes > limit {
+                *bytes += chunk.len();
+                if *bytes > limit {
                     return Err(BufferError::TooLarge);
                 }
                 whole.chunks.push_back(chunk);

@@ -104,7 +104,8 @@ impl Fault {
         exchange.info.flags.set(ResponseFlags::FAULT_INJECTED);
         let (http, grpc) = match status {
             FaultStatus::Http(status) => (status, None),
-            FaultStatus::Grpc(grpc) => (http_status(grpc), Some(grpc)),
+            // To those who do not speak gRPC it says nothing, as in Envoy.
+            FaultStatus::Grpc(grpc) => (200, Some(grpc)),
         };
         let text = self.config.abort_body.as_deref().unwrap_or("fault filter abort").to_owned();
         let mut reply = LocalReply::new(http, text, "fault_filter_abort");
@@ -217,23 +218,5 @@ impl BodyFilter for Slow {
 
     fn resume(&mut self, out: &mut VecDeque<BodyEvent>) -> BodyStep {
         self.pass(out)
-    }
-}
-
-/// The HTTP status of a gRPC status, for clients that do not speak gRPC (`google.rpc.Code`).
-fn http_status(grpc: u32) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
     }
 }

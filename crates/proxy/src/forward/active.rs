@@ -7,7 +7,7 @@ use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 
 use crate::state::ClusterHandle;
-use crate::stats::Shard;
+use crate::stats::{ClusterStats, Shard};
 use crate::upstream::limits::Limited;
 use crate::worker::Worker;
 
@@ -39,6 +39,11 @@ impl ActiveRequest {
         host.counters.rq_total.fetch_add(1, Relaxed);
         self.host = Some(Arc::clone(host));
         true
+    }
+
+    /// The counters of its cluster.
+    pub(super) fn cluster_stats(&self) -> ClusterStats {
+        self.cluster.stats
     }
 
     /// It does not count any longer.

@@ -31,6 +31,8 @@ struct Waiting {
     reused: bool,
     /// How long the answer to a complete request may take.
     per_try: Option<Duration>,
+    /// How long nothing may come.
+    idle: Option<Duration>,
 }
 
 impl Tries {
@@ -51,7 +53,8 @@ impl Tries {
         self.cluster.report(host, Report::Connected);
         let waiting = Waiting {
             reused: upstream.reused(),
-            per_try: self.per_try.or(self.retry.as_ref().and_then(|policy| policy.per_try_timeout)),
+            per_try: self.timeouts.per_try,
+            idle: self.timeouts.per_try_idle,
         };
         exchange.info.upstream_local_address = upstream.local_address();
         exchange.info.upstream_protocol = Some(upstream.protocol());
@@ -90,7 +93,7 @@ impl Tries {
         exchange.info.upstream_head = response.head_size();
         let Some(active) = self.active.take() else { return Err(TryError::ClientFailed) };
         // Should this answer lead to another try, that one counts as the same request.
-        if self.retry.as_ref().is_some_and(|policy| policy.wants(RetryStatus::Response(&head))) {
+        if self.retries.as_ref().is_some_and(|retries| retries.wants(RetryStatus::Response(&head))) {
             self.active = Some(ActiveRequest::new(&exchange.worker, &self.cluster, self.selection.priority));
         }
         Ok(Forwarded {
@@ -99,6 +102,7 @@ impl Tries {
             writer,
             response,
             deadline: self.deadline,
+            replay: None,
             sent_at,
             _active: active,
         })
@@ -172,7 +176,7 @@ impl Tries {
         }
         exchange.info.request_duration = Some(exchange.begun.elapsed());
         exchange.info.timing.upstream_send_end = exchange.info.request_duration;
-        self.deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        self.request_complete();
         self.wait(head, responder, true, waiting).await
     }
 
@@ -184,13 +188,16 @@ impl Tries {
         request_done: bool,
         waiting: Waiting,
     ) -> Result<Answer, TryError> {
-        let per_try_deadline = waiting.per_try.map(|time| Instant::now() + time);
+        let now = Instant::now();
+        let per_try_deadline = waiting.per_try.map(|time| now + time);
+        let idle_deadline = waiting.idle.map(|time| now + time);
         tokio::select! {
             biased;
             head = &mut head => head.map_err(|error| reset(&error, true, waiting.reused)),
             () = responder.client_gone(request_done) => Err(TryError::ClientGone),
             () = until(self.deadline) => Err(TryError::Timeout),
             () = until(per_try_deadline) => Err(TryError::PerTryTimeout),
+            () = until(idle_deadline) => Err(TryError::PerTryIdle),
         }
     }
 }

@@ -1,15 +1,20 @@
 //! How a try fails, and what the client is told when no other follows.
 
+use lateen_dataplane::route::RetryStatus;
 use lateen_dataplane::stream_info::ResponseFlags;
 
 use super::Failure;
 use crate::message::MessageError;
 use crate::router::{Exchange, LocalReply};
-use crate::stats::ClusterStats;
+use crate::stats::{ClusterStats, Shard};
 use crate::upstream::ConnectError;
 
 /// How the text of an answer without an upstream's begins.
 const PREFIX: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+
+/// The same after other tries.
+const RETRIED: &str =
+    "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: ";
 
 /// Why a try failed.
 pub(super) enum TryError {
@@ -23,6 +28,8 @@ pub(super) enum TryError {
     Reset { reason: &'static str, flag: ResponseFlags, status: u16, sent: bool, reused: bool },
     /// This try took too long.
     PerTryTimeout,
+    /// Nothing came for too long.
+    PerTryIdle,
     /// The whole request took too long.
     Timeout,
     /// Nobody waits for the answer.
@@ -33,7 +40,7 @@ pub(super) enum TryError {
 
 impl TryError {
     /// The end of the request: flags, counters, answer.
-    pub(super) fn fail(self, exchange: &mut Exchange, stats: &ClusterStats) -> Failure {
+    pub(super) fn fail(self, exchange: &mut Exchange, retried: bool) -> Failure {
         let flag = match &self {
             Self::ClientGone => return Failure::ClientGone,
             Self::Overflow => return overflow(exchange),
@@ -41,31 +48,49 @@ impl TryError {
             Self::Connect(_) => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             Self::Refused => ResponseFlags::UPSTREAM_RESET,
             Self::Reset { flag, .. } => *flag,
-            Self::PerTryTimeout | Self::Timeout => ResponseFlags::UPSTREAM_TIMEOUT,
+            Self::PerTryTimeout | Self::PerTryIdle | Self::Timeout => ResponseFlags::UPSTREAM_TIMEOUT,
         };
         exchange.info.flags.set(flag);
-        let counter = match &self {
-            Self::Refused | Self::Reset { .. } => Some(stats.upstream_rq_rx_reset),
-            Self::PerTryTimeout => Some(stats.upstream_rq_per_try_timeout),
-            Self::Timeout => Some(stats.upstream_rq_timeout),
-            _ => None,
-        };
-        if let Some(counter) = counter {
-            exchange.worker.stats.increment(counter);
-        }
         if let Self::Connect(error) = &self
             && !matches!(error, ConnectError::Timeout)
         {
             // The kernel's reason is for the log; the client learns only that there was no connection.
             exchange.info.upstream_transport_failure = Some(error.to_string());
         }
-        self.reply().map_or(Failure::ClientGone, Failure::Reply)
+        self.reply(retried).map_or(Failure::ClientGone, Failure::Reply)
+    }
+
+    /// Counts the end of a try.
+    pub(super) fn count(&self, shard: &Shard, stats: &ClusterStats) {
+        let counter = match self {
+            Self::Refused | Self::Reset { sent: true, .. } => stats.upstream_rq_rx_reset,
+            Self::PerTryTimeout => stats.upstream_rq_per_try_timeout,
+            Self::PerTryIdle => stats.upstream_rq_per_try_idle_timeout,
+            Self::Timeout => stats.upstream_rq_timeout,
+            _ => return,
+        };
+        shard.increment(counter);
+    }
+
+    /// As the retry policy sees it; none where no other try can help.
+    pub(super) fn retry_status(&self) -> Option<RetryStatus<'static>> {
+        Some(match self {
+            Self::Connect(_) => RetryStatus::ConnectFailure,
+            Self::Refused => RetryStatus::RefusedStream,
+            Self::Reset { sent: false, .. } => RetryStatus::ResetBeforeRequest,
+            Self::Reset { .. } => RetryStatus::Reset,
+            Self::PerTryTimeout | Self::PerTryIdle => RetryStatus::PerTryTimeout,
+            Self::Overflow | Self::Timeout | Self::ClientGone | Self::ClientFailed => {
+                return None;
+            }
+        })
     }
 
     /// What the client is told.
-    fn reply(self) -> Option<LocalReply> {
+    fn reply(self, retried: bool) -> Option<LocalReply> {
+        let prefix = if retried { RETRIED } else { PREFIX };
         let reset = |status, reason: &str, details| {
-            Some(LocalReply::new(status, format!("{PREFIX}{reason}"), details))
+            Some(LocalReply::new(status, format!("{prefix}{reason}"), details))
         };
         match self {
             Self::ClientGone => None,
@@ -74,11 +99,19 @@ impl TryError {
             Self::Connect(ConnectError::Timeout) => {
                 reset(503, "connection timeout", "upstream_reset_before_response_started{connection_timeout}")
             }
-            Self::Connect(_) => reset(
-                503,
-                "remote connection failure",
-                "upstream_reset_before_response_started{remote_connection_failure}",
-            ),
+            Self::Connect(error) => {
+                // The kernel's usual reasons by name: details are one of a fixed set.
+                let details = match error.to_string().as_str() {
+                    "delayed connect error: Connection refused" => {
+                        "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
+                    }
+                    "delayed connect error: No route to host" => {
+                        "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_No_route_to_host}"
+                    }
+                    _ => "upstream_reset_before_response_started{remote_connection_failure}",
+                };
+                reset(503, "remote connection failure", details)
+            }
             Self::Refused => reset(
                 503,
                 "remote refused stream reset",
@@ -96,6 +129,9 @@ impl TryError {
             }
             Self::PerTryTimeout => {
                 Some(LocalReply::new(504, "upstream request timeout", "upstream_per_try_timeout"))
+            }
+            Self::PerTryIdle => {
+                Some(LocalReply::new(504, "upstream request timeout", "upstream_per_try_idle_timeout"))
             }
             Self::Timeout => Some(LocalReply::new(504, "upstream request timeout", "response_timeout")),
         }

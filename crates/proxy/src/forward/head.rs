@@ -1,17 +1,11 @@
 //! What a route changes of a request's head before it is sent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::route::{Forward, Found, HostRewrite, RouteTable, WeightedCluster};
 
 use crate::router::Exchange;
-
-/// The number of milliseconds that a header says.
-pub(super) fn header_millis(head: &RequestHead, name: &str) -> Option<Duration> {
-    head.headers.get_str(name)?.trim().parse().ok().map(Duration::from_millis)
-}
 
 /// What the route changes of the head.
 pub(super) fn prepare_head(
@@ -23,21 +17,12 @@ pub(super) fn prepare_head(
     let state = Arc::clone(&exchange.worker.state);
     let suppress = exchange.runtime.filters.router.suppress_envoy_headers;
     let entry = found.weighted();
-    let levels = [
-        entry.map(|entry| &entry.mutations),
-        Some(&*found.route.mutations),
-        Some(&*found.virtual_host.mutations),
-        table.map(|table| &*table.mutations),
-    ];
-    for mutations in levels.into_iter().flatten().filter(|mutations| !mutations.is_empty()) {
+    for mutations in table.into_iter().flat_map(|table| table.mutations_of(found)) {
         mutations.apply_to_request(&mut exchange.head, &exchange.info, &state.hostname);
     }
     let head = &mut exchange.head;
     rewrite_path(head, found, action, suppress);
-    rewrite_host(head, action, entry);
-    if let Some(timeout) = action.timeout.filter(|_| !suppress) {
-        head.headers.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string());
-    }
+    rewrite_host(head, action, entry, suppress);
 }
 
 fn rewrite_path(head: &mut RequestHead, found: &Found, action: &Forward, suppress: bool) {
@@ -53,7 +38,7 @@ fn rewrite_path(head: &mut RequestHead, found: &Found, action: &Forward, suppres
 }
 
 /// The automatic rewrite is not here: it needs the host that is chosen.
-fn rewrite_host(head: &mut RequestHead, action: &Forward, entry: Option<&WeightedCluster>) {
+fn rewrite_host(head: &mut RequestHead, action: &Forward, entry: Option<&WeightedCluster>, suppress: bool) {
     let literal = entry.and_then(|entry| entry.host_rewrite.as_deref());
     let host = match (literal, &action.host) {
         (Some(host), _) => Some(host.to_vec()),
@@ -66,8 +51,16 @@ fn rewrite_host(head: &mut RequestHead, action: &Forward, entry: Option<&Weighte
     };
     if let Some(host) = host.filter(|host| !host.is_empty()) {
         if action.append_forwarded_host {
+            let mut list = head.headers.get("x-forwarded-host").map(<[u8]>::to_vec).unwrap_or_default();
+            if !list.is_empty() {
+                list.push(b',');
+            }
+            list.extend_from_slice(head.authority());
+            head.headers.set("x-forwarded-host", list);
+        }
+        if !suppress && host != head.authority() {
             let original = head.authority().to_vec();
-            head.headers.append("x-forwarded-host", original);
+            head.headers.set("x-envoy-original-host", original);
         }
         head.set_authority(host);
     }

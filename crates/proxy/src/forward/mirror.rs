@@ -24,11 +24,16 @@ pub(super) fn mirror(exchange: &Exchange, action: &Forward, recording: &Recordin
         if !mirror.fraction.contains(exchange.worker.random()) {
             continue;
         }
-        let Some(cluster) = exchange.worker.state.clusters.load().get(&mirror.cluster).cloned() else {
+        let named =
+            mirror.header.as_ref().and_then(|name| std::str::from_utf8(exchange.head.field(name)?).ok());
+        let name = named.unwrap_or(&mirror.cluster);
+        let Some(cluster) = exchange.worker.state.clusters.load().get(name).cloned() else {
             continue;
         };
         let mut head = exchange.head.clone();
-        if mirror.shadow_suffix {
+        if let Some(host) = &mirror.host {
+            head.set_authority(host);
+        } else if mirror.shadow_suffix {
             let authority = head.authority().to_vec();
             let host = without_port(&authority);
             head.set_authority([host, b"-shadow", &authority[host.len()..]].concat());

@@ -1,17 +1,19 @@
 //! Sending a request upstream: cluster, host, tries, until there is the head of an answer.
 //!
 //! A request is sent again in two cases. The route's retry policy asks for it, and nothing has been sent to the client
-//! yet. Or a kept connection turned out to be closed by its peer: then nothing of an answer came, and either nothing of
-//! the request was sent, or its method is idempotent (RFC 9110, 9.2.2).
+//! yet. Or a kept connection turned out to be closed by its peer before anything of the request was sent. What may have
+//! reached an application is sent again only where the configuration asks for that.
 //!
 //! [`forward`] chooses the cluster and lets `head` change the request's head; `tries` chooses hosts and decides about
 //! other tries, each of which is an `attempt`; `upload` sends the body and keeps it for the next; `mirror` sends copies.
 
 mod active;
 mod attempt;
+mod controls;
 mod failure;
 mod head;
 mod mirror;
+mod redirect;
 mod selection;
 mod tries;
 mod upload;
@@ -25,13 +27,16 @@ use lateen_dataplane::route::{Forward, Found, RouteTable};
 use lateen_dataplane::stream_info::ResponseFlags;
 
 use self::active::ActiveRequest;
+pub(crate) use self::controls::stream_limit;
 use self::head::prepare_head;
 use self::mirror::mirror;
 use self::selection::Selection;
 use self::tries::Tries;
+use crate::filters::Buffered;
 use crate::message::{BodyReader, BodyWriter};
 use crate::respond::Responder;
 use crate::router::{Exchange, LocalReply};
+use crate::stats::ClusterStats;
 use crate::upstream::UpstreamResponse;
 
 /// An answer whose head is there.
@@ -46,6 +51,8 @@ pub struct Forwarded {
     pub response: UpstreamResponse,
     /// When the whole answer must be there.
     pub deadline: Option<Instant>,
+    /// The whole request's body, where it may be needed once more.
+    pub replay: Option<Buffered>,
     /// When the last try began, since the request's begin.
     pub sent_at: Duration,
     _active: ActiveRequest,
@@ -60,6 +67,11 @@ pub enum Failure {
 }
 
 impl Forwarded {
+    /// The counters of the cluster that answered.
+    fn cluster_stats(&self) -> ClusterStats {
+        self._active.cluster_stats()
+    }
+
     /// The answer is complete; a request that is not leaves its connection unusable.
     pub fn request_ended_early(&self, body: &BodyReader) {
         if body.is_done() && self.writer.is_none() {
@@ -80,21 +92,26 @@ pub async fn forward(
     let worker = Rc::clone(&exchange.worker);
     let name = found.cluster(&exchange.head);
     let cluster = name.as_ref().and_then(|name| worker.state.clusters.load().get(name).cloned());
-    exchange.info.upstream_cluster = cluster.is_some().then_some(name).flatten();
     let Some(cluster) = cluster else {
         worker.stats.increment(exchange.runtime.stats.no_cluster);
         exchange.info.flags.set(ResponseFlags::NO_CLUSTER);
         return Err(Failure::Reply(LocalReply::new(action.cluster_not_found, "", "cluster_not_found")));
     };
+    exchange.info.upstream_cluster = name;
     exchange.info.upstream_stat_name = Some(Arc::clone(&cluster.config.stat_name));
     exchange.info.cluster_metadata.clone_from(&cluster.config.metadata);
     prepare_head(exchange, found, table, action);
     let active = ActiveRequest::new(&worker, &cluster, action.priority);
     let selection = Selection::new(exchange, found, action, &cluster);
-    let mut tries = Tries::new(cluster, selection, active, &mut exchange.head, found, action, body.is_done());
+    let mut tries = Tries::new(cluster, selection, active, exchange, found, action, body.is_done());
     let mut forwarded = tries.run(exchange, body, responder).await?;
     tries.selection.set_cookies(&mut forwarded);
-    if !action.mirrors.is_empty() && tries.recording.complete && tries.recording.replayable() {
+    if action.internal_redirects.is_some() && tries.recording.complete && tries.recording.replayable() {
+        forwarded.replay = Some(Buffered {
+            chunks: tries.recording.chunks.drain(..).collect(),
+            trailers: tries.recording.trailers.take(),
+        });
+    } else if !action.mirrors.is_empty() && tries.recording.complete && tries.recording.replayable() {
         mirror(exchange, action, &tries.recording);
     }
     Ok(forwarded)

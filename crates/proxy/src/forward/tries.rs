@@ -1,27 +1,25 @@
 //! The tries of a request: hosts are chosen for it and it is sent until there is an answer, or no other try is due.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use lateen_dataplane::cluster::{Discovery, Host};
-use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::outlier::Report;
-use lateen_dataplane::route::{Forward, Found, HostRewrite, RetryPolicy, RetryStatus};
+use lateen_dataplane::route::{Forward, Found, HostRewrite, Retries, RetryStatus};
 use lateen_dataplane::stream_info::ResponseFlags;
 
 use super::active::ActiveRequest;
+use super::controls::{Controls, Timeouts};
 use super::failure::{TryError, no_host};
-use super::head::header_millis;
 use super::selection::Selection;
 use super::upload::Recording;
 use super::{Failure, Forwarded};
 use crate::message::BodyReader;
 use crate::respond::Responder;
-use crate::router::Exchange;
+use crate::router::{Exchange, LocalReply};
 use crate::state::ClusterHandle;
-use crate::stats::class;
+use crate::stats::{UpstreamCodeStats, class};
 use crate::upstream::limits::{Limited, Place};
 use crate::upstream::outlier::judged_status;
 use crate::worker::{Choice, Worker};
@@ -31,13 +29,15 @@ pub(super) struct Tries {
     pub(super) cluster: Arc<ClusterHandle>,
     /// By what hosts are chosen, and which limits count.
     pub(super) selection: Selection,
-    pub(super) retry: Option<Arc<RetryPolicy>>,
+    pub(super) retries: Option<Retries>,
     pub(super) recording: Recording,
     /// Hosts that had their try.
     tried: Vec<Arc<Host>>,
-    /// From the end of the request to that of the answer.
-    pub(super) timeout: Option<Duration>,
+    pub(super) timeouts: Timeouts,
+    /// When the whole answer must be there; known once the request is complete.
     pub(super) deadline: Option<Instant>,
+    /// When the request was complete.
+    complete_at: Option<Instant>,
     /// The authority is the chosen host's name.
     automatic_host: bool,
     pub(super) active: Option<ActiveRequest>,
@@ -45,8 +45,19 @@ pub(super) struct Tries {
     retry_place: Option<Place>,
     stale_retried: bool,
     include_attempts: bool,
-    /// What the client says about the time of one try.
-    pub(super) per_try: Option<Duration>,
+    suppress: bool,
+    /// 204 in place of 504.
+    alternative: bool,
+    /// Whether there was another try.
+    retried: bool,
+}
+
+/// What follows a try.
+enum Next {
+    /// Its outcome goes to the client.
+    Finish,
+    /// Another try, after this time.
+    Retry(Duration),
 }
 
 impl Tries {
@@ -55,29 +66,48 @@ impl Tries {
         cluster: Arc<ClusterHandle>,
         selection: Selection,
         active: ActiveRequest,
-        head: &mut RequestHead,
+        exchange: &mut Exchange,
         found: &Found,
         action: &Forward,
         request_done: bool,
     ) -> Self {
-        let timeout =
-            header_millis(head, "x-envoy-upstream-rq-timeout-ms").map(Some).unwrap_or(action.timeout);
-        head.headers.remove("x-envoy-upstream-rq-timeout-ms");
-        let again = action.retry.is_some() || !action.mirrors.is_empty();
+        let router = &exchange.runtime.filters.router;
+        let suppress = router.suppress_envoy_headers;
+        let head = &mut exchange.head;
+        let controls = Controls::take(head);
+        let timeouts =
+            controls.timeouts(head, action, action.retry.as_deref(), router.respect_expected_timeout);
+        let alternative = controls.alternative;
+        let retries = Retries::new(action.retry.as_ref(), controls.retries, head);
+        timeouts.tell(head, Duration::ZERO, suppress);
+        let again = retries.is_some() || !action.mirrors.is_empty() || action.internal_redirects.is_some();
+        let now = Instant::now();
         Self {
             cluster,
             selection,
-            retry: action.retry.clone(),
-            recording: Recording::new(request_done, again),
+            retries,
+            recording: Recording::new(request_done, again, action.buffer_limit),
             tried: Vec::new(),
-            timeout,
-            deadline: if request_done { timeout.map(|timeout| Instant::now() + timeout) } else { None },
+            timeouts,
+            deadline: timeouts.whole.filter(|_| request_done).map(|whole| now + whole),
+            complete_at: request_done.then_some(now),
             automatic_host: matches!(action.host, Some(HostRewrite::Automatic)),
             active: Some(active),
             retry_place: None,
             stale_retried: false,
             include_attempts: found.virtual_host.include_attempt_count,
-            per_try: header_millis(head, "x-envoy-upstream-rq-per-try-timeout-ms"),
+            suppress,
+            alternative,
+            retried: false,
+        }
+    }
+
+    /// The request is complete: now the time for the answer begins.
+    pub(super) fn request_complete(&mut self) {
+        if self.complete_at.is_none() {
+            let now = Instant::now();
+            self.complete_at = Some(now);
+            self.deadline = self.timeouts.whole.map(|whole| now + whole);
         }
     }
 
@@ -88,15 +118,16 @@ impl Tries {
         body: &mut BodyReader,
         responder: &mut Responder,
     ) -> Result<Forwarded, Failure> {
-        let worker = Rc::clone(&exchange.worker);
-        let stats = self.cluster.stats;
-        let mut retries = 0;
         let mut fresh = false;
         loop {
-            let Some(host) = self.host(exchange) else { return Err(no_host(exchange, &stats)) };
+            exchange.info.attempts += 1;
+            let Some(host) = self.host(exchange) else {
+                self.count_status(exchange, 503);
+                return Err(no_host(exchange, &self.cluster.stats));
+            };
             self.begin_try(exchange, &host);
             let result = self.attempt(exchange, &host, body, responder, fresh).await;
-            fresh = self.was_stale(&result, &exchange.head);
+            fresh = self.was_stale(&result);
             if fresh {
                 self.stale_retried = true;
                 exchange.info.attempts -= 1;
@@ -104,33 +135,24 @@ impl Tries {
             }
             self.note_result(&host, &result);
             self.tried.push(host);
-            let wanted = self.retry_wanted(&result);
-            if let Some(policy) = wanted {
-                if retries < policy.retries && self.recording.replayable() && self.allow_retry(&worker) {
-                    retries += 1;
-                    worker.stats.increment(stats.upstream_rq_retry);
-                    let pause = backoff(&policy, retries, worker.random());
-                    drop(result);
+            match self.next(exchange, &result) {
+                Next::Retry(pause) => {
+                    self.before_retry(exchange, result);
                     let paused = self.pause(pause, responder, body.is_done()).await;
-                    match paused {
-                        Ok(()) => continue,
-                        Err(error) => return Err(error.fail(exchange, &stats)),
+                    if let Err(error) = paused {
+                        return Err(self.fail(exchange, error));
                     }
                 }
-                if retries >= policy.retries && policy.retries > 0 {
-                    worker.stats.increment(stats.upstream_rq_retry_limit_exceeded);
-                    exchange.info.flags.set(ResponseFlags::RETRY_LIMIT);
+                Next::Finish => {
+                    return match result {
+                        Ok(forwarded) => {
+                            self.count_answer(exchange, &forwarded);
+                            Ok(forwarded)
+                        }
+                        Err(error) => Err(self.fail(exchange, error)),
+                    };
                 }
-            } else if retries > 0 && result.is_ok() {
-                worker.stats.increment(stats.upstream_rq_retry_success);
             }
-            return match result {
-                Ok(forwarded) => {
-                    self.count_answer(exchange, &forwarded);
-                    Ok(forwarded)
-                }
-                Err(error) => Err(error.fail(exchange, &stats)),
-            };
         }
     }
 
@@ -146,7 +168,7 @@ impl Tries {
                 counter.fetch_add(1, Relaxed);
                 Report::Answer(judged_status(&forwarded.head))
             }
-            Err(TryError::PerTryTimeout | TryError::Timeout) => {
+            Err(TryError::PerTryTimeout | TryError::PerTryIdle | TryError::Timeout) => {
                 counters.rq_timeout.fetch_add(1, Relaxed);
                 counters.rq_error.fetch_add(1, Relaxed);
                 Report::LocalTimeout
@@ -160,11 +182,83 @@ impl Tries {
         self.cluster.report(host, report);
     }
 
+    /// Decides about another try, and counts it as one.
+    fn next(&mut self, exchange: &mut Exchange, result: &Result<Forwarded, TryError>) -> Next {
+        let (shard, stats) = (&exchange.worker.stats, self.cluster.stats);
+        let Some(retries) = &mut self.retries else { return Next::Finish };
+        let status = match result {
+            Ok(forwarded) => Some(RetryStatus::Response(&forwarded.head)),
+            Err(error) => error.retry_status(),
+        };
+        if !status.is_some_and(|status| retries.wants(status)) {
+            if self.retried && !matches!(result, Err(TryError::Timeout | TryError::ClientGone)) {
+                shard.increment(stats.upstream_rq_retry_success);
+            }
+            return Next::Finish;
+        }
+        if !self.recording.replayable() {
+            shard.increment(stats.retry_or_shadow_abandoned);
+            return Next::Finish;
+        }
+        if retries.left == 0 {
+            shard.increment(stats.upstream_rq_retry_limit_exceeded);
+            exchange.info.flags.set(ResponseFlags::RETRY_LIMIT);
+            return Next::Finish;
+        }
+        retries.left -= 1;
+        let random = exchange.worker.random();
+        let asked = match result {
+            Ok(forwarded) => retries.pause_asked_for(&forwarded.head.headers, exchange.worker.now(), random),
+            Err(_) => None,
+        };
+        let counter = match asked {
+            Some(_) => stats.upstream_rq_retry_backoff_ratelimited,
+            None => stats.upstream_rq_retry_backoff_exponential,
+        };
+        let pause = asked.unwrap_or_else(|| retries.pause(random));
+        if !self.allow_retry(&exchange.worker) {
+            exchange.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
+            return Next::Finish;
+        }
+        shard.increment(stats.upstream_rq_retry);
+        shard.increment(counter);
+        Next::Retry(pause)
+    }
+
+    /// Counts what becomes of a try that is not the last.
+    fn before_retry(&mut self, exchange: &Exchange, result: Result<Forwarded, TryError>) {
+        self.retried = true;
+        let (shard, stats) = (&exchange.worker.stats, self.cluster.stats);
+        match result {
+            Ok(forwarded) => {
+                let status = forwarded.head.status;
+                let name = &self.cluster.config.stat_name;
+                let stats = UpstreamCodeStats::within(&exchange.worker.state.stats, name, "retry.");
+                shard.increment(class!(stats, upstream_rq, status));
+                shard.code(stats.upstream_rq, status);
+                shard.increment(stats.upstream_rq_completed);
+            }
+            Err(error) => error.count(shard, &stats),
+        }
+    }
+
+    /// The end of the request without an answer of an upstream.
+    fn fail(&self, exchange: &mut Exchange, error: TryError) -> Failure {
+        error.count(&exchange.worker.stats, &self.cluster.stats);
+        let mut failure = error.fail(exchange, self.retried);
+        if let Failure::Reply(reply) = &mut failure {
+            if self.alternative && reply.status == 504 {
+                *reply = LocalReply::new(204, "", reply.details);
+            }
+            self.count_status(exchange, reply.status);
+        }
+        failure
+    }
+
     /// Notes the host, and tells it what it is to know of the tries.
     fn begin_try(&mut self, exchange: &mut Exchange, host: &Arc<Host>) {
         exchange.info.upstream_host = Some(Arc::clone(&host.text));
         exchange.info.host_metadata.clone_from(&host.metadata);
-        exchange.info.attempts += 1;
         if let Some(active) = &mut self.active {
             active.detach();
         }
@@ -174,34 +268,46 @@ impl Tries {
         if self.include_attempts {
             exchange.head.headers.set("x-envoy-attempt-count", exchange.info.attempts.to_string());
         }
+        if let Some(complete_at) = self.complete_at.filter(|_| self.retried) {
+            self.timeouts.tell(&mut exchange.head, complete_at.elapsed(), self.suppress);
+        }
     }
 
-    /// Whether a kept connection had ended. That says nothing about the host, and the request is sent once more
-    /// without counting this as a retry.
-    fn was_stale(&self, result: &Result<Forwarded, TryError>, head: &RequestHead) -> bool {
-        let Err(TryError::Reset { reused: true, sent, .. }) = result else { return false };
-        !self.stale_retried && self.recording.replayable() && (!sent || idempotent(head))
+    /// Whether a kept connection had ended before anything was sent. That says nothing about the host, and the request
+    /// is sent once more without counting this as a retry. What may have reached an application is not sent again.
+    fn was_stale(&self, result: &Result<Forwarded, TryError>) -> bool {
+        let Err(TryError::Reset { reused: true, sent: false, .. }) = result else { return false };
+        !self.stale_retried && self.recording.replayable()
     }
 
     fn count_answer(&self, exchange: &Exchange, forwarded: &Forwarded) {
-        let stats = self.cluster.stats;
+        self.count_status(exchange, forwarded.head.status);
         let shard = &exchange.worker.stats;
-        let status = forwarded.head.status;
+        let taken = exchange.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at);
+        shard.record(self.cluster.stats.upstream_rq_time, taken.as_millis() as u64);
+        shard.record(self.origin(exchange).upstream_rq_time, taken.as_millis() as u64);
+    }
+
+    /// Counts the status that the client gets; ours where the upstream has none.
+    fn count_status(&self, exchange: &Exchange, status: u16) {
+        let (shard, stats) = (&exchange.worker.stats, self.cluster.stats);
         shard.increment(class!(stats, upstream_rq, status));
         shard.code(stats.upstream_rq, status);
-        let internal = exchange.head.headers.get("x-envoy-internal") == Some(b"true");
-        let origin = &self.cluster.origin_stats;
-        let origin = if internal { origin.internal } else { origin.external };
+        let origin = self.origin(exchange);
         shard.increment(class!(origin, upstream_rq, status));
         shard.code(origin.upstream_rq, status);
         shard.increment(origin.upstream_rq_completed);
-        let taken = exchange.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at);
-        shard.record(stats.upstream_rq_time, taken.as_millis() as u64);
-        shard.record(origin.upstream_rq_time, taken.as_millis() as u64);
+    }
+
+    fn origin(&self, exchange: &Exchange) -> UpstreamCodeStats {
+        let internal = exchange.head.headers.get("x-envoy-internal") == Some(b"true");
+        let origin = &self.cluster.origin_stats;
+        if internal { origin.internal } else { origin.external }
     }
 
     fn host(&self, exchange: &Exchange) -> Option<Arc<Host>> {
-        let attempts = match &self.retry {
+        let policy = self.retries.as_ref().map(Retries::policy);
+        let attempts = match policy {
             Some(policy) if policy.avoid_previous_hosts && !self.tried.is_empty() => {
                 policy.host_selection_attempts + 1
             }
@@ -224,20 +330,6 @@ impl Tries {
             avoid: &self.tried,
         };
         exchange.worker.choose_host(&self.cluster, choice)
-    }
-
-    fn retry_wanted(&self, result: &Result<Forwarded, TryError>) -> Option<Arc<RetryPolicy>> {
-        let policy = self.retry.as_ref()?;
-        let status = match result {
-            Ok(forwarded) => RetryStatus::Response(&forwarded.head),
-            Err(TryError::Connect(_)) => RetryStatus::ConnectFailure,
-            Err(TryError::Refused) => RetryStatus::RefusedStream,
-            Err(TryError::Reset { sent: false, .. }) => RetryStatus::ResetBeforeRequest,
-            Err(TryError::Reset { .. }) => RetryStatus::Reset,
-            Err(TryError::PerTryTimeout) => RetryStatus::PerTryTimeout,
-            Err(_) => return None,
-        };
-        policy.wants(status).then(|| Arc::clone(policy))
     }
 
     /// Counts a retry, if the cluster may have another one.
@@ -267,15 +359,4 @@ impl Tries {
             () = responder.client_gone(request_done) => Err(TryError::ClientGone),
         }
     }
-}
-
-/// Methods that may be sent twice without another effect.
-fn idempotent(head: &RequestHead) -> bool {
-    matches!(head.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"TRACE")
-}
-
-fn backoff(policy: &RetryPolicy, retry: u32, random: u64) -> Duration {
-    // Envoy: a random time up to (2^n - 1) times the base.
-    let bound = policy.backoff_base.saturating_mul((1u32 << retry.min(16)) - 1).min(policy.backoff_max);
-    Duration::from_millis(random % (bound.as_millis() as u64).max(1))
 }

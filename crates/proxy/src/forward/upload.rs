@@ -23,8 +23,10 @@ pub(super) struct Recording {
 
 impl Recording {
     /// A recording of a body that is about to come, or already came to its end. `again`: it may be asked for.
-    pub(super) fn new(complete: bool, again: bool) -> Self {
-        Self { on: again || !complete, limit: LIMIT, complete, ..Self::default() }
+    pub(super) fn new(complete: bool, again: bool, limit: Option<u64>) -> Self {
+        // A body that nobody asks for again is kept no longer than a stale connection may need it.
+        let limit = limit.map_or(LIMIT, |limit| usize::try_from(limit).unwrap_or(LIMIT));
+        Self { on: again || !complete, limit, complete, ..Self::default() }
     }
 
     fn push(&mut self, chunk: &Bytes) {

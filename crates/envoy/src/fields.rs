@@ -104,6 +104,57 @@ fn walk(
     Ok(())
 }
 
+/// A field that a message's type has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldType {
+    /// Its name in the proto file.
+    pub name: &'static str,
+    /// What one value is: of a list an item, of a map an entry.
+    pub kind: FieldKind,
+    /// Whether it is a list.
+    pub repeated: bool,
+    /// Whether it is a map.
+    pub map: bool,
+    /// Fields with the same number exclude each other.
+    pub oneof: Option<u16>,
+}
+
+/// What a value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldKind {
+    /// True or false.
+    Bool,
+    /// A number of any kind.
+    Number,
+    /// Text.
+    Text,
+    /// Bytes.
+    Bytes,
+    /// One of these names, as declared.
+    Enum(Vec<&'static str>),
+    /// A message, by its full name.
+    Message(&'static str),
+}
+
+/// The fields of a type, by type URL or full name, in the order of their numbers; none where the type is not known.
+pub fn field_types(type_url: &str) -> Option<Vec<FieldType>> {
+    let describe = |field: crate::schema::Field| FieldType {
+        name: field.name(),
+        kind: match field.kind() {
+            Kind::Bool => FieldKind::Bool,
+            Kind::String => FieldKind::Text,
+            Kind::Bytes => FieldKind::Bytes,
+            Kind::Enum(of) => FieldKind::Enum(of.values().map(|(name, _)| name).collect()),
+            Kind::Message(of) => FieldKind::Message(of.full_name()),
+            _ => FieldKind::Number,
+        },
+        repeated: field.is_repeated() && !field.is_map(),
+        map: field.is_map(),
+        oneof: field.oneof(),
+    };
+    Some(MessageType::named(type_url)?.fields().map(describe).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

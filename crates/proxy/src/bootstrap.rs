@@ -148,6 +148,7 @@ pub fn stats_config(bootstrap: &Bootstrap) -> Result<Option<StatsConfig>, Bootst
 
 /// Fields that are set and have no effect. Those of clusters and listeners are told where these are compiled.
 pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
+    check_names(bootstrap)?;
     let mut warnings = compiled_bind(bootstrap)?.map_or_else(Vec::new, |compiled| compiled.warnings);
     // Resources are left out of the copy: they may be large, and are not looked into.
     let rest = Bootstrap { static_resources: None, ..bootstrap.clone() };
@@ -193,6 +194,19 @@ pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
     Ok(warnings)
 }
 
+/// Refuses two static clusters of one name: nobody could say which of them is meant.
+fn check_names(bootstrap: &Bootstrap) -> Result<(), BootstrapError> {
+    let mut seen = std::collections::HashSet::new();
+    let clusters = bootstrap.static_resources.iter().flat_map(|resources| &resources.clusters);
+    match clusters.enumerate().find(|(_, cluster)| !seen.insert(&cluster.name)) {
+        Some((at, cluster)) => Err(BootstrapError::Message(format!(
+            "static_resources.clusters[{at}].name: another cluster is called `{}`, too",
+            cluster.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The cluster through which ADS is reached, and whether its protocol is the incremental one.
 pub fn ads_cluster(bootstrap: &Bootstrap) -> Option<(String, bool)> {
     let config = bootstrap.dynamic_resources.as_ref()?.ads_config.as_ref()?;
@@ -234,6 +248,16 @@ mod tests {
         assert_eq!(bootstrap.static_resources.unwrap().clusters[0].lb_policy, 3);
         // What is wrong in another way stays wrong.
         assert!(parse_leniently("node: {id: {}}", None).is_err());
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_cluster() {
+        let check = |names: &str| {
+            warnings(&parse(&format!("static_resources: {{clusters: [{names}]}}"), None).unwrap())
+        };
+        assert!(check("{name: a}, {name: b}").is_ok());
+        let error = check("{name: a}, {name: b}, {name: a}").unwrap_err().to_string();
+        assert!(error.contains("static_resources.clusters[2].name"), "{error}");
     }
 
     #[test]

@@ -277,11 +277,12 @@ impl Session<'_> {
                         worker.stats.increment(cluster.stats.upstream_cx_connect_timeout);
                     }
                     info.upstream_transport_failure = Some(error.to_string());
+                    // As with Envoy, a host that failed stays visible even where another one took its place.
+                    info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
                     tried.push(host);
                 }
             }
         }
-        info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
         info.flags.set(ResponseFlags::RETRY_LIMIT);
         None
     }

@@ -386,7 +386,10 @@ impl Exchange {
         if reply.status == 400 && self.runtime.config.http1.stream_error != Some(true) {
             responder.close();
         }
-        self.info.local_reply_body = reply.body.clone();
+        // A direct response is the route's answer, and no reply for want of one.
+        if reply.details != "direct_response" {
+            self.info.local_reply_body = reply.body.clone();
+        }
         let (mut head, mut body) = self.local_response(reply);
         if !self.filters.is_empty() {
             self.filter_response(&mut head, &mut body).await;

@@ -109,7 +109,7 @@ pub struct Host {
     /// The address as text, for logs.
     pub text: Arc<str>,
     /// For automatic host rewrites.
-    pub hostname: Box<str>,
+    pub hostname: Arc<str>,
     /// What is said of it besides.
     pub metadata: Option<Arc<crate::metadata::Metadata>>,
     /// The place of its transport socket in the cluster's selection.

@@ -147,11 +147,12 @@ impl Served {
             "PRE_INITIALIZING" => 2,
             _ => 3,
         };
+        let days = crate::tls::days_until_first_expiration(&self.state, std::time::SystemTime::now());
         let manager = self.admin.manager.lock();
         let (warming_clusters, warming_listeners) = manager.warming_names();
         for (gauge, value) in [
             (server.concurrency, manager.concurrency() as u64),
-            (server.days_until_first_cert_expiring, u64::from(u32::MAX)),
+            (server.days_until_first_cert_expiring, days.unwrap_or(u64::from(u32::MAX))),
             (server.live, u64::from(state == 0)),
             (server.memory_allocated, resident),
             (server.memory_heap_size, data),

@@ -259,6 +259,7 @@ impl Tries {
     fn begin_try(&mut self, exchange: &mut Exchange, host: &Arc<Host>) {
         exchange.info.upstream_host = Some(Arc::clone(&host.text));
         exchange.info.host_metadata.clone_from(&host.metadata);
+        exchange.info.upstream_host_name = Some(Arc::clone(&host.hostname));
         if let Some(active) = &mut self.active {
             active.detach();
         }

@@ -297,10 +297,12 @@ impl UpstreamResponse {
                             .map_err(MessageError::Protocol)?;
                         if let Some(parsed) = &parsed {
                             let line = input.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                            let lines = input[..parsed.length].iter().filter(|byte| **byte == b'\n').count();
                             lease.head.set(HeadSize {
                                 bytes: parsed.length as u32,
                                 line: line as u32,
-                                fields: head.headers.len() as u32,
+                                // Lines without the first and the empty one: some fields are not kept.
+                                fields: lines.saturating_sub(2) as u32,
                             });
                             bytes::Buf::advance(&mut *input, parsed.length);
                         }

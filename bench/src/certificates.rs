@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 
 /// Where they are.
 #[derive(Debug)]
@@ -22,12 +22,15 @@ impl Certificates {
 pub fn write(folder: &Path) -> anyhow::Result<Certificates> {
     let key = KeyPair::generate()?;
     let mut authority = CertificateParams::new(Vec::new())?;
+    authority.distinguished_name = named("bench authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     fs::write(folder.join("ca.crt"), authority.self_signed(&key)?.pem())?;
     let issuer = Issuer::new(authority, key);
     for name in ["server", "client"] {
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::new(vec!["bench.local".to_owned()])?;
+        // Not the authority's: it would count as issued by itself.
+        parameters.distinguished_name = named(name);
         parameters
             .subject_alt_names
             .push(SanType::URI(format!("spiffe://cluster.local/ns/bench/sa/{name}").try_into()?));
@@ -35,4 +38,10 @@ pub fn write(folder: &Path) -> anyhow::Result<Certificates> {
         fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
     }
     Ok(Certificates { folder: folder.to_owned() })
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint, LookupFamily};
+use lateen_dataplane::cluster::{Assignment, Discovery};
 use lateen_dataplane::compile::{compile_assignment, compile_cluster, compile_listener, compile_routes};
 use lateen_dataplane::error::Warning;
 use lateen_dataplane::listener::{Address, NetworkFilter, RouteSource};
@@ -32,6 +32,7 @@ use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, SharedShard};
 use crate::tls::TlsError;
+use crate::upstream::{dns, health};
 use crate::worker::Command;
 use crate::xds;
 
@@ -212,29 +213,71 @@ impl Manager {
         match &handle.config.discovery {
             Discovery::Static => {
                 handle.set_hosts(&assignment.unwrap_or_default());
-                self.publish_cluster(handle);
+                self.hosts_known(handle);
             }
             Discovery::OriginalDestination { .. } => self.publish_cluster(handle),
             Discovery::Endpoints(service) => {
                 self.follow(ClusterLoadAssignment::TYPE_URL, service, xds::files::path(origin.as_ref()));
                 if let Some(assignment) = self.assignments.get(service) {
                     handle.set_hosts(assignment);
-                    self.publish_cluster(handle);
+                    self.hosts_known(handle);
                 } else if !existed {
                     self.warm_cluster(handle, xds::fetch_timeout(origin.as_ref()));
                 }
             }
             Discovery::StrictDns | Discovery::LogicalDns => {
-                tokio::spawn(resolve(
-                    self.this.clone(),
-                    Arc::downgrade(&handle),
-                    assignment.unwrap_or_default(),
-                ));
+                self.resolve(&handle, assignment.unwrap_or_default());
                 self.warm_cluster(handle, Some(WARMING));
             }
         }
         self.count_warming();
         Ok(())
+    }
+
+    /// Has the names of a cluster resolved, as this assignment has them from now on.
+    fn resolve(&self, handle: &Arc<ClusterHandle>, template: Assignment) {
+        let this = self.this.clone();
+        let known = move |handle: &Arc<ClusterHandle>| {
+            if let Some(manager) = this.upgrade() {
+                let mut manager = manager.lock();
+                if manager.is_warming(handle) {
+                    manager.hosts_known(Arc::clone(handle));
+                    manager.count_warming();
+                }
+            }
+        };
+        let task = tokio::spawn(dns::keep(Arc::downgrade(handle), template, known));
+        if let Some(before) = handle.resolver.lock().replace(task.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    fn is_warming(&self, handle: &Arc<ClusterHandle>) -> bool {
+        let warming = self.warming_clusters.get(&handle.config.name);
+        warming.is_some_and(|warming| Arc::ptr_eq(warming, handle))
+    }
+
+    /// The hosts of a cluster are there: it serves, once their health was looked at.
+    fn hosts_known(&mut self, handle: Arc<ClusterHandle>) {
+        let Some(checked) = health::start(&self.state, &handle) else {
+            // Hosts are checked already, and the one who waits for that publishes.
+            if handle.config.health_checks.is_empty() || !self.is_warming(&handle) {
+                self.publish_cluster(handle);
+            }
+            return;
+        };
+        self.warm_cluster(Arc::clone(&handle), Some(WARMING));
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            let _ = checked.await;
+            if let Some(manager) = this.upgrade() {
+                let mut manager = manager.lock();
+                if manager.is_warming(&handle) {
+                    manager.publish_cluster(handle);
+                    manager.count_warming();
+                }
+            }
+        });
     }
 
     fn publish_cluster(&mut self, handle: Arc<ClusterHandle>) {
@@ -303,7 +346,7 @@ impl Manager {
         let warmed: Vec<_> = self.warming_clusters.values().filter(concerned).cloned().collect();
         for handle in warmed {
             handle.set_hosts(&assignment);
-            self.publish_cluster(handle);
+            self.hosts_known(handle);
         }
         self.assignments.insert(service, assignment);
         self.count_warming();
@@ -579,64 +622,4 @@ fn discovered_routes(
         },
         _ => None,
     })
-}
-
-/// Keeps the addresses of a cluster's names up to date, for as long as the cluster lives.
-async fn resolve(
-    manager: std::sync::Weak<Mutex<Manager>>,
-    cluster: std::sync::Weak<ClusterHandle>,
-    template: Assignment,
-) {
-    loop {
-        let Some(handle) = cluster.upgrade() else { return };
-        let refresh = handle.config.dns.refresh;
-        let families = match handle.config.dns.family {
-            LookupFamily::V4 => (true, false),
-            LookupFamily::V6 => (false, true),
-            _ => (true, true),
-        };
-        let logical = handle.config.discovery == Discovery::LogicalDns;
-        let mut endpoints: Vec<Endpoint> = Vec::new();
-        let mut complete = true;
-        for endpoint in &template.endpoints {
-            let Address::Name(name, port) = &endpoint.address else {
-                endpoints.push(endpoint.clone());
-                continue;
-            };
-            let found = tokio::net::lookup_host((name.to_string(), *port)).await;
-            let Ok(found) = found else {
-                complete = false;
-                continue;
-            };
-            let mut addresses: Vec<SocketAddr> =
-                found.filter(|address| if address.is_ipv4() { families.0 } else { families.1 }).collect();
-            addresses.sort();
-            addresses.dedup();
-            if logical || (families.0 && families.1 && addresses.iter().any(SocketAddr::is_ipv4)) {
-                // Both families name the same machine: one of them is enough.
-                addresses.retain(SocketAddr::is_ipv4);
-            }
-            if logical {
-                addresses.truncate(1);
-            }
-            for address in addresses {
-                let hostname =
-                    if endpoint.hostname.is_empty() { (**name).into() } else { endpoint.hostname.clone() };
-                endpoints.push(Endpoint { address: Address::Socket(address), hostname, ..endpoint.clone() });
-            }
-        }
-        // A resolver that does not answer is no reason to forget the hosts.
-        if complete || !endpoints.is_empty() {
-            handle.set_hosts(&Assignment { endpoints, ..template.clone() });
-            let Some(manager) = manager.upgrade() else { return };
-            let mut manager = manager.lock();
-            let name = Arc::clone(&handle.config.name);
-            if manager.warming_clusters.get(&name).is_some_and(|warming| Arc::ptr_eq(warming, &handle)) {
-                manager.publish_cluster(Arc::clone(&handle));
-                manager.count_warming();
-            }
-        }
-        drop(handle);
-        tokio::time::sleep(refresh.max(Duration::from_millis(100))).await;
-    }
 }

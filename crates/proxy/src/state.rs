@@ -16,6 +16,7 @@ use lateen_dataplane::listener::{
 use lateen_dataplane::route::RouteTable;
 use lateen_dataplane::tls::DownstreamTransport;
 use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::access_log::{LogFiles, LogSink};
@@ -30,6 +31,7 @@ use crate::stats::{
     SharedShard, Stats, TcpStats, UpstreamCodeStats, prefix,
 };
 use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
+use crate::upstream::health::Job;
 use crate::upstream::limits::BreakerStats;
 use crate::upstream::outlier::OutlierHandle;
 
@@ -58,6 +60,12 @@ pub struct ClusterHandle {
     pub(crate) outlier: Option<OutlierHandle>,
     /// Numbers that any thread may change.
     pub(crate) control: SharedShard,
+    /// Counts the changes of its hosts, for those who check their health.
+    pub(crate) hosts_changed: watch::Sender<u64>,
+    /// Whether its hosts are being checked.
+    pub(crate) checking: AtomicBool,
+    /// Who resolves its names.
+    pub(crate) resolver: Mutex<Option<tokio::task::AbortHandle>>,
     /// Whether anything was ever sent there: health checks are slow before.
     pub(crate) had_traffic: AtomicBool,
     /// What is under way, as far as it is limited: of default and of high priority.
@@ -334,6 +342,8 @@ pub struct State {
     pub identity: OnceLock<Identity>,
     /// Of sockets of clusters without a bind configuration.
     pub default_bind: Bind,
+    /// The thread of health checks, once there is one.
+    pub(crate) health: OnceLock<UnboundedSender<Job>>,
     /// Where the proxy stands, by which hosts of its own zone are preferred.
     pub place: OnceLock<Place>,
     /// The machine's name.
@@ -368,6 +378,7 @@ impl State {
             logs: LogFiles::new(&stats),
             stats,
             default_bind,
+            health: OnceLock::new(),
             place: OnceLock::new(),
             hostname: nix::unistd::gethostname()
                 .ok()
@@ -429,6 +440,9 @@ impl State {
             ),
             outlier: config.outlier.as_ref().map(|_| OutlierHandle::new(&self.stats, &config.stat_name)),
             control: self.stats.common(),
+            hosts_changed: watch::Sender::new(0),
+            checking: AtomicBool::new(false),
+            resolver: Mutex::default(),
             had_traffic: AtomicBool::new(false),
             config,
             hosts: ArcSwap::default(),

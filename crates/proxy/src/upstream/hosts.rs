@@ -61,5 +61,6 @@ impl ClusterHandle {
             control.increment(stats.membership_change);
         }
         self.hosts.store(Arc::new(new));
+        self.hosts_changed.send_modify(|version| *version += 1);
     }
 }

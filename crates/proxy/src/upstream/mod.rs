@@ -1,6 +1,8 @@
 //! Upstream: connecting, pools of connections, and one try of a request.
 
 mod connect;
+pub mod dns;
+pub mod health;
 mod hosts;
 pub mod limits;
 pub mod outlier;

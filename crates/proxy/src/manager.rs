@@ -215,7 +215,12 @@ impl Manager {
                 handle.set_hosts(&assignment.unwrap_or_default());
                 self.hosts_known(handle);
             }
-            Discovery::OriginalDestination { .. } => self.publish_cluster(handle),
+            Discovery::OriginalDestination { cleanup, .. } => {
+                if !existed {
+                    tokio::spawn(forget_destinations(Arc::downgrade(&handle), *cleanup));
+                }
+                self.publish_cluster(handle);
+            }
             Discovery::Endpoints(service) => {
                 self.follow(ClusterLoadAssignment::TYPE_URL, service, xds::files::path(origin.as_ref()));
                 if let Some(assignment) = self.assignments.get(service) {
@@ -622,4 +627,16 @@ fn discovered_routes(
         },
         _ => None,
     })
+}
+
+/// Forgets original destinations that nobody uses, for as long as their cluster lives (`cleanup_interval`).
+async fn forget_destinations(cluster: std::sync::Weak<ClusterHandle>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval.max(Duration::from_millis(10))).await;
+        let Some(cluster) = cluster.upgrade() else { return };
+        let mut destinations = cluster.destinations.lock();
+        // Requests and connections hold their host.
+        destinations.retain(|_, host| Arc::strong_count(host) > 1);
+        cluster.control.set(cluster.membership.membership_total, destinations.len() as u64);
+    }
 }

@@ -60,6 +60,8 @@ pub struct ClusterHandle {
     pub(crate) outlier: Option<OutlierHandle>,
     /// Numbers that any thread may change.
     pub(crate) control: SharedShard,
+    /// Connections of an older number end (`close_connections_on_host_set_change`).
+    pub(crate) connection_epoch: AtomicU64,
     /// Counts the changes of its hosts, for those who check their health.
     pub(crate) hosts_changed: watch::Sender<u64>,
     /// Whether its hosts are being checked.
@@ -440,6 +442,7 @@ impl State {
             ),
             outlier: config.outlier.as_ref().map(|_| OutlierHandle::new(&self.stats, &config.stat_name)),
             control: self.stats.common(),
+            connection_epoch: AtomicU64::new(0),
             hosts_changed: watch::Sender::new(0),
             checking: AtomicBool::new(false),
             resolver: Mutex::default(),

@@ -134,8 +134,6 @@ pub struct Subsets {
     pub fallback_list: bool,
     /// Whether localities keep their weights within subsets.
     pub locality_weight_aware: bool,
-    /// Whether these are scaled by the share of the hosts that the subset has.
-    pub scale_locality_weight: bool,
 }
 
 /// Which hosts a request is to be sent to.

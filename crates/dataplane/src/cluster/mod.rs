@@ -17,7 +17,6 @@ use crate::health::{HealthCheck, HealthCheckTarget};
 use crate::http_protocol::Keepalive;
 use crate::listener::Address;
 use crate::outlier::OutlierDetection;
-use crate::route::Fraction;
 use crate::transport::{Labels, TransportSelection};
 
 /// How the hosts of a cluster are found.
@@ -184,10 +183,6 @@ pub struct Assignment {
     pub overprovisioning: u32,
     /// Whether levels are judged by the weights of their hosts in place of their number.
     pub weighted_health: bool,
-    /// Without news for so long the hosts are not believed any more.
-    pub stale_after: Option<Duration>,
-    /// Requests that are dropped (`drop_overloads`).
-    pub drops: Option<Fraction>,
 }
 
 /// A host as configured.

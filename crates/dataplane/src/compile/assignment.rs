@@ -6,13 +6,12 @@ use std::sync::Arc;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::endpoint::v3 as endpoint;
 
-use super::common::{duration, leftover, percent, socket_address};
+use super::common::{leftover, socket_address};
 use super::{metadata, transport};
 use crate::cluster::{Assignment, Endpoint, HealthFlags, Locality};
 use crate::error::{Context, Result};
 use crate::health::HealthCheckTarget;
 use crate::listener::Address;
-use crate::route::Fraction;
 use crate::transport::Labels;
 
 /// Compiles a load assignment.
@@ -57,27 +56,11 @@ pub(crate) fn load_assignment(
         endpoints,
         overprovisioning,
         weighted_health: take(&mut policy.weighted_priority_health),
-        stale_after: duration(
-            &context.field("policy.endpoint_stale_after"),
-            policy.endpoint_stale_after.take(),
-        )?
-        .filter(|time| !time.is_zero()),
-        drops: drops(&context.field("policy.drop_overloads"), take(&mut policy.drop_overloads))?,
     };
     leftover(&context.field("policy"), &policy);
     value.named_endpoints.clear();
     leftover(context, &value);
     Ok(compiled)
-}
-
-fn drops(
-    context: &Context<'_>,
-    values: Vec<endpoint::cluster_load_assignment::policy::DropOverload>,
-) -> Result<Option<Fraction>> {
-    if values.len() > 1 {
-        return Err(context.error("only one category of requests can be dropped"));
-    }
-    Ok(values.first().and_then(|drop| drop.drop_percentage.as_ref()).map(percent))
 }
 
 fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result<Option<Endpoint>> {

@@ -226,6 +226,7 @@ fn subsets(context: &Context<'_>, mut config: proto::cluster::LbSubsetConfig) ->
             selector.single_host_per_subset,
         )?);
     }
+    unscaled(context, config.scale_locality_weight);
     Ok(Subsets {
         fallback: fallback(config.fallback_policy),
         default: criteria_of(config.default_subset.take()),
@@ -234,8 +235,16 @@ fn subsets(context: &Context<'_>, mut config: proto::cluster::LbSubsetConfig) ->
         list_as_any: config.list_as_any,
         fallback_list: config.metadata_fallback_policy == 1,
         locality_weight_aware: config.locality_weight_aware,
-        scale_locality_weight: config.scale_locality_weight,
     })
+}
+
+/// Localities keep their weights within subsets, or have none.
+fn unscaled(context: &Context<'_>, scale: bool) {
+    if scale {
+        context
+            .field("scale_locality_weight")
+            .warn("a locality keeps its whole weight, however few of its hosts are in the subset; this has no effect");
+    }
 }
 
 fn fallback(number: i32) -> Fallback {
@@ -400,6 +409,7 @@ fn extension_subsets(
             .field("allow_redundant_keys")
             .warn("what a route asks for must be exactly the keys of a selector; this has no effect");
     }
+    unscaled(context, config.scale_locality_weight);
     if !selectors.is_empty() {
         balancing.subsets = Some(Arc::new(Subsets {
             fallback: fallback(config.fallback_policy),
@@ -409,7 +419,6 @@ fn extension_subsets(
             list_as_any: config.list_as_any,
             fallback_list: config.metadata_fallback_policy == 1,
             locality_weight_aware: config.locality_weight_aware,
-            scale_locality_weight: config.scale_locality_weight,
         }));
     }
     Ok(())

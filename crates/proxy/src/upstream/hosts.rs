@@ -1,6 +1,7 @@
 //! The hosts of a cluster, as its one writer changes them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lateen_dataplane::circuit::{Circuit, RoutePriority};
@@ -59,6 +60,9 @@ impl ClusterHandle {
         );
         if !changes.added.is_empty() || !changes.removed.is_empty() {
             control.increment(stats.membership_change);
+            if self.config.close_on_host_change {
+                self.connection_epoch.fetch_add(1, Relaxed);
+            }
         }
         self.hosts.store(Arc::new(new));
         self.hosts_changed.send_modify(|version| *version += 1);

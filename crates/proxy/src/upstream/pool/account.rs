@@ -30,6 +30,8 @@ pub(super) struct Account {
     priority: RoutePriority,
     owner: Weak<dyn Owner>,
     pub(super) made: Instant,
+    /// Of which hosts its cluster had.
+    epoch: u64,
     /// Requests that it carried.
     pub(super) requests: Cell<u32>,
     /// Whether a request is under way.
@@ -72,6 +74,7 @@ impl Account {
             priority,
             owner,
             made: Instant::now(),
+            epoch: cluster.connection_epoch.load(Relaxed),
             requests: Cell::new(0),
             busy: Cell::new(false),
             by_peer: Cell::new(false),
@@ -142,10 +145,12 @@ impl Account {
         over
     }
 
-    /// Whether its host failed its health checks, and connections are to end then.
+    /// Whether its host failed its health checks, or hosts changed, and connections are to end then.
     pub(super) fn is_unhealthy(&self) -> bool {
         use lateen_dataplane::cluster::HealthFlags;
-        self.cluster.config.close_on_health_failure && self.host.flags().any(HealthFlags::FAILED_ACTIVE)
+        let config = &self.cluster.config;
+        (config.close_on_health_failure && self.host.flags().any(HealthFlags::FAILED_ACTIVE))
+            || (config.close_on_host_change && self.epoch != self.cluster.connection_epoch.load(Relaxed))
     }
 }
 

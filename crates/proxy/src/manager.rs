@@ -245,7 +245,7 @@ impl Manager {
         let known = move |handle: &Arc<ClusterHandle>| {
             if let Some(manager) = this.upgrade() {
                 let mut manager = manager.lock();
-                if manager.is_warming(handle) {
+                if manager.is_warming_cluster(handle) {
                     manager.hosts_known(Arc::clone(handle));
                     manager.count_warming();
                 }
@@ -257,7 +257,7 @@ impl Manager {
         }
     }
 
-    fn is_warming(&self, handle: &Arc<ClusterHandle>) -> bool {
+    fn is_warming_cluster(&self, handle: &Arc<ClusterHandle>) -> bool {
         let warming = self.warming_clusters.get(&handle.config.name);
         warming.is_some_and(|warming| Arc::ptr_eq(warming, handle))
     }
@@ -266,7 +266,7 @@ impl Manager {
     fn hosts_known(&mut self, handle: Arc<ClusterHandle>) {
         let Some(checked) = health::start(&self.state, &handle) else {
             // Hosts are checked already, and the one who waits for that publishes.
-            if handle.config.health_checks.is_empty() || !self.is_warming(&handle) {
+            if handle.config.health_checks.is_empty() || !self.is_warming_cluster(&handle) {
                 self.publish_cluster(handle);
             }
             return;
@@ -277,7 +277,7 @@ impl Manager {
             let _ = checked.await;
             if let Some(manager) = this.upgrade() {
                 let mut manager = manager.lock();
-                if manager.is_warming(&handle) {
+                if manager.is_warming_cluster(&handle) {
                     manager.publish_cluster(handle);
                     manager.count_warming();
                 }

@@ -41,7 +41,7 @@ pub(super) fn mirror(exchange: &Exchange, action: &Forward, recording: &Recordin
         let worker = Rc::clone(&exchange.worker);
         let chunks = recording.chunks.clone();
         let trailers = recording.trailers.clone();
-        let destination = exchange.connection.local;
+        let destination = exchange.connection.destination();
         tokio::task::spawn_local(async move {
             let send = send_copy(worker, cluster, head, chunks, trailers, destination);
             let _ = tokio::time::timeout(Duration::from_secs(60), send).await;

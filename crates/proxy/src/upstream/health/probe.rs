@@ -171,7 +171,13 @@ impl Prober {
             Some(Kept::Http1(connection)) if !connection.is_stale() => connection,
             _ => Shared::new(self.connect(shard, cluster, Wanted::Http1).await?, BytesMut::new()),
         };
-        http1::write_request(&mut connection.output(), head, Framing::Length(body.len() as u64), None, http1::Spelling::default());
+        http1::write_request(
+            &mut connection.output(),
+            head,
+            Framing::Length(body.len() as u64),
+            None,
+            http1::Spelling::default(),
+        );
         connection.write(&body).await.ok()?;
         let (head, keep, reader) = response_head(&connection, head.method() == b"HEAD").await?;
         let complete = Rc::new(std::cell::Cell::new(false));

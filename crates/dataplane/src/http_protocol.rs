@@ -68,8 +68,6 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// A message that is wrong ends its stream and not the connection.
     pub stream_error: Option<bool>,
-    /// Frames that may wait for the peer to read (answers to its floods).
-    pub max_outbound_frames: u32,
     /// Pings that ask whether the peer is there.
     pub keepalive: Option<Keepalive>,
 }
@@ -83,7 +81,6 @@ impl Default for Http2Options {
             initial_connection_window: 16 << 20,
             allow_connect: false,
             stream_error: None,
-            max_outbound_frames: 10_000,
             keepalive: None,
         }
     }
@@ -154,21 +151,4 @@ pub enum AddressDetection {
         /// The status for requests without it; none serves them.
         reject: Option<u16>,
     },
-}
-
-/// `HttpConnectionManager.ProxyStatusConfig`: the `proxy-status` field of responses (RFC 9209).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxyStatus {
-    /// Who we are; none: the name in the `server` field.
-    pub name: Option<Box<str>>,
-    /// We are what the node is called.
-    pub use_node_id: bool,
-    /// Leaves out the response code details.
-    pub remove_details: bool,
-    /// Leaves out why the connection ended.
-    pub remove_termination_details: bool,
-    /// Leaves out the response flags.
-    pub remove_flags: bool,
-    /// Gives the response the status that RFC 9209 recommends for the error.
-    pub recommended_status: bool,
 }

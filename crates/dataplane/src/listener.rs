@@ -8,9 +8,7 @@ use std::time::Duration;
 use crate::filter_chain::FilterChains;
 use crate::filters::HttpFilter;
 use crate::head::Scheme;
-use crate::http_protocol::{
-    AddressDetection, Http1Options, Http2Options, InternalAddresses, ProxyStatus, Underscores,
-};
+use crate::http_protocol::{AddressDetection, Http1Options, Http2Options, InternalAddresses, Underscores};
 use crate::listener_filter::{Inspect, ProxyProtocol};
 use crate::network::{DirectResponse, NetworkGate};
 use crate::path::PathOptions;
@@ -273,8 +271,6 @@ pub struct HttpConnectionManager {
     pub server_name: Box<str>,
     /// What is done with it.
     pub server_header: ServerHeader,
-    /// The `proxy-status` header.
-    pub proxy_status: Option<ProxyStatus>,
     /// Whether `x-request-id` is made where it is missing.
     pub generate_request_id: bool,
     /// Whether a foreign `x-request-id` is kept at the edge.

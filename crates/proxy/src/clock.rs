@@ -53,6 +53,7 @@ struct Inner {
     begun: Cell<Instant>,
     active: Cell<Instant>,
     limits: Cell<Limits>,
+    complete: Cell<bool>,
     ended: Cell<Option<Expiry>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -64,6 +65,7 @@ impl StreamClock {
             begun: Cell::new(now),
             active: Cell::new(now),
             limits: Cell::new(limits),
+            complete: Cell::new(false),
             ended: Cell::new(None),
             waker: RefCell::default(),
         }))
@@ -74,6 +76,7 @@ impl StreamClock {
         self.0.begun.set(now);
         self.0.active.set(now);
         self.0.limits.set(limits);
+        self.0.complete.set(false);
         self.0.ended.set(None);
     }
 
@@ -101,10 +104,16 @@ impl StreamClock {
 
     /// The request is complete.
     pub fn request_complete(&self) {
+        self.0.complete.set(true);
         self.change(|limits| {
             limits.headers = None;
             limits.request = None;
         });
+    }
+
+    /// Whether the request is complete.
+    pub fn is_request_complete(&self) -> bool {
+        self.0.complete.get()
     }
 
     /// Another idle limit (`RouteAction.idle_timeout`), from now on.

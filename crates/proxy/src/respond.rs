@@ -1,8 +1,10 @@
 //! The client's side of a request: sending the answer, and noticing that the client has gone.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -54,14 +56,40 @@ pub struct Http1Responder {
 pub struct Http2Responder {
     /// The stream.
     pub stream: SendResponse<Bytes>,
-    /// Whether all of the request has been received.
-    pub complete: bool,
     /// The times of the stream.
     pub clock: StreamClock,
     /// Whether the head has been sent.
     pub started: bool,
     /// The client asked to change the protocol by an extended CONNECT (RFC 8441).
     pub extended_connect: bool,
+}
+
+/// Interim answers of an upstream on their way to the client.
+#[derive(Debug, Default)]
+pub struct Interim {
+    heads: RefCell<VecDeque<ResponseHead>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Interim {
+    /// One came.
+    pub fn push(&self, head: ResponseHead) {
+        self.heads.borrow_mut().push_back(head);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    async fn next(&self) -> ResponseHead {
+        std::future::poll_fn(|context| match self.heads.borrow_mut().pop_front() {
+            Some(head) => Poll::Ready(head),
+            None => {
+                *self.waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
 }
 
 /// Bytes a client may send ahead while its request is served.
@@ -114,7 +142,44 @@ impl Responder {
     pub fn request_complete(&self) -> bool {
         match self {
             Self::Http1(responder) => responder.complete.get(),
-            Self::Http2(responder) => responder.complete,
+            Self::Http2(responder) => responder.clock.is_request_complete(),
+        }
+    }
+
+    /// Sends interim answers that came together with the final one.
+    pub async fn send_waiting(&mut self, interim: &Interim) {
+        loop {
+            let head = interim.heads.borrow_mut().pop_front();
+            let Some(head) = head else { return };
+            if self.send_interim(&head).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Sends interim answers as they come; never resolves.
+    pub async fn relay_interim(&mut self, interim: Option<&Interim>) {
+        let Some(interim) = interim else { return std::future::pending().await };
+        loop {
+            let head = interim.next().await;
+            if self.send_interim(&head).await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// [`client_gone`](Self::client_gone), and meanwhile [`relay_interim`](Self::relay_interim).
+    pub async fn relay_until_gone(&mut self, interim: Option<&Interim>, request_done: bool) {
+        let Some(interim) = interim else { return self.client_gone(request_done).await };
+        loop {
+            let head = tokio::select! {
+                biased;
+                head = interim.next() => head,
+                () = self.client_gone(request_done) => return,
+            };
+            if self.send_interim(&head).await.is_err() {
+                return;
+            }
         }
     }
 

@@ -17,9 +17,10 @@ use crate::forward::{Failure, Forwarded, stream_limit};
 use crate::listener::ConnectionFacts;
 use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
 use crate::request;
-use crate::respond::Responder;
+use crate::respond::{Interim, Responder};
 use crate::state::HttpRuntime;
 use crate::stream_end::Sent;
+use crate::upstream::Tunnel;
 use crate::worker::Worker;
 
 /// A request under way.
@@ -56,6 +57,10 @@ pub struct Exchange {
     pub scheme_given: bool,
     /// Whether it came from inside.
     pub internal: bool,
+    /// Whether a CONNECT ends here, and its bytes go on alone.
+    pub terminate: bool,
+    /// Interim answers of upstreams, where they are passed on.
+    pub interim: Option<Rc<Interim>>,
     /// The times of the stream.
     pub clock: Option<StreamClock>,
     /// The head that was sent, while its body still is.
@@ -117,6 +122,8 @@ impl Exchange {
             missing_host: false,
             scheme_given: false,
             internal: false,
+            terminate: false,
+            interim: runtime.config.proxy_continue.then(Rc::default),
             clock: None,
             sent: None,
             found: None,
@@ -207,6 +214,12 @@ impl Exchange {
 
     /// Filters and router, for the request as it came and for every redirect that is followed here.
     async fn through_chain(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Decision {
+        if let Some(upgrade) = &self.upgrade
+            && !self.upgrade_allowed(upgrade)
+        {
+            self.worker.stats.increment(self.runtime.stats.downstream_rq_ws_on_non_ws_route);
+            return Decision::Reply(LocalReply::new(403, "", "upgrade_failed"));
+        }
         self.request_done = body.is_done();
         if self.is_filtered()
             && let Some(outcome) = self.filter_request(body, responder).await
@@ -309,15 +322,7 @@ impl Exchange {
         body: &mut BodyReader,
         responder: &mut Responder,
     ) -> Decision {
-        if let Some(upgrade) = &self.upgrade {
-            let upgrade = upgrade.to_ascii_lowercase();
-            let setting = |list: &[(Box<str>, bool)]| {
-                list.iter().find(|(name, _)| **name == *upgrade).map(|(_, on)| *on)
-            };
-            if !setting(&action.upgrades).or(setting(&self.runtime.config.upgrades)).unwrap_or(false) {
-                return Decision::Reply(LocalReply::new(403, "", "upgrade_failed"));
-            }
-        }
+        self.terminate = self.head.method() == b"CONNECT" && action.connect_terminated;
         if let Some(clock) = &self.clock {
             if let Some(idle) = action.idle_timeout {
                 clock.set_idle((!idle.is_zero()).then_some(idle));
@@ -332,6 +337,28 @@ impl Exchange {
             Err(Failure::Reply(reply)) => Decision::Reply(reply),
             Err(Failure::ClientGone) => Decision::Gone,
         }
+    }
+
+    /// What the request asks to make of the upstream's connection.
+    pub fn tunnel(&self) -> Tunnel<'_> {
+        match &self.upgrade {
+            None => Tunnel::None,
+            Some(_) if self.terminate => Tunnel::Raw,
+            Some(_) if self.head.method() == b"CONNECT" => Tunnel::Connect,
+            Some(protocol) => Tunnel::Upgrade(protocol),
+        }
+    }
+
+    /// Whether connection manager and route let the client change the protocol (`upgrade_configs`).
+    fn upgrade_allowed(&self, upgrade: &str) -> bool {
+        let setting = |list: &[(Box<str>, bool)]| {
+            list.iter().find(|(name, _)| name.eq_ignore_ascii_case(upgrade)).map(|(_, on)| *on)
+        };
+        let route = match self.found.as_ref().map(|found| &found.route.action) {
+            Some(Action::Forward(forward)) => setting(&forward.upgrades),
+            _ => None,
+        };
+        route.or(setting(&self.runtime.config.upgrades)).unwrap_or(false)
     }
 
     /// What the route changes of a response.
@@ -424,6 +451,9 @@ impl Exchange {
         forwarded: &mut Forwarded,
         responder: &mut Responder,
     ) -> Option<(ResponseHead, Option<Headers>)> {
+        if let Some(interim) = &self.interim {
+            responder.send_waiting(interim).await;
+        }
         let mut head = std::mem::take(&mut forwarded.head);
         self.info.response_code_details = Some("via_upstream");
         self.info.response_code = head.status;
@@ -434,7 +464,11 @@ impl Exchange {
         }
         self.info.response_code = head.status;
         self.apply_route(&mut head);
-        let tunnel = head.status == 101 && self.upgrade.is_some();
+        let tunnel = match self.tunnel() {
+            Tunnel::None => false,
+            Tunnel::Upgrade(_) => head.status == 101,
+            Tunnel::Connect | Tunnel::Raw => (200..300).contains(&head.status),
+        };
         if !self.filters.is_empty() && !tunnel {
             self.filter_response(&mut head, &mut forwarded.body).await;
         }
@@ -457,14 +491,16 @@ impl Exchange {
             return Some((head, None));
         };
         if tunnel {
-            responder.broken();
+            responder.close();
             let _ = writer.flush().await;
             if self.runtime.config.log_options.on_established {
                 self.log_as(LogType::DownstreamTunnelSuccessfullyEstablished, None);
             }
         }
         self.sent = Some((head, None));
+        let active = tunnel.then(|| UpgradeCount::new(&self.worker, &self.runtime));
         let trailers = self.transfer(body, forwarded, &mut writer, tunnel).await;
+        drop(active);
         if trailers.is_err() {
             writer.abort();
             responder.broken();
@@ -548,6 +584,23 @@ impl Exchange {
                 self.info.response_code_details = Some("downstream_remote_disconnect");
             }
         })
+    }
+}
+
+/// A tunnel that is open.
+struct UpgradeCount(Rc<Worker>, Arc<HttpRuntime>);
+
+impl UpgradeCount {
+    fn new(worker: &Rc<Worker>, runtime: &Arc<HttpRuntime>) -> Self {
+        worker.stats.increment(runtime.stats.downstream_cx_upgrades_total);
+        worker.stats.increment(runtime.stats.downstream_cx_upgrades_active);
+        Self(Rc::clone(worker), Arc::clone(runtime))
+    }
+}
+
+impl Drop for UpgradeCount {
+    fn drop(&mut self) {
+        self.0.stats.decrement(self.1.stats.downstream_cx_upgrades_active);
     }
 }
 

@@ -9,7 +9,7 @@ use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::core::v3::scheme_header_transformation::Transformation::SchemeToOverwrite;
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    RouteSpecifier, StripPortMode, proxy_status_config::ProxyName,
+    RouteSpecifier, StripPortMode,
 };
 use lateen_envoy::envoy::extensions::http::early_header_mutation::header_mutation::v3 as early;
 use lateen_envoy::envoy::extensions::http::original_ip_detection::custom_header::v3::CustomHeaderConfig;
@@ -24,7 +24,7 @@ use super::http_protocol::{http1_options, http2_options};
 use super::route::route_table;
 use crate::error::{Context, Result};
 use crate::head::Scheme;
-use crate::http_protocol::{AddressDetection, InternalAddresses, ProxyStatus, Underscores};
+use crate::http_protocol::{AddressDetection, InternalAddresses, Underscores};
 use crate::listener::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, LogOptions,
     RouteSource, ServerHeader, StripPort,
@@ -119,7 +119,6 @@ pub(crate) fn http_manager(
             2 => ServerHeader::PassThrough,
             _ => ServerHeader::Overwrite,
         },
-        proxy_status: value.proxy_status_config.take().map(proxy_status),
         generate_request_id: value.generate_request_id.take().unwrap_or(true),
         preserve_external_request_id: take(&mut value.preserve_external_request_id),
         request_id_in_response: take(&mut value.always_set_request_id_in_response),
@@ -262,20 +261,6 @@ fn scheme(context: &Context<'_>, value: &mut proto::HttpConnectionManager) -> Re
             Err(context.field("scheme_to_overwrite").error(format!("`{other}` is neither http nor https")))
         }
         None => Ok(None),
-    }
-}
-
-fn proxy_status(config: proto::http_connection_manager::ProxyStatusConfig) -> ProxyStatus {
-    ProxyStatus {
-        name: match config.proxy_name {
-            Some(ProxyName::LiteralProxyName(ref name)) => Some(name.as_str().into()),
-            _ => None,
-        },
-        use_node_id: matches!(config.proxy_name, Some(ProxyName::UseNodeId(true))),
-        remove_details: config.remove_details,
-        remove_termination_details: config.remove_connection_termination_details,
-        remove_flags: config.remove_response_flags,
-        recommended_status: config.set_recommended_response_code,
     }
 }
 

@@ -77,7 +77,6 @@ pub(crate) fn http2_options(
             .override_stream_error_on_invalid_http_message
             .take()
             .or(deprecated.then_some(true)),
-        max_outbound_frames: value.max_outbound_frames.take().unwrap_or(defaults.max_outbound_frames),
         keepalive: match value.connection_keepalive.take() {
             Some(settings) => Some(keepalive(&context.field("connection_keepalive"), settings)?),
             None => None,
@@ -86,6 +85,7 @@ pub(crate) fn http2_options(
     // Metadata frames are Envoy's own and are ignored, as RFC 9113 says of unknown frames. Floods of control frames,
     // empty frames, priorities and window updates are bounded by limits of the library's own; which codec of Envoy's
     // is used, and how it encodes text, changes nothing that a peer sees.
+    value.max_outbound_frames = None;
     value.max_outbound_control_frames = None;
     value.max_consecutive_inbound_frames_with_empty_payload = None;
     value.max_inbound_priority_frames_per_stream = None;

@@ -340,6 +340,9 @@ fn forward(
         priority: if take(&mut action.priority) == 1 { RoutePriority::High } else { RoutePriority::Default },
         metadata_match: own_match.map(Arc::new),
         rate_limits: rate_limits(&context.field("rate_limits"), take(&mut action.rate_limits))?,
+        connect_terminated: action.upgrade_configs.iter().any(|upgrade| {
+            upgrade.upgrade_type.eq_ignore_ascii_case("CONNECT") && upgrade.connect_config.is_some()
+        }),
         upgrades: take(&mut action.upgrade_configs)
             .into_iter()
             .map(|upgrade| {

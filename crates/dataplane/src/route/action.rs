@@ -71,6 +71,8 @@ pub struct Forward {
     pub rate_limits: Vec<RateLimit>,
     /// Upgrades switched on or off for this route.
     pub upgrades: Vec<(Box<str>, bool)>,
+    /// `upgrade_configs.connect_config`: a CONNECT ends here, and what comes through it goes upstream as bytes.
+    pub connect_terminated: bool,
 }
 
 /// What the `grpc-timeout` of a gRPC request does.

@@ -16,7 +16,7 @@ use super::failure::{TryError, mark_begun, reset};
 use super::tries::Tries;
 use super::upload::{UploadError, upload};
 use crate::message::{BodyReader, BodyWriter, MessageError};
-use crate::respond::Responder;
+use crate::respond::{Interim, Responder};
 use crate::router::Exchange;
 use crate::tls::Wanted;
 use crate::upstream::{AcquireError, Dialing, Upstream, UpstreamResponse};
@@ -64,8 +64,9 @@ impl Tries {
         exchange.info.timing.upstream_send_begin = Some(sent_at);
         let end = body.is_done() && self.recording.chunks.is_empty() && self.recording.trailers.is_none();
         exchange.info.timing.upstream_send_end = end.then_some(sent_at);
-        let sent = upstream.send(&exchange.head, end, exchange.upgrade.as_deref()).await;
+        let sent = upstream.send(&exchange.head, end, exchange.tunnel()).await;
         let (mut writer, mut response) = sent.map_err(|error| reset(&error, false, waiting.reused))?;
+        response.relay_interim(exchange.interim.clone());
         let tunnel = exchange.upgrade.is_some();
         let answer = match &mut writer {
             Some(writer) if !tunnel => {
@@ -77,7 +78,8 @@ impl Tries {
                     writer.flush().await.map_err(|error| reset(&error, true, waiting.reused))?;
                 }
                 let head = pin!(response.head());
-                self.wait(head, responder, body.is_done() && !tunnel, waiting).await
+                let done = body.is_done() && !tunnel;
+                self.wait(head, responder, exchange.interim.as_deref(), done, waiting).await
             }
         };
         // An answer that came before the connection broke is an answer.
@@ -133,7 +135,8 @@ impl Tries {
         let upstream = tokio::select! {
             biased;
             upstream = worker.pools.acquire(
-                &worker.stats, &self.cluster, host, self.selection.priority, wanted, dialing, fresh,
+                &worker.stats, &self.cluster, host, self.selection.priority, wanted, dialing,
+                fresh || exchange.terminate,
             ) => upstream,
             () = responder.client_gone(body.is_done()) => {
                 worker.stats.increment(self.cluster.stats.upstream_rq_cancelled);
@@ -161,6 +164,7 @@ impl Tries {
         waiting: Waiting,
     ) -> Result<Answer, TryError> {
         let mut head = pin!(response.head());
+        let interim = exchange.interim.clone();
         let received = &mut exchange.info.bytes_received;
         {
             let mut upload = pin!(upload(&mut self.recording, body, writer, received));
@@ -168,6 +172,7 @@ impl Tries {
                 biased;
                 // An early answer: the rest of the request is sent meanwhile.
                 head = &mut head => return head.map_err(|error| reset(&error, true, waiting.reused)),
+                () = responder.relay_interim(interim.as_deref()) => {}
                 uploaded = &mut upload => uploaded.map_err(|error| match error {
                     UploadError::Client => TryError::ClientFailed,
                     UploadError::Upstream(error) => reset(&error, true, waiting.reused),
@@ -177,7 +182,7 @@ impl Tries {
         exchange.info.request_duration = Some(exchange.begun.elapsed());
         exchange.info.timing.upstream_send_end = exchange.info.request_duration;
         self.request_complete();
-        self.wait(head, responder, true, waiting).await
+        self.wait(head, responder, interim.as_deref(), true, waiting).await
     }
 
     /// Waits for the head of the answer to a complete request.
@@ -185,6 +190,7 @@ impl Tries {
         &self,
         mut head: Pin<&mut impl Future<Output = Result<Answer, MessageError>>>,
         responder: &mut Responder,
+        interim: Option<&Interim>,
         request_done: bool,
         waiting: Waiting,
     ) -> Result<Answer, TryError> {
@@ -194,7 +200,7 @@ impl Tries {
         tokio::select! {
             biased;
             head = &mut head => head.map_err(|error| reset(&error, true, waiting.reused)),
-            () = responder.client_gone(request_done) => Err(TryError::ClientGone),
+            () = responder.relay_until_gone(interim, request_done) => Err(TryError::ClientGone),
             () = until(self.deadline) => Err(TryError::Timeout),
             () = until(per_try_deadline) => Err(TryError::PerTryTimeout),
             () = until(idle_deadline) => Err(TryError::PerTryIdle),

@@ -71,7 +71,7 @@ async fn send_copy(
         .ok()?;
     worker.stats.increment(cluster.stats.upstream_rq_total);
     let end = chunks.is_empty() && trailers.is_none();
-    let (writer, mut response) = upstream.send(&head, end, None).await.ok()?;
+    let (writer, mut response) = upstream.send(&head, end, crate::upstream::Tunnel::None).await.ok()?;
     if let Some(mut writer) = writer {
         for chunk in chunks {
             writer.data(chunk).await.ok()?;

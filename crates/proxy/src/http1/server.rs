@@ -298,7 +298,10 @@ impl Server {
         exchange.info.downstream_head = size;
         exchange.missing_host = parsed.missing_host && exchange.head.authority().is_empty();
         exchange.scheme_given = parsed.scheme_given;
-        exchange.upgrade = parsed.upgrade;
+        exchange.upgrade = match parsed.upgrade {
+            None if exchange.head.method() == b"CONNECT" => Some("CONNECT".to_owned()),
+            upgrade => upgrade,
+        };
         exchange.serve(body, &mut responder, &self.clock, self.client.alarm.watch(&self.clock)).await;
         match responder {
             Responder::Http1(responder) => responder.keep_alive && complete.get(),

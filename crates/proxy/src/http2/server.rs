@@ -175,8 +175,7 @@ fn start_stream(
         respond.send_reset(h2::Reason::PROTOCOL_ERROR);
         return;
     };
-    let complete = body.is_end_stream();
-    let body = if complete {
+    let body = if body.is_end_stream() {
         clock.request_complete();
         BodyReader::Done
     } else {
@@ -187,13 +186,13 @@ fn start_stream(
     exchange.scheme_given = true;
     let mut responder = Responder::Http2(Http2Responder {
         stream: respond,
-        complete,
         clock: clock.clone(),
         started: false,
         extended_connect: protocol.is_some(),
     });
     exchange.missing_host = exchange.head.authority().is_empty();
-    exchange.upgrade = protocol;
+    exchange.upgrade =
+        protocol.or_else(|| (exchange.head.method() == b"CONNECT").then(|| "CONNECT".to_owned()));
     let expects =
         exchange.head.headers.get("expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     let answers_continue = expects && !config.proxy_continue;

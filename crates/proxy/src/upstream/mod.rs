@@ -10,4 +10,4 @@ mod pool;
 mod proxy_protocol;
 
 pub use connect::{ConnectError, Dialing, Purpose, connect};
-pub use pool::{AcquireError, Lease, Pools, Upstream, UpstreamResponse};
+pub use pool::{AcquireError, Lease, Pools, Tunnel, Upstream, UpstreamResponse};

@@ -10,8 +10,10 @@ mod http2;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use lateen_dataplane::circuit::RoutePriority;
@@ -26,6 +28,7 @@ use super::connect::{ConnectError, Dialing};
 use crate::http1::{self as codec1, Framing};
 use crate::http2 as codec2;
 use crate::message::{BodyReader, BodyWriter, MessageError};
+use crate::respond::Interim;
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
 use crate::stream::Shared;
@@ -104,8 +107,10 @@ pub enum UpstreamResponse {
         lease: Lease,
         /// Whether the request was a HEAD.
         to_head: bool,
-        /// Whether the request asked for another protocol.
-        upgrade: bool,
+        /// What becomes of the connection.
+        tunnel: TunnelKind,
+        /// Where interim answers go; nowhere, they are dropped.
+        interim: Option<Rc<Interim>>,
     },
     /// On an HTTP/2 stream.
     Http2 {
@@ -113,7 +118,51 @@ pub enum UpstreamResponse {
         response: h2::client::ResponseFuture,
         /// Held until the answer is complete.
         guard: StreamGuard,
+        /// Where interim answers go; nowhere, they are dropped.
+        interim: Option<Rc<Interim>>,
     },
+}
+
+/// What a request asks to make of its connection.
+#[derive(Debug, Clone, Copy)]
+pub enum Tunnel<'a> {
+    /// Nothing.
+    None,
+    /// Another protocol, by `Upgrade`.
+    Upgrade(&'a str),
+    /// A way to somewhere else, by CONNECT.
+    Connect,
+    /// Only bytes: nothing is said of HTTP to this host.
+    Raw,
+}
+
+impl Tunnel<'_> {
+    fn kind(self) -> TunnelKind {
+        match self {
+            Self::None => TunnelKind::None,
+            Self::Upgrade(_) => TunnelKind::Upgrade,
+            Self::Connect => TunnelKind::Connect,
+            Self::Raw => TunnelKind::Raw,
+        }
+    }
+
+    /// Whether there is nothing.
+    pub fn is_none(self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+/// [`Tunnel`] without the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// None.
+    None,
+    /// By `Upgrade`.
+    Upgrade,
+    /// By CONNECT.
+    Connect,
+    /// Bytes.
+    Raw,
 }
 
 impl Pools {
@@ -223,15 +272,15 @@ impl Upstream {
         self,
         head: &RequestHead,
         end: bool,
-        upgrade: Option<&str>,
+        tunnel: Tunnel<'_>,
     ) -> Result<(Option<BodyWriter>, UpstreamResponse), MessageError> {
         match self {
-            Self::Http1(lease) => lease.send(head, end, upgrade).await,
+            Self::Http1(lease) => lease.send(head, end, tunnel).await,
             Self::Http2(Http2Stream { mut sender, guard, .. }) => {
                 let request = codec2::request(head)?;
                 let (response, stream) = sender.send_request(request, end)?;
                 let writer = (!end).then(|| BodyWriter::Http2(codec2::BodyWriter::new(stream, false)));
-                Ok((writer, UpstreamResponse::Http2 { response, guard }))
+                Ok((writer, UpstreamResponse::Http2 { response, guard, interim: None }))
             }
         }
     }
@@ -242,27 +291,35 @@ impl Lease {
         self,
         head: &RequestHead,
         end: bool,
-        upgrade: Option<&str>,
+        tunnel: Tunnel<'_>,
     ) -> Result<(Option<BodyWriter>, UpstreamResponse), MessageError> {
         let Some(connection) = &self.connection else { return Err(MessageError::Closed) };
         let shared = connection.shared.clone();
         let to_head = head.method() == b"HEAD";
         let length = head.headers.get_str("content-length").and_then(|length| length.parse().ok());
         let framing = match length {
-            _ if upgrade.is_some() => Framing::UntilClose,
+            _ if !tunnel.is_none() => Framing::UntilClose,
             _ if end => Framing::Length(0),
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
-        codec1::write_request(&mut shared.output(), head, framing, upgrade, codec1::Spelling::default());
-        let writer = if end && upgrade.is_none() {
+        let upgrade = match tunnel {
+            Tunnel::Upgrade(protocol) => Some(protocol),
+            _ => None,
+        };
+        if tunnel.kind() != TunnelKind::Raw {
+            let spelling = codec1::Spelling::default();
+            codec1::write_request(&mut shared.output(), head, framing, upgrade, spelling);
+        }
+        let writer = if end && tunnel.is_none() {
             shared.flush().await?;
             self.sent.set(true);
             None
         } else {
             Some(BodyWriter::Http1(codec1::BodyWriter::new(shared, framing)))
         };
-        Ok((writer, UpstreamResponse::Http1 { lease: self, to_head, upgrade: upgrade.is_some() }))
+        let response = UpstreamResponse::Http1 { lease: self, to_head, tunnel: tunnel.kind(), interim: None };
+        Ok((writer, response))
     }
 }
 
@@ -282,14 +339,28 @@ impl UpstreamResponse {
         }
     }
 
+    /// Interim answers (1xx) go there.
+    pub fn relay_interim(&mut self, to: Option<Rc<Interim>>) {
+        match self {
+            Self::Http1 { interim, .. } | Self::Http2 { interim, .. } => *interim = to,
+        }
+    }
+
     /// The head of the final response (or of a change of protocol), and its body.
     pub async fn head(&mut self) -> Result<(ResponseHead, BodyReader), MessageError> {
         match self {
-            Self::Http1 { lease, to_head, upgrade } => {
+            Self::Http1 { lease, to_head, tunnel, interim } => {
                 let Some(connection) = &lease.connection else { return Err(MessageError::Closed) };
                 let shared = connection.shared.clone();
                 let limits = codec1::Limits { bytes: 64 * 1024, fields: 256 };
                 let mut head = ResponseHead::default();
+                let bytes_of = |shared| {
+                    let reader = codec1::BodyReader::new(shared, Framing::UntilClose, Rc::default());
+                    BodyReader::Http1(reader)
+                };
+                if *tunnel == TunnelKind::Raw {
+                    return Ok((ResponseHead::new(200), bytes_of(shared)));
+                }
                 loop {
                     let parsed = {
                         let mut input = shared.input();
@@ -310,13 +381,17 @@ impl UpstreamResponse {
                     };
                     match parsed {
                         // An interim answer: the final one follows.
-                        Some(_) if (100..200).contains(&head.status) && head.status != 101 => {}
-                        Some(_) if head.status == 101 && !*upgrade => {
+                        Some(_) if (100..200).contains(&head.status) && head.status != 101 => {
+                            if let Some(interim) = interim {
+                                interim.push(std::mem::take(&mut head));
+                            }
+                        }
+                        Some(_) if head.status == 101 && *tunnel != TunnelKind::Upgrade => {
                             return Err(MessageError::Protocol("nobody asked for another protocol"));
                         }
-                        Some(_) if head.status == 101 => {
-                            let reader = codec1::BodyReader::new(shared, Framing::UntilClose, Rc::default());
-                            return Ok((head, BodyReader::Http1(reader)));
+                        Some(_) if head.status == 101 => return Ok((head, bytes_of(shared))),
+                        Some(_) if *tunnel == TunnelKind::Connect && (200..300).contains(&head.status) => {
+                            return Ok((head, bytes_of(shared)));
                         }
                         Some(parsed) => {
                             lease.keep.set(parsed.keep_alive);
@@ -334,8 +409,16 @@ impl UpstreamResponse {
                     }
                 }
             }
-            Self::Http2 { response, .. } => {
-                let (parts, stream) = response.await?.into_parts();
+            Self::Http2 { response, interim, .. } => {
+                let answer = std::future::poll_fn(|context| {
+                    if let Some(interim) = interim {
+                        while let Poll::Ready(Some(Ok(head))) = response.poll_informational(context) {
+                            interim.push(codec2::response_head(&head.into_parts().0));
+                        }
+                    }
+                    Pin::new(&mut *response).poll(context)
+                });
+                let (parts, stream) = answer.await?.into_parts();
                 let body = if stream.is_end_stream() {
                     BodyReader::Done
                 } else {

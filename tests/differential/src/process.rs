@@ -61,7 +61,7 @@ pub struct Proxy {
 #[derive(Debug)]
 pub enum Started {
     /// It serves.
-    Serving(Proxy),
+    Serving(Box<Proxy>),
     /// It ended: the configuration is refused.
     Refused,
 }
@@ -96,7 +96,7 @@ impl Proxy {
             if let Ok(reply) = ask(admin, "GET", "/ready").await
                 && reply.status == 200
             {
-                return Ok(Started::Serving(Self { child, admin }));
+                return Ok(Started::Serving(Box::new(Self { child, admin })));
             }
             if Instant::now() > limit {
                 bail!("{side} is not ready after 20 s; its output is in {}", output.display());

@@ -30,7 +30,7 @@ pub struct Headers {
     arena: Vec<u8>,
     entries: Vec<Entry>,
     /// Names that were not in lower case, as the peer wrote them; only where they are to be written so again.
-    spelled: Option<Box<Vec<Box<[u8]>>>>,
+    spelled: Vec<Box<[u8]>>,
 }
 
 impl Headers {
@@ -43,21 +43,20 @@ impl Headers {
     pub fn clear(&mut self) {
         self.arena.clear();
         self.entries.clear();
-        self.spelled = None;
+        self.spelled.clear();
     }
 
     /// Remembers how a name was written, for [`as_sent`](Self::as_sent).
     pub fn remember_case(&mut self, name: impl AsRef<[u8]>) {
         let name = name.as_ref();
         if name.iter().any(u8::is_ascii_uppercase) {
-            self.spelled.get_or_insert_default().push(name.into());
+            self.spelled.push(name.into());
         }
     }
 
     /// How the peer wrote a name, where that was remembered and is not lower case.
     pub fn as_sent(&self, name: &[u8]) -> Option<&[u8]> {
-        let names = self.spelled.as_ref()?;
-        names.iter().find(|sent| sent.eq_ignore_ascii_case(name)).map(|sent| &**sent)
+        self.spelled.iter().find(|sent| sent.eq_ignore_ascii_case(name)).map(|sent| &**sent)
     }
 
     /// The number of fields.

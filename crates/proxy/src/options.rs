@@ -199,7 +199,7 @@ pub fn main() -> ExitCode {
         Ok(())
     });
     if let Err(error) = started {
-        eprintln!("error: {error:#}");
+        tell_error(&error);
         return ExitCode::FAILURE;
     }
     let outcome = match options.mode {
@@ -297,7 +297,14 @@ fn source_name(options: &Options) -> String {
     options.config_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
 }
 
+/// There may be no log yet.
+#[allow(clippy::print_stderr, reason = "the command line answers here")]
+fn tell_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
 /// Envoy's `--mode validate`: says what is wrong, with paths, or that nothing is.
+#[allow(clippy::print_stdout, reason = "the command line answers here")]
 fn validate(options: &Options) -> anyhow::Result<ExitCode> {
     let name = source_name(options);
     let context = || format!("error initializing configuration '{name}'");

@@ -3,7 +3,7 @@
 //! `LATEEN_FUZZ_SECONDS` makes the runs longer, `LATEEN_FUZZ_SEED` repeats one. A failure prints seed and input; the
 //! input belongs into `fuzz/corpus/TARGET` once it is understood.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

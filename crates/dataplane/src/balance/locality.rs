@@ -105,7 +105,7 @@ pub(super) enum ZoneState {
 
 impl ZoneRouting {
     /// The routing of a level, if there are enough hosts and zones.
-    pub(super) fn new(
+    pub(super) fn decide(
         policy: &BalancePolicy,
         members: &[&Member],
         minimum: u64,

@@ -383,7 +383,7 @@ impl Groups {
                 ];
             }
             LocalityPolicy::ZoneAware { minimum, .. } if !panic => {
-                zones = Some(ZoneRouting::new(policy, members, *minimum, &around, now, random));
+                zones = Some(ZoneRouting::decide(policy, members, *minimum, &around, now, random));
             }
             _ => {}
         }

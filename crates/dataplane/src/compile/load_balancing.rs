@@ -165,7 +165,10 @@ fn ring_hash(
 fn maglev(context: &Context<'_>, size: Option<u64>, hashing: Hashing) -> Result<BalancePolicy> {
     let table_size = size.unwrap_or(65_537);
     let is_prime = |number: u64| {
-        number > 1 && (2..).take_while(|factor| factor * factor <= number).all(|factor| number % factor != 0)
+        number > 1
+            && (2..)
+                .take_while(|factor| factor * factor <= number)
+                .all(|factor| !number.is_multiple_of(factor))
     };
     if table_size > 5_000_011 || !is_prime(table_size) {
         return Err(context.error(format!("{table_size} is not a prime number up to 5000011")));

@@ -128,32 +128,28 @@ impl RateLimit {
 impl Action {
     fn entry(&self, source: &DescriptorSource<'_>) -> Entry {
         let text = |bytes: &[u8]| -> Box<str> { String::from_utf8_lossy(bytes).into() };
-        let found = |key: &Box<str>, value: Option<Box<str>>, skip: bool| match value {
-            Some(value) => Entry::Is(key.clone(), value),
+        let found = |key: &str, value: Option<Box<str>>, skip: bool| match value {
+            Some(value) => Entry::Is(key.into(), value),
             None if skip => Entry::Skip,
             None => Entry::Stop,
         };
         match self {
-            Self::DestinationCluster => {
-                found(&"destination_cluster".into(), source.cluster.map(Into::into), false)
-            }
+            Self::DestinationCluster => found("destination_cluster", source.cluster.map(Into::into), false),
             Self::Header { name, key, skip_if_absent } => {
                 found(key, source.head.field(name).map(text), *skip_if_absent)
             }
             Self::Query { name, key, skip_if_absent } => {
                 found(key, parameter(source.head.path(), name).map(text), *skip_if_absent)
             }
-            Self::RemoteAddress => found(
-                &"remote_address".into(),
-                source.remote.map(|remote| remote.ip().to_string().into()),
-                false,
-            ),
+            Self::RemoteAddress => {
+                found("remote_address", source.remote.map(|remote| remote.ip().to_string().into()), false)
+            }
             Self::MaskedRemoteAddress(v4, v6) => {
                 let masked = source.remote.and_then(|remote| {
                     let length = if matches!(remote.ip(), IpAddr::V4(_)) { *v4 } else { *v6 };
                     IpNet::new(remote.ip(), length).ok().map(|net| net.trunc().to_string().into())
                 });
-                found(&"masked_remote_address".into(), masked, false)
+                found("masked_remote_address", masked, false)
             }
             Self::Literal(key, value) => Entry::Is(key.clone(), value.clone()),
             Self::HeaderMatch { key, value, expect, headers } => {

@@ -167,7 +167,7 @@ fn conversion(moment: &Moment, letter: char, out: &mut Vec<u8>) {
         'w' => write!(out, "{weekday}"),
         'z' => write!(out, "+0000"),
         'Z' => write!(out, "UTC"),
-        'n' => write!(out, "\n"),
+        'n' => writeln!(out),
         't' => write!(out, "\t"),
         '%' => write!(out, "%"),
         other => write!(out, "%{other}"),

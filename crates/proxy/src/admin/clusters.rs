@@ -73,8 +73,11 @@ fn limits(cluster: &ClusterHandle) -> [[(&'static str, u32); 4]; 2] {
     })
 }
 
+/// A number and its name.
+type Named = (&'static str, u64);
+
 /// The numbers of a host, by name: counters, then gauges.
-fn numbers(host: &Host) -> ([(&'static str, u64); 6], [(&'static str, u64); 3]) {
+fn numbers(host: &Host) -> ([Named; 6], [Named; 3]) {
     let counters = &host.counters;
     (
         [

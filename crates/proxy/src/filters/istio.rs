@@ -25,8 +25,14 @@ type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 /// Entries that a thread remembers of each kind before it begins anew.
 const REMEMBERED: usize = 4096;
 
+/// What peers said of themselves, as it was written.
+type Peers = FastMap<Box<[u8]>, Option<Arc<Workload>>>;
+
+/// Counts of messages to the host and from it.
+type Messages = (Rc<Cell<u64>>, Rc<Cell<u64>>);
+
 thread_local! {
-    static PEERS: RefCell<FastMap<Box<[u8]>, Option<Arc<Workload>>>> = RefCell::default();
+    static PEERS: RefCell<Peers> = RefCell::default();
     static COMBINATIONS: RefCell<FastMap<(usize, Key), Rc<Combination>>> = RefCell::default();
 }
 
@@ -295,7 +301,7 @@ impl Shared {
 pub struct IstioStats {
     shared: Arc<Shared>,
     /// Messages to the host and from it, where the request is gRPC.
-    messages: Option<(Rc<Cell<u64>>, Rc<Cell<u64>>)>,
+    messages: Option<Messages>,
 }
 
 impl IstioStats {

@@ -31,12 +31,15 @@ const CLIENT_SERVERS: usize = 64;
 /// Tickets that the TLS library keeps for each.
 const TICKETS_PER_SERVER: usize = 8;
 
+/// Certificates, each with the name of the secret that it came from.
+type Identities = Vec<(String, Arc<Identity>)>;
+
 /// The certificates of a context; none where a secret is missing.
 fn identities(
     common: &CommonTls,
     secrets: &Secrets,
     provider: &CryptoProvider,
-) -> Result<Option<Vec<(String, Arc<Identity>)>>, TlsError> {
+) -> Result<Option<Identities>, TlsError> {
     let sources = match &common.certificates {
         Certificates::Inline(sources) => sources.clone(),
         Certificates::Discovered(references) => {

@@ -10,13 +10,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::state::ClusterHandle;
 use crate::stats::{OutlierStats, SharedShard, Stats};
 
+/// Where the task hears about hosts.
+type Signals = UnboundedReceiver<(Arc<Host>, Signal)>;
+
 /// What a cluster with outlier detection has.
 #[derive(Debug)]
 pub struct OutlierHandle {
     stats: OutlierStats,
     sender: UnboundedSender<(Arc<Host>, Signal)>,
     /// Taken by the task.
-    receiver: parking_lot::Mutex<Option<UnboundedReceiver<(Arc<Host>, Signal)>>>,
+    receiver: parking_lot::Mutex<Option<Signals>>,
 }
 
 /// What the task is told about a host.

@@ -34,7 +34,7 @@ process: tools build
 
 # Envoy and our proxy on the same files. Make it with CASES="routing/ tls/" for some of them.
 differential: tools build
-	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) LATEEN_CASES="$(CASES)" cargo test --locked -p lateen-differential --test differential
+	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) LATEEN_CASES="$(CASES)" cargo test --locked --workspace --test differential
 
 bench: ## the data plane against Envoy: a table of ratios
 	tools/install $(TOOLS) bench

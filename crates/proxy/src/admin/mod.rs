@@ -1,6 +1,6 @@
 //! The admin listener, with Envoy's paths.
 //!
-//! Who may ask and how is decided in [`guard`] before any page is looked at: a GET changes nothing, and a web page of
+//! Who may ask and how is decided in `guard` before any page is looked at: a GET changes nothing, and a web page of
 //! another site reaches nothing at all.
 
 mod clusters;

@@ -5,7 +5,7 @@
 //!
 //! A filter has two lives. Its configuration is compiled by `dataplane` (`HttpFilterKind`, and `FilterOverride` for what
 //! routes say about it). [`Chain::new`] makes of that, once for each connection manager, whatever all requests share:
-//! counters, buckets, gauges ([`Shared`]). For each request [`Configured::start`] looks at what the nearest level of the
+//! counters, buckets, gauges (`Shared`). For each request `Configured::start` looks at what the nearest level of the
 //! route configuration says and makes a [`Running`] filter, or nothing, where the filter has nothing to do: then it
 //! costs no more than that look. A chain in which nothing is on by default is not even walked, unless the route says
 //! something.

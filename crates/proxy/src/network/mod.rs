@@ -1,6 +1,6 @@
 //! Network filters: what a connection passes, in order, before the filter at the end of its chain serves it.
 //!
-//! A [`Gate`] lets a connection pass, perhaps after having set something on it, or refuses it. What it counts for as
+//! A `Gate` lets a connection pass, perhaps after having set something on it, or refuses it. What it counts for as
 //! long as the connection lives is in [`Held`], which gives it back. A chain without gates costs nothing.
 
 mod direct;

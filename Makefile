@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/corpora),)
 export LATEEN_CORPORA ?= $(abspath ../shared/corpora)
 endif
 
-.PHONY: demo build test check format clippy doc tools unit process differential clean
+.PHONY: demo build test check format clippy doc tools unit process differential bench clean
 
 demo: build ## build everything and run Bookinfo in a mesh on this machine
 	$(RELEASE)/lateen demo
@@ -38,7 +38,7 @@ differential: tools build
 
 bench: ## the data plane against Envoy: a table of ratios
 	tools/install $(TOOLS) bench
-	cargo build --release --locked -p lateen-proxy -p lateen-bench --bin lateen-proxy --bin lateen-bench
+	cargo build --release --locked --bin lateen-proxy --bin lateen-bench
 	. $(TOOLS)/env && PATH=$$PATH:/usr/sbin $(RELEASE)/lateen-bench --proxy $(RELEASE)/lateen-proxy --output $(CARGO_TARGET_DIR)/bench \
 		--rounds $(ROUNDS) --scenarios "$(SCENARIOS)" $(if $(DOCUMENT),--document $(DOCUMENT))
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -41,28 +42,26 @@ fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>)
 
 /// Serves `handler` on `listener` until the drain begins, then finishes the requests that are under way.
 pub async fn serve(listener: TcpListener, handler: Handler, drain: drain::Watch) -> io::Result<()> {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = drain.signaled() => return Ok(()),
-        };
-        let Ok((stream, _)) = accepted else {
-            // Out of descriptors or a connection that died in the queue: neither is a reason to stop listening.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            continue;
-        };
-        tokio::spawn(connection(stream, Arc::clone(&handler), drain.clone()));
-    }
+    accept(|context| listener.poll_accept(context).map_ok(|(stream, _)| stream), handler, drain).await
 }
 
 /// As [`serve`], on a Unix socket.
 pub async fn serve_unix(listener: UnixListener, handler: Handler, drain: drain::Watch) -> io::Result<()> {
+    accept(|context| listener.poll_accept(context).map_ok(|(stream, _)| stream), handler, drain).await
+}
+
+async fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
+    handler: Handler,
+    drain: drain::Watch,
+) -> io::Result<()> {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = std::future::poll_fn(&mut poll_accept) => accepted,
             () = drain.signaled() => return Ok(()),
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok(stream) = accepted else {
+            // Out of descriptors or a connection that died in the queue: neither is a reason to stop listening.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };

@@ -223,14 +223,24 @@ impl Dependent for ServerContext {
     }
 
     fn rebuild(&self, secrets: &Secrets) {
-        match self.build(secrets) {
-            Ok(Some(ready)) => {
-                self.ready.store(Some(Arc::new(ready)));
-                self.stats.updated(&secrets.shard);
-            }
-            Ok(None) => {}
-            Err(error) => tracing::error!(%error, "a TLS context keeps what it had"),
+        replace(&self.ready, self.build(secrets), &self.stats, secrets);
+    }
+}
+
+/// Puts what was built anew in the place of what a context had; without its secrets, or with an error, that stays.
+fn replace<T>(
+    ready: &ArcSwapOption<T>,
+    built: Result<Option<T>, TlsError>,
+    stats: &SslStats,
+    secrets: &Secrets,
+) {
+    match built {
+        Ok(Some(built)) => {
+            ready.store(Some(Arc::new(built)));
+            stats.updated(&secrets.shard);
         }
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "a TLS context keeps what it had"),
     }
 }
 
@@ -364,14 +374,7 @@ impl Dependent for ClientContext {
     }
 
     fn rebuild(&self, secrets: &Secrets) {
-        match self.build(secrets) {
-            Ok(Some(ready)) => {
-                self.ready.store(Some(Arc::new(ready)));
-                self.stats.updated(&secrets.shard);
-            }
-            Ok(None) => {}
-            Err(error) => tracing::error!(%error, "a TLS context keeps what it had"),
-        }
+        replace(&self.ready, self.build(secrets), &self.stats, secrets);
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Limits {
     pub retries: u32,
     /// In place of that number.
     pub budget: Option<RetryBudget>,
+    /// Pools at a time: one for each host, protocol and worker.
+    pub pools: Option<u32>,
     /// Whether `remaining_*` is counted.
     pub track_remaining: bool,
 }
@@ -52,6 +54,7 @@ impl Default for Limits {
             requests: 1024,
             retries: 3,
             budget: None,
+            pools: None,
             track_remaining: false,
         }
     }
@@ -133,6 +136,8 @@ pub struct Circuit {
     pub requests: Gate,
     /// Retries.
     pub retries: Gate,
+    /// Connection pools.
+    pub pools: Gate,
 }
 
 impl Circuit {
@@ -157,6 +162,11 @@ impl Limits {
     /// Whether waiting requests must be counted.
     pub fn counts_pending(&self) -> bool {
         self.pending != UNLIMITED || self.budget.is_some() || self.track_remaining
+    }
+
+    /// Whether pools must be counted.
+    pub fn counts_pools(&self) -> bool {
+        self.pools.is_some() || self.track_remaining
     }
 
     /// Whether connections must be counted.

@@ -32,7 +32,7 @@ use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, SharedShard};
 use crate::tls::TlsError;
-use crate::upstream::{dns, health};
+use crate::upstream::{destinations, dns, health};
 use crate::worker::Command;
 use crate::xds;
 
@@ -118,6 +118,7 @@ impl Manager {
     /// A manager for workers.
     pub fn new(state: Arc<State>, workers: Vec<UnboundedSender<Command>>) -> SharedManager {
         let counts = Counts::new(&state);
+        state.workers.store(workers.len() as u64, Relaxed);
         Arc::new_cyclic(|this| {
             Mutex::new(Self {
                 state,
@@ -217,7 +218,7 @@ impl Manager {
             }
             Discovery::OriginalDestination { cleanup, .. } => {
                 if !existed {
-                    tokio::spawn(forget_destinations(Arc::downgrade(&handle), *cleanup));
+                    tokio::spawn(destinations::forget(Arc::downgrade(&handle), *cleanup));
                 }
                 self.publish_cluster(handle);
             }
@@ -627,16 +628,4 @@ fn discovered_routes(
         },
         _ => None,
     })
-}
-
-/// Forgets original destinations that nobody uses, for as long as their cluster lives (`cleanup_interval`).
-async fn forget_destinations(cluster: std::sync::Weak<ClusterHandle>, interval: Duration) {
-    loop {
-        tokio::time::sleep(interval.max(Duration::from_millis(10))).await;
-        let Some(cluster) = cluster.upgrade() else { return };
-        let mut destinations = cluster.destinations.lock();
-        // Requests and connections hold their host.
-        destinations.retain(|_, host| Arc::strong_count(host) > 1);
-        cluster.control.set(cluster.membership.membership_total, destinations.len() as u64);
-    }
 }

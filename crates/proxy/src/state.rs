@@ -11,7 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use lateen_dataplane::circuit::Circuit;
 use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet, Locality};
 use lateen_dataplane::listener::{
-    AccessLog, Address, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
+    AccessLog, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
 };
 use lateen_dataplane::route::RouteTable;
 use lateen_dataplane::tls::DownstreamTransport;
@@ -28,9 +28,10 @@ use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
 use crate::stats::{
     ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, ListenerStats, MembershipStats,
-    SharedShard, Stats, TcpStats, UpstreamCodeStats, prefix,
+    SharedShard, Stats, TcpStats, TransportMatchStats, UpstreamCodeStats, prefix,
 };
 use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
+use crate::upstream::balance_stats::{self, TableStats};
 use crate::upstream::health::Job;
 use crate::upstream::limits::BreakerStats;
 use crate::upstream::outlier::OutlierHandle;
@@ -54,6 +55,12 @@ pub struct ClusterHandle {
     pub origin_stats: OriginStats,
     /// Their names are there for as long as the cluster is.
     _names: Hold,
+    /// Of its hash tables, where it has such.
+    pub(crate) tables: Option<TableStats>,
+    /// Of its transport sockets that fit some hosts only.
+    pub(crate) matched: Box<[TransportMatchStats]>,
+    /// How many threads balance, as Envoy's count.
+    pub(crate) balancers: u64,
     /// Of its limits.
     pub(crate) breaker_stats: [BreakerStats; 2],
     /// Where hosts that misbehave are reported.
@@ -97,17 +104,6 @@ impl ClusterHandle {
                 .collect(),
         };
         self.update_hosts(&placed, assignment);
-    }
-
-    /// The host of an original destination. Their number is bounded: the table is emptied when it gets long.
-    pub fn destination(&self, address: SocketAddr) -> Arc<Host> {
-        let mut table = self.destinations.lock();
-        if table.len() > 4096 {
-            table.clear();
-        }
-        let transport = self.config.transport.index_without_labels();
-        let make = || Arc::new(Host::new(Address::Socket(address), "").through(transport));
-        Arc::clone(table.entry(address).or_insert_with(make))
     }
 }
 
@@ -356,6 +352,8 @@ pub struct State {
     pub node: Node,
     /// Whether the process is ending.
     pub draining: AtomicBool,
+    /// How many threads serve.
+    pub(crate) workers: AtomicU64,
     /// Connections of clients.
     pub connections: AtomicU64,
     /// How many there may be.
@@ -389,6 +387,7 @@ impl State {
             local_address: crate::request::machine_address(),
             node: Node::default(),
             draining: AtomicBool::new(false),
+            workers: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             limits: Limits::default(),
             runtime: Runtime::default(),
@@ -435,6 +434,9 @@ impl State {
                 external: UpstreamCodeStats::within(&self.stats, &config.stat_name, "external."),
             },
             _names: self.stats.hold(&prefix("cluster", &config.stat_name)),
+            tables: TableStats::new(&self.stats, &config.stat_name, &config.balancing),
+            matched: balance_stats::match_stats(&self.stats, &config),
+            balancers: self.workers.load(Relaxed) + 1,
             breaker_stats: BreakerStats::both(
                 &self.stats,
                 &config.stat_name,

@@ -131,6 +131,7 @@ impl Worker {
         let mut balancers = self.balancers.borrow_mut();
         let mut random = self.random.borrow_mut();
         let mut current = balancers.get_mut(&key);
+        let mut renewed = None;
         if current.as_ref().is_none_or(|cached| !Arc::ptr_eq(&cached.hosts, &hosts) || !same_local(cached)) {
             let around = Surroundings {
                 locality: self.state.place.get().map(|place| &place.locality),
@@ -139,7 +140,7 @@ impl Worker {
             let balancing = Arc::clone(&cluster.config.balancing);
             let balancer = Balancer::new(balancing, Arc::clone(&hosts), around, now, &mut *random);
             let cached = Cached { cluster: Arc::clone(cluster), hosts: Arc::clone(&hosts), local, balancer };
-            balancers.insert(key, cached);
+            renewed = Some(balancers.insert(key, cached).is_some());
             current = balancers.get_mut(&key);
         }
         let avoid = |host: &Arc<Host>| choice.avoid.iter().any(|other| Arc::ptr_eq(host, other));
@@ -151,8 +152,15 @@ impl Worker {
             avoid: &avoid,
         };
         let (host, notes) = current?.balancer.choose(&request, &mut *random);
+        drop((balancers, random));
         if notes != Notes::default() {
             self.count_notes(cluster, notes);
+        }
+        if let Some(had_others) = renewed {
+            cluster.tell_tables(&hosts);
+            if had_others {
+                self.pools.hosts_changed(cluster);
+            }
         }
         host
     }

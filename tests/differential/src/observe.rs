@@ -135,9 +135,17 @@ impl Observation {
     }
 
     /// Notes the lines of an access log; the standard format field by field.
-    pub fn log(&mut self, text: &str, standard: bool) {
-        self.note("log.lines", text.lines().count().to_string());
-        for (index, line) in text.lines().enumerate() {
+    pub fn log(&mut self, text: &str, standard: bool, unordered: bool) {
+        let mut lines: Vec<&str> = text.lines().collect();
+        if unordered && standard {
+            // Which host answered is not certain, and so is not what lines are sorted by.
+            lines.sort_by_cached_key(|line| {
+                let certain = line.split('\t').filter(|pair| !pair.starts_with("upstream="));
+                certain.collect::<Vec<&str>>().join("\t")
+            });
+        }
+        self.note("log.lines", lines.len().to_string());
+        for (index, line) in lines.into_iter().enumerate() {
             let prefix = format!("log.{}", index + 1);
             if !standard {
                 self.note(prefix, line);

@@ -167,7 +167,7 @@ impl<'a> Stage<'a> {
             self.note_upstreams(&mut seen);
         }
         let log = std::fs::read(self.log_file()).unwrap_or_default();
-        seen.log(&String::from_utf8_lossy(&log), self.case.log_format.is_none());
+        seen.log(&String::from_utf8_lossy(&log), self.case.log_format.is_none(), self.is_unordered());
         Ok(self.normal(&seen))
     }
 
@@ -269,8 +269,12 @@ impl<'a> Stage<'a> {
     }
 
     fn normal(&self, seen: &Observation) -> Observation {
-        let unordered = self.case.steps.iter().any(|step| step.tally);
-        self.runner.rules.apply(seen, &self.names, unordered)
+        self.runner.rules.apply(seen, &self.names, self.is_unordered())
+    }
+
+    /// Whether only the counts of answers are certain, and not their order.
+    fn is_unordered(&self) -> bool {
+        self.case.steps.iter().any(|step| step.tally)
     }
 
     fn note_upstreams(&self, seen: &mut Observation) {

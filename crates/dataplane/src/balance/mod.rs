@@ -27,10 +27,11 @@ use self::group::Group;
 pub use self::hash::{murmur_hash, xx_hash};
 use self::locality::{WeightedLocalities, ZoneRouting, ZoneState, by_locality};
 pub use self::priority::Loads;
-use self::subset::Target;
+use self::subset::{ChosenBy, Target};
 pub use self::subset::{Criteria, Fallback, HostLabels, LabelValue, Selector, Subsets};
 use self::tables::HashTable;
 pub(crate) use self::tables::HashTables;
+pub use self::tables::TableNumbers;
 use crate::cluster::{Health, Host, HostSet, Locality, Member};
 
 /// What happened on the way to a host, for statistics; as bits.
@@ -111,8 +112,12 @@ impl Balancer {
         now: Duration,
         random: &mut impl Rng,
     ) -> Self {
-        let levels: Vec<Vec<&Member>> =
+        let mut levels: Vec<Vec<&Member>> =
             hosts.priorities.iter().map(|members| members.iter().collect()).collect();
+        if levels.is_empty() {
+            // A cluster without hosts is in panic like one without healthy hosts.
+            levels.push(Vec::new());
+        }
         let all = Levels::new(&config, &hosts, &levels, around, true, now, random);
         Self { config, hosts, all, subsets: HashMap::new() }
     }
@@ -158,10 +163,12 @@ impl Balancer {
         random: &mut impl Rng,
         notes: &mut Notes,
     ) -> Option<Arc<Host>> {
-        let (target, fell_back) = subsets.target(criteria, &mut |criteria| {
+        let (target, by) = subsets.target(criteria, &mut |criteria| {
             self.levels_of(subsets, criteria, request.now, random).is_some()
         });
-        notes.add(if fell_back { Notes::SUBSET_FALLBACK } else { Notes::SUBSET_SELECTED });
+        if by == ChosenBy::Request {
+            notes.add(Notes::SUBSET_SELECTED);
+        }
         let config = Arc::clone(&self.config);
         let hosts = Arc::clone(&self.hosts);
         let host = match target {
@@ -174,9 +181,20 @@ impl Balancer {
                 .levels_of(subsets, &criteria, request.now, random)
                 .and_then(|levels| levels.choose(&config, &hosts, request, random, notes)),
         };
-        if host.is_none() && subsets.panic_mode_any {
+        // What a selector says is the last word; only after the cluster's own fallback any host may do.
+        if by != ChosenBy::Cluster {
+            return host;
+        }
+        if host.is_some() {
+            notes.add(Notes::SUBSET_FALLBACK);
+            return host;
+        }
+        if !subsets.panic_mode_any {
+            return None;
+        }
+        let host = self.all.choose(&config, &hosts, request, random, notes);
+        if host.is_some() {
             notes.add(Notes::SUBSET_PANIC);
-            return self.all.choose(&config, &hosts, request, random, notes);
         }
         host
     }

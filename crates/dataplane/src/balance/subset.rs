@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cluster::HostSet;
+
 /// A value of metadata in a form that is equal where the values are.
 pub type LabelValue = Box<str>;
 
@@ -147,7 +149,50 @@ pub(super) enum Target<'a> {
     Any,
 }
 
+/// Who says where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChosenBy {
+    /// The request: there is a subset that fits.
+    Request,
+    /// The fallback of a selector.
+    Selector,
+    /// The fallback of the cluster.
+    Cluster,
+}
+
 impl Subsets {
+    /// The subsets that these hosts make, by the texts under which they are known.
+    pub fn keys_of(&self, hosts: &HostSet) -> BTreeSet<Box<str>> {
+        let mut keys = BTreeSet::new();
+        for member in hosts.members() {
+            for selector in &self.selectors {
+                for criteria in self.criteria_of(&member.labels, selector) {
+                    keys.insert(criteria.key);
+                }
+            }
+        }
+        keys
+    }
+
+    /// The subsets of a selector to which a host belongs: more than one where it has lists for values.
+    fn criteria_of(&self, labels: &HostLabels, selector: &Selector) -> Vec<Criteria> {
+        let mut all: Vec<BTreeMap<Box<str>, LabelValue>> = vec![BTreeMap::new()];
+        for name in &selector.names {
+            let Some((whole, elements)) = labels.values.get(name) else { return Vec::new() };
+            let values = match self.list_as_any && !elements.is_empty() {
+                true => elements.as_slice(),
+                false => std::slice::from_ref(whole),
+            };
+            let with = |pairs: &BTreeMap<Box<str>, LabelValue>, value: &LabelValue| {
+                let mut pairs = pairs.clone();
+                pairs.insert(name.clone(), value.clone());
+                pairs
+            };
+            all = all.iter().flat_map(|pairs| values.iter().map(move |value| with(pairs, value))).collect();
+        }
+        all.into_iter().map(Criteria::new).collect()
+    }
+
     /// The selector of exactly these names.
     fn selector(&self, criteria: &Criteria) -> Option<&Selector> {
         self.selectors.iter().find(|selector| criteria.fit_names(&selector.names))
@@ -158,24 +203,24 @@ impl Subsets {
         &self,
         criteria: Option<&'a Criteria>,
         exists: &mut dyn FnMut(&Criteria) -> bool,
-    ) -> (Option<Target<'a>>, bool) {
+    ) -> (Option<Target<'a>>, ChosenBy) {
         use std::borrow::Cow;
         let mut current = criteria.map(Cow::Borrowed);
         // Names become fewer with every round.
         while let Some(criteria) = current.take() {
             let Some(selector) = self.selector(&criteria) else { break };
             if exists(&criteria) {
-                return (Some(Target::Fitting(criteria)), false);
+                return (Some(Target::Fitting(criteria)), ChosenBy::Request);
             }
             match &selector.fallback {
                 None => break,
                 Some(Fallback::Names(names)) if names.len() < criteria.pairs.len() => {
                     current = Some(Cow::Owned(criteria.only(names)));
                 }
-                Some(fallback) => return (Self::fall_back(fallback), true),
+                Some(fallback) => return (Self::fall_back(fallback), ChosenBy::Selector),
             }
         }
-        (Self::fall_back(&self.fallback), true)
+        (Self::fall_back(&self.fallback), ChosenBy::Cluster)
     }
 
     fn fall_back(fallback: &Fallback) -> Option<Target<'static>> {

@@ -13,11 +13,44 @@ pub(crate) struct HashTable {
     hosts: Vec<(Arc<Host>, f64)>,
     lookup: Lookup,
     balance_factor: Option<u32>,
+    numbers: TableNumbers,
+}
+
+/// How large a table is, for statistics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TableNumbers {
+    /// Entries in all.
+    pub size: u64,
+    /// Of the host that has the fewest.
+    pub least: u64,
+    /// Of the host that has the most.
+    pub most: u64,
+}
+
+impl TableNumbers {
+    fn of(hosts: usize, entries: impl Iterator<Item = u32>) -> Self {
+        let mut counts = vec![0u64; hosts];
+        for host in entries {
+            counts[host as usize] += 1;
+        }
+        Self {
+            size: counts.iter().sum(),
+            least: counts.iter().copied().min().unwrap_or(0),
+            most: counts.iter().copied().max().unwrap_or(0),
+        }
+    }
 }
 
 /// The tables of all levels: of all hosts in panic, of the healthy ones, and of the degraded ones.
 #[derive(Debug, Default)]
 pub(crate) struct HashTables(pub(super) Vec<[Option<HashTable>; 2]>);
+
+impl HashTables {
+    /// The numbers of the last level that has a table, which is the one that Envoy's gauges show.
+    pub(crate) fn numbers(&self) -> Option<TableNumbers> {
+        self.0.iter().rev().find_map(|[table, _]| Some(table.as_ref()?.numbers))
+    }
+}
 
 #[derive(Debug)]
 enum Lookup {
@@ -39,8 +72,13 @@ impl HashTable {
             _ => return None,
         };
         let balance_factor = hashing.balance_factor;
-        let hosts = shares.into_iter().map(|(member, share)| (Arc::clone(&member.host), share)).collect();
-        Some(Self { hosts, lookup, balance_factor })
+        let hosts: Vec<_> =
+            shares.into_iter().map(|(member, share)| (Arc::clone(&member.host), share)).collect();
+        let numbers = match &lookup {
+            Lookup::Ring(ring) => TableNumbers::of(hosts.len(), ring.iter().map(|(_, host)| *host)),
+            Lookup::Maglev(table) => TableNumbers::of(hosts.len(), table.iter().copied()),
+        };
+        Some(Self { hosts, lookup, balance_factor, numbers })
     }
 
     /// The host of a hash; with each attempt another one.

@@ -474,7 +474,7 @@ fn hosts_survive_an_update_and_wait_for_their_checks() {
     for member in first.members() {
         member.host.set_flags(HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE), false);
     }
-    let (first, _) = first.refresh(checked);
+    let (first, _) = first.refresh();
     assert_eq!(first.membership(), [2, 2, 0, 0]);
     let (second, changes) =
         HostSet::update(&first, &[endpoint(2, 1, HEALTHY, 0)], 0, checked, Duration::ZERO);
@@ -482,7 +482,7 @@ fn hosts_survive_an_update_and_wait_for_their_checks() {
     let left = &first.priorities[0][0].host;
     assert_eq!(left.flags().text(), "/pending_dynamic_removal");
     left.set_flags(HealthFlags::FAILED_ACTIVE, true);
-    let (third, changes) = second.refresh(checked);
+    let (third, changes) = second.refresh();
     assert_eq!((third.members().count(), changes.removed.len()), (1, 1), "until its check fails");
     let at_once = HostRules { ignore_health_on_removal: true, ..checked };
     let (_, changes) = HostSet::update(&third, &[], 0, at_once, Duration::ZERO);

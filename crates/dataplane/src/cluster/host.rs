@@ -124,6 +124,8 @@ pub struct Host {
     /// When it became healthy, in milliseconds; slow start counts from here.
     healthy_since: AtomicU64,
     removed: AtomicBool,
+    /// Counts how often it was ejected or failed its health checks.
+    drains: AtomicU32,
 }
 
 impl Host {
@@ -141,6 +143,7 @@ impl Host {
             flags: AtomicU32::new(0),
             healthy_since: AtomicU64::new(0),
             removed: AtomicBool::new(false),
+            drains: AtomicU32::new(0),
         }
     }
 
@@ -172,9 +175,19 @@ impl Host {
 
     /// Sets or clears flags; whether that changed anything.
     pub fn set_flags(&self, flags: HealthFlags, on: bool) -> bool {
+        const DRAINS: HealthFlags = HealthFlags::FAILED_ACTIVE.and(HealthFlags::FAILED_OUTLIER);
         let before =
             if on { self.flags.fetch_or(flags.0, Relaxed) } else { self.flags.fetch_and(!flags.0, Relaxed) };
+        if on && flags.0 & !before & DRAINS.0 != 0 {
+            self.drains.fetch_add(1, Relaxed);
+        }
         (before & flags.0 == flags.0) != on
+    }
+
+    /// How often it was ejected or failed its health checks. Connections that are older than the last time take no
+    /// further requests: new ones may meet another host behind the same address.
+    pub fn drains(&self) -> u32 {
+        self.drains.load(Relaxed)
     }
 
     /// Notes when it became healthy.

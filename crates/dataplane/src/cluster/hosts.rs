@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Endpoint, Health, HealthFlags, Host, Locality};
-use crate::balance::{HashTables, HostLabels};
+use crate::balance::{HashTables, HostLabels, TableNumbers};
 use crate::health::HealthCheckTarget;
 use crate::listener::Address;
 use crate::outlier::Monitor;
@@ -64,6 +64,24 @@ pub struct HostChanges {
     pub added: Vec<Arc<Host>>,
     /// Hosts that left; they are marked as removed.
     pub removed: Vec<Arc<Host>>,
+    /// In how many priority levels hosts came or left: what `membership_change` counts.
+    pub levels: u64,
+}
+
+/// The hosts of a level by their addresses in memory, sorted.
+fn identities(members: Option<&Vec<Member>>) -> Vec<*const Host> {
+    let mut all: Vec<*const Host> =
+        members.into_iter().flatten().map(|member| Arc::as_ptr(&member.host)).collect();
+    all.sort_unstable();
+    all
+}
+
+/// In how many levels one generation has other hosts than the one before.
+fn changed_levels(old: &HostSet, new: &HostSet) -> u64 {
+    let levels = old.priorities.len().max(new.priorities.len());
+    (0..levels)
+        .filter(|level| identities(old.priorities.get(*level)) != identities(new.priorities.get(*level)))
+        .count() as u64
 }
 
 impl HostSet {
@@ -106,7 +124,7 @@ impl HostSet {
             priorities[endpoint.priority as usize].push(Member {
                 weight: endpoint.weight,
                 health: host.health(),
-                excluded: is_excluded(&host, rules),
+                excluded: is_excluded(&host),
                 locality: Arc::clone(&endpoint.locality),
                 locality_weight: endpoint.locality_weight,
                 labels: Arc::clone(&endpoint.balancing_labels),
@@ -133,11 +151,12 @@ impl HostSet {
         }
         let overprovisioning = if overprovisioning == 0 { 140 } else { overprovisioning };
         let set = HostSet { priorities, overprovisioning, ..HostSet::default() };
+        changes.levels = changed_levels(old, &set);
         (set, changes)
     }
 
     /// The same hosts, as their flags are now. Hosts that only waited for their health to fail leave.
-    pub fn refresh(&self, rules: HostRules) -> (HostSet, HostChanges) {
+    pub fn refresh(&self) -> (HostSet, HostChanges) {
         let mut changes = HostChanges::default();
         let mut priorities = Vec::with_capacity(self.priorities.len());
         for members in &self.priorities {
@@ -149,7 +168,7 @@ impl HostSet {
                     changes.removed.push(Arc::clone(&member.host));
                     continue;
                 }
-                let excluded = is_excluded(&member.host, rules);
+                let excluded = is_excluded(&member.host);
                 next.push(Member { health: flags.health(), excluded, ..member.clone() });
             }
             priorities.push(next);
@@ -160,7 +179,15 @@ impl HostSet {
             weighted_health: self.weighted_health,
             tables: OnceLock::new(),
         };
+        if !changes.removed.is_empty() {
+            changes.levels = changed_levels(self, &set);
+        }
         (set, changes)
+    }
+
+    /// How large the hash tables are, once somebody needed them.
+    pub fn table_numbers(&self) -> Option<TableNumbers> {
+        self.tables.get()?.numbers()
     }
 
     /// All members.
@@ -186,7 +213,12 @@ fn new_host(endpoint: &Endpoint, rules: HostRules, now: Duration) -> Host {
     host.metadata = endpoint.metadata.clone();
     host.monitor = rules.monitored.then(Box::<Monitor>::default);
     if rules.checked && !endpoint.check.disabled {
-        host.set_flags(HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE), true);
+        // "Pending" is said only where hosts do not count before their first check.
+        let flags = match rules.ignore_unchecked {
+            true => HealthFlags::FAILED_ACTIVE.and(HealthFlags::PENDING_ACTIVE),
+            false => HealthFlags::FAILED_ACTIVE,
+        };
+        host.set_flags(flags, true);
     } else {
         host.healthy_at(now);
     }
@@ -206,8 +238,9 @@ fn discovered(host: &Host, endpoint: &Endpoint) {
     }
 }
 
-fn is_excluded(host: &Host, rules: HostRules) -> bool {
-    let flags = host.flags();
-    (rules.ignore_unchecked && flags.any(HealthFlags::PENDING_ACTIVE))
-        || flags.any(HealthFlags::EXCLUDED_IMMEDIATELY)
+/// Whether a host does not count at all, not even among those that panic is judged by.
+fn is_excluded(host: &Host) -> bool {
+    const EXCLUDED: HealthFlags =
+        HealthFlags::PENDING_ACTIVE.and(HealthFlags::EXCLUDED_IMMEDIATELY).and(HealthFlags::DRAINING);
+    host.flags().any(EXCLUDED)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lateen_envoy::envoy::config::cluster::v3 as proto;
 
 use super::common::{duration, leftover};
-use crate::circuit::{CircuitBreakers, Limits, RetryBudget, UNLIMITED};
+use crate::circuit::{CircuitBreakers, Limits, RetryBudget};
 use crate::error::{Context, Result};
 use crate::outlier::{Kind, OutlierDetection};
 
@@ -34,12 +34,9 @@ pub(crate) fn breakers(context: &Context<'_>, value: &mut proto::Cluster) -> Cir
                     minimum: budget.min_retry_concurrency.unwrap_or(3),
                 }
             }),
+            pools: threshold.max_connection_pools.take(),
             track_remaining: take(&mut threshold.track_remaining),
         };
-        // Pools are made for each kind of downstream only in Envoy; ours are of a cluster and its hosts.
-        if threshold.max_connection_pools == Some(UNLIMITED) {
-            threshold.max_connection_pools = None;
-        }
         leftover(&context, &threshold);
     }
     for (at, mut threshold) in take(&mut breakers.per_host_thresholds).into_iter().enumerate() {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
-use lateen_base::admin::{Reply, json, text};
+use lateen_base::admin::{Reply, text};
 use lateen_dataplane::cluster::{Host, Member};
 use lateen_dataplane::listener::Address;
 use serde_json::{Value, json};
 
-use super::{Query, Served, pattern};
+use super::{Query, Served, pattern, pretty};
 use crate::state::ClusterHandle;
 
 /// An address as Envoy's JSON has it.
@@ -50,7 +50,7 @@ impl Served {
         let all = handles.into_iter().zip(dynamic);
         if query.get("format").is_some_and(|format| format == "json") {
             let list: Vec<Value> = all.map(|(cluster, dynamic)| cluster_json(cluster, dynamic)).collect();
-            return json(format!("{:#}\n", json!({"cluster_statuses": list})));
+            return pretty(&json!({"cluster_statuses": list}));
         }
         let mut out = String::new();
         for (cluster, dynamic) in all {
@@ -141,12 +141,12 @@ fn cluster_json(cluster: &ClusterHandle, dynamic: bool) -> Value {
     }
     let mut thresholds = Vec::new();
     for (priority, limits) in ["DEFAULT", "HIGH"].into_iter().zip(limits(cluster)) {
-        let mut threshold: serde_json::Map<String, Value> =
-            limits.into_iter().map(|(limit, value)| (limit.to_owned(), value.into())).collect();
+        let mut threshold = serde_json::Map::new();
         // The first is the default of its enumeration, and left out as such.
         if priority == "HIGH" {
             threshold.insert("priority".to_owned(), priority.into());
         }
+        threshold.extend(limits.into_iter().map(|(limit, value)| (limit.to_owned(), value.into())));
         thresholds.push(Value::Object(threshold));
     }
     let mut status = json!({
@@ -166,10 +166,10 @@ fn host_json(member: &Member, priority: usize) -> Value {
     let (counters, gauges) = numbers(host);
     // As in protobuf's JSON: numbers of 64 bits are texts, and what is zero is left out.
     let number = |name: &str, value: u64, gauge: bool| {
-        let mut number = json!({"name": name});
-        if gauge {
-            number["type"] = "GAUGE".into();
-        }
+        let mut number = match gauge {
+            true => json!({"type": "GAUGE", "name": name}),
+            false => json!({"name": name}),
+        };
         if value > 0 {
             number["value"] = value.to_string().into();
         }

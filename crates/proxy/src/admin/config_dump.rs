@@ -1,13 +1,13 @@
 //! `/config_dump`, `/init_dump`.
 
 use http::StatusCode;
-use lateen_base::admin::{Reply, json, text};
+use lateen_base::admin::Reply;
 use lateen_envoy::TypeUrl;
 use lateen_envoy::json::to_json_redacted;
 use lateen_envoy::prost::Message;
 use serde_json::{Map, Value, json};
 
-use super::{Query, Served};
+use super::{Query, Served, plain_error, pretty};
 use crate::sources::{Encoded, Origin, Refusal};
 
 const PREFIX: &str = "type.googleapis.com/envoy.admin.v3.";
@@ -85,7 +85,7 @@ impl Entry<'_> {
 
 impl Served {
     pub(super) fn config_dump(&self, query: &Query) -> Reply {
-        let bad = |message: String| text(StatusCode::BAD_REQUEST, message);
+        let bad = |message: String| plain_error(StatusCode::BAD_REQUEST, message);
         let names = match query.get("name_regex").filter(|pattern| !pattern.is_empty()) {
             Some(pattern) => match regex::Regex::new(&format!("^(?:{pattern})$")) {
                 Ok(regex) => Some(regex),
@@ -105,7 +105,8 @@ impl Served {
                 Some((kind, config.get_mut(resource)?.take()))
             });
             let Some((kind, list)) = list else {
-                return text(StatusCode::NOT_FOUND, format!("{resource} not found in config dump\n"));
+                let message = format!("{resource} not found in config dump");
+                return plain_error(StatusCode::NOT_FOUND, message);
             };
             let element = element_type(&kind, resource);
             configs = match list {
@@ -129,9 +130,14 @@ impl Served {
             // A dump of which nothing is left says nothing.
             if !query.contains_key("resource") {
                 configs.retain(|config| config.as_object().is_some_and(|fields| fields.len() > 1));
+                if configs.is_empty() {
+                    return bad(format!(
+                        "FieldMask {mask} could not be successfully applied to any configs."
+                    ));
+                }
             }
         }
-        json(format!("{:#}\n", json!({"configs": configs})))
+        pretty(&json!({"configs": configs}))
     }
 
     fn dump(&self, endpoints: bool, takes: &dyn Fn(&str) -> bool) -> Vec<Value> {
@@ -223,7 +229,7 @@ impl Served {
         let mut all: Vec<Value> = group("init manager Cluster", clusters);
         all.extend::<Vec<Value>>(group("init manager Listener", listeners));
         let out = if all.is_empty() { json!({}) } else { json!({"unready_targets_dumps": all}) };
-        json(format!("{out:#}\n"))
+        pretty(&out)
     }
 }
 

@@ -1,11 +1,11 @@
 //! `/listeners`, `/drain_listeners`.
 
 use http::StatusCode;
-use lateen_base::admin::{Reply, json, text};
+use lateen_base::admin::{Reply, text};
 use serde_json::{Value, json};
 
 use super::clusters::address_json;
-use super::{Query, Served};
+use super::{Query, Served, pretty};
 
 impl Served {
     pub(super) fn listeners(&self, query: &Query) -> Reply {
@@ -26,7 +26,7 @@ impl Served {
                     status
                 })
                 .collect();
-            return json(format!("{:#}\n", json!({"listener_statuses": list})));
+            return pretty(&json!({"listener_statuses": list}));
         }
         let lines = handles.into_iter().flat_map(|handle| {
             addresses(handle).into_iter().map(move |(address, _)| format!("{}::{address}\n", handle.name))

@@ -299,7 +299,7 @@ impl Served {
 
     fn certs(&self, _query: &Query) -> Reply {
         let list = crate::tls::certificates(&self.state, std::time::SystemTime::now());
-        json(format!("{list:#}\n"))
+        pretty(&list)
     }
 
     fn warnings(&self, _query: &Query) -> Reply {
@@ -330,10 +330,29 @@ fn secured(mut reply: Reply) -> Reply {
     let headers = reply.headers_mut();
     headers.insert("cache-control", HeaderValue::from_static("no-cache, max-age=0"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    if headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain")) {
+    if headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain;")) {
         // As Envoy writes it.
         headers.insert("content-type", HeaderValue::from_static("text/plain; charset=UTF-8"));
     }
+    reply
+}
+
+/// A page of JSON, indented as Envoy indents it.
+fn pretty(value: &serde_json::Value) -> Reply {
+    let mut out = String::new();
+    for line in format!("{value:#}").lines() {
+        // Texts have no line ends of their own: what a line begins with is its indentation.
+        let indentation = line.len() - line.trim_start_matches(' ').len();
+        out.push_str(&line[indentation / 2..]);
+        out.push('\n');
+    }
+    json(out)
+}
+
+/// What is wrong with a request, as the pages of configuration say it.
+fn plain_error(status: StatusCode, message: String) -> Reply {
+    let mut reply = text(status, message);
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
     reply
 }
 

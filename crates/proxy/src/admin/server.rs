@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
-use lateen_base::admin::{Reply, json, text};
+use lateen_base::admin::{Reply, text};
 use lateen_envoy::json::to_json_redacted;
 use serde_json::{Value, json};
 
-use super::{Query, Served};
+use super::{Query, Served, pretty};
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, RuntimeStats, ServerStats};
 
 fn ok() -> Reply {
@@ -46,7 +46,7 @@ impl Served {
             },
             "node": self.admin.bootstrap.node.as_ref().map_or(json!({}), to_json_redacted),
         });
-        json(format!("{info:#}\n"))
+        pretty(&info)
     }
 
     pub(super) fn memory(&self, _query: &Query) -> Reply {
@@ -59,7 +59,7 @@ impl Served {
             "total_thread_cache": "0",
             "total_physical_bytes": resident.to_string(),
         });
-        json(format!("{page:#}\n"))
+        pretty(&page)
     }
 
     pub(super) fn hot_restart_version(&self, _query: &Query) -> Reply {
@@ -121,7 +121,7 @@ impl Served {
                 (key.clone(), json!({"layer_values": [value], "final_value": value}))
             })
             .collect();
-        json(format!("{:#}\n", json!({"entries": entries, "layers": layers})))
+        pretty(&json!({"entries": entries, "layers": layers}))
     }
 
     pub(super) fn runtime_modify(&self, query: &Query) -> Reply {
@@ -173,25 +173,6 @@ impl Served {
         common.set(listeners.workers_started, 1);
         let runtime = RuntimeStats::new(stats, "");
         common.set(runtime.num_keys, self.state.runtime.values().len() as u64);
-        for cluster in self.state.clusters.load().values() {
-            let hosts = cluster.hosts.load();
-            let (mut healthy, mut degraded, mut excluded, mut total) = (0, 0, 0, 0);
-            for member in hosts.members() {
-                use lateen_dataplane::cluster::Health;
-                total += 1;
-                excluded += u64::from(member.excluded);
-                match member.health {
-                    Health::Healthy => healthy += 1,
-                    Health::Degraded => degraded += 1,
-                    _ => {}
-                }
-            }
-            let members = &cluster.membership;
-            common.set(members.membership_total, total);
-            common.set(members.membership_healthy, healthy);
-            common.set(members.membership_degraded, degraded);
-            common.set(members.membership_excluded, excluded);
-        }
     }
 }
 

@@ -30,7 +30,7 @@ impl ActiveRequest {
     pub(super) fn attach(&mut self, host: &Arc<Host>) -> bool {
         self.detach();
         if !self.cluster.enter(&self.stats, self.priority, Limited::Requests) {
-            self.stats.increment(self.cluster.stats.upstream_rq_pending_overflow);
+            self.stats.increment(self.cluster.stats.upstream_rq_active_overflow);
             return false;
         }
         self.stats.increment(self.cluster.stats.upstream_rq_total);

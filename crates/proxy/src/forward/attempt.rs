@@ -45,7 +45,16 @@ impl Tries {
         responder: &mut Responder,
         fresh: bool,
     ) -> Result<Forwarded, TryError> {
-        let upstream = self.acquire(exchange, host, body, responder, fresh).await?;
+        let upstream = match self.acquire(exchange, host, body, responder, fresh).await {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                // A host that was never asked is not the request's host.
+                if !matches!(error, TryError::Connect(_)) && exchange.info.attempts == 1 {
+                    exchange.info.upstream_host = None;
+                }
+                return Err(error);
+            }
+        };
         if !self.active.as_mut().is_some_and(|active| active.attach(host)) {
             upstream.not_used();
             return Err(TryError::Overflow);
@@ -150,6 +159,7 @@ impl Tries {
         upstream.map_err(|error| match error {
             AcquireError::Connect(error) => TryError::Connect(error),
             AcquireError::Overflow => TryError::Overflow,
+            AcquireError::NoPool => TryError::NoPool,
         })
     }
 

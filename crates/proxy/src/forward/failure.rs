@@ -22,6 +22,8 @@ pub(super) enum TryError {
     Connect(ConnectError),
     /// The cluster may have no more connections.
     Overflow,
+    /// The cluster may have no more pools of connections.
+    NoPool,
     /// The peer refused it before looking at it.
     Refused,
     /// It ended without an answer. `sent`: something of the request was sent.
@@ -44,6 +46,7 @@ impl TryError {
         let flag = match &self {
             Self::ClientGone => return Failure::ClientGone,
             Self::Overflow => return overflow(exchange),
+            Self::NoPool => ResponseFlags::NO_HEALTHY_UPSTREAM,
             Self::ClientFailed => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
             Self::Connect(_) => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             Self::Refused => ResponseFlags::UPSTREAM_RESET,
@@ -67,6 +70,7 @@ impl TryError {
             Self::PerTryTimeout => stats.upstream_rq_per_try_timeout,
             Self::PerTryIdle => stats.upstream_rq_per_try_idle_timeout,
             Self::Timeout => stats.upstream_rq_timeout,
+            Self::NoPool => stats.upstream_cx_none_healthy,
             _ => return,
         };
         shard.increment(counter);
@@ -80,7 +84,7 @@ impl TryError {
             Self::Reset { sent: false, .. } => RetryStatus::ResetBeforeRequest,
             Self::Reset { .. } => RetryStatus::Reset,
             Self::PerTryTimeout | Self::PerTryIdle => RetryStatus::PerTryTimeout,
-            Self::Overflow | Self::Timeout | Self::ClientGone | Self::ClientFailed => {
+            Self::Overflow | Self::NoPool | Self::Timeout | Self::ClientGone | Self::ClientFailed => {
                 return None;
             }
         })
@@ -96,6 +100,7 @@ impl TryError {
             Self::ClientGone => None,
             Self::ClientFailed => Some(LocalReply::new(400, "Bad Request", "http1.codec_error")),
             Self::Overflow => Some(overflow_reply()),
+            Self::NoPool => Some(no_host_reply()),
             Self::Connect(ConnectError::Timeout) => {
                 reset(503, "connection timeout", "upstream_reset_before_response_started{connection_timeout}")
             }
@@ -155,7 +160,11 @@ fn overflow_reply() -> LocalReply {
 pub(super) fn no_host(exchange: &mut Exchange, stats: &ClusterStats) -> Failure {
     exchange.worker.stats.increment(stats.upstream_cx_none_healthy);
     exchange.info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
-    Failure::Reply(LocalReply::new(503, "no healthy upstream", "no_healthy_upstream"))
+    Failure::Reply(no_host_reply())
+}
+
+fn no_host_reply() -> LocalReply {
+    LocalReply::new(503, "no healthy upstream", "no_healthy_upstream")
 }
 
 /// What an error of a connection means for a try.

@@ -177,7 +177,9 @@ impl Tries {
                 counters.rq_error.fetch_add(1, Relaxed);
                 Report::LocalFailure
             }
-            Err(TryError::Overflow | TryError::ClientGone | TryError::ClientFailed) => return,
+            Err(TryError::Overflow | TryError::NoPool | TryError::ClientGone | TryError::ClientFailed) => {
+                return;
+            }
         };
         self.cluster.report(host, report);
     }

@@ -24,6 +24,9 @@ macro_rules! take {
     ($handles:ident, Gauge) => {
         $handles.gauge()
     };
+    ($handles:ident, Wide) => {
+        $handles.gauge()
+    };
     ($handles:ident, Histogram) => {
         $handles.histogram()
     };
@@ -147,6 +150,27 @@ counters! {
 }
 
 counters! {
+    /// `cluster.NAME.ring_hash_lb.*`.
+    RingHashStats, "cluster", "ring_hash_lb." {
+        max_hashes_per_host: Gauge, min_hashes_per_host: Gauge, size: Gauge,
+    }
+}
+
+counters! {
+    /// `cluster.NAME.maglev_lb.*`.
+    MaglevStats, "cluster", "maglev_lb." {
+        max_entries_per_host: Gauge, min_entries_per_host: Gauge,
+    }
+}
+
+counters! {
+    /// `cluster.NAME.TRANSPORT_SOCKET_MATCH.*`.
+    TransportMatchStats, "cluster", "" {
+        total_match_count: Counter,
+    }
+}
+
+counters! {
     /// `cluster.NAME.circuit_breakers.PRIORITY.*`.
     CircuitBreakerStats, "cluster", "" {
         cx_open: Gauge, cx_pool_open: Gauge, rq_open: Gauge, rq_pending_open: Gauge, rq_retry_open: Gauge,
@@ -156,7 +180,7 @@ counters! {
 counters! {
     /// `cluster.NAME.circuit_breakers.PRIORITY.remaining_*`, where `track_remaining` is set.
     RemainingStats, "cluster", "" {
-        remaining_cx: Gauge, remaining_cx_pools: Gauge, remaining_pending: Gauge, remaining_retries: Gauge,
+        remaining_cx: Gauge, remaining_cx_pools: Wide, remaining_pending: Gauge, remaining_retries: Gauge,
         remaining_rq: Gauge,
     }
 }

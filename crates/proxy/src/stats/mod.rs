@@ -59,6 +59,8 @@ pub enum Kind {
     Lazy,
     /// Goes up and down.
     Gauge,
+    /// A gauge of 64 bits without a sign: what is left of a limit that is none.
+    Wide,
     /// Many values.
     Histogram,
     /// A counter a response code; the name gets the code appended.

@@ -140,7 +140,7 @@ fn cells_of(names: Names) -> usize {
         .iter()
         .map(|(_, kind)| match kind {
             Kind::Counter | Kind::Lazy => 1,
-            Kind::Gauge => 2,
+            Kind::Gauge | Kind::Wide => 2,
             Kind::Histogram | Kind::Codes => 0,
         })
         .sum()
@@ -314,7 +314,7 @@ impl Stats {
                         self.rebase(&shards, group.dense, offset, || cells_of(group.names));
                         offset += 1;
                     }
-                    Kind::Gauge => offset += 2,
+                    Kind::Gauge | Kind::Wide => offset += 2,
                     Kind::Histogram => sparse += BLOCKS,
                     Kind::Codes => {
                         for block in sparse..sparse + CLASSES {
@@ -489,11 +489,13 @@ impl Group {
                     }
                     offset += 1;
                 }
-                Kind::Gauge => {
+                Kind::Gauge | Kind::Wide => {
                     let up = sum(shards, self.dense, offset);
                     let down = sum(shards, self.dense, offset + 1);
                     // Read while it changes, a gauge may seem to be below zero for a moment.
-                    let value = if (up.wrapping_sub(down) as i64) < 0 { 0 } else { up.wrapping_sub(down) };
+                    let difference = up.wrapping_sub(down);
+                    let below = *kind == Kind::Gauge && (difference as i64) < 0;
+                    let value = if below { 0 } else { difference };
                     tell(Sample {
                         name: full(name),
                         labels: self.labels.clone(),

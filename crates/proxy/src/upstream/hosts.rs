@@ -42,12 +42,13 @@ impl ClusterHandle {
 
     /// The same hosts, as their health is now.
     pub fn refresh_hosts(&self) {
-        self.change(|old| old.refresh(self.rules()));
+        self.change(HostSet::refresh);
     }
 
     fn change(&self, next: impl FnOnce(&HostSet) -> (HostSet, HostChanges)) {
         let _changing = self.changing.lock();
-        let (new, changes) = next(&self.hosts.load());
+        let old = self.hosts.load_full();
+        let (new, changes) = next(&old);
         let (stats, control) = (&self.membership, &self.control);
         let [total, healthy, degraded, excluded] = new.membership();
         control.set(stats.membership_total, total);
@@ -58,8 +59,12 @@ impl ClusterHandle {
             stats.max_host_weight,
             new.members().map(|member| u64::from(member.weight)).max().unwrap_or(0),
         );
+        if !self.matched.is_empty() {
+            changes.added.iter().for_each(|host| self.count_match(host.transport));
+        }
+        self.count_subsets(&old, &new);
+        control.add(stats.membership_change, changes.levels);
         if !changes.added.is_empty() || !changes.removed.is_empty() {
-            control.increment(stats.membership_change);
             if self.config.close_on_host_change {
                 self.connection_epoch.fetch_add(1, Relaxed);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lateen_dataplane::circuit::{Circuit, Entry, Gate, Limits, RoutePriority};
+use lateen_dataplane::circuit::{Circuit, Entry, Gate, Limits, RoutePriority, UNLIMITED};
 
 use crate::state::ClusterHandle;
 use crate::stats::{CircuitBreakerStats, Counter, RemainingStats, Shard, SharedShard, Stats};
@@ -18,6 +18,8 @@ pub enum Limited {
     Requests,
     /// `max_retries`, or the budget.
     Retries,
+    /// `max_connection_pools`.
+    Pools,
 }
 
 /// The statistics of one priority.
@@ -44,14 +46,16 @@ impl BreakerStats {
     }
 
     fn begin(&self, control: &SharedShard, limits: &Limits) {
-        let kinds = [Limited::Connections, Limited::Pending, Limited::Requests, Limited::Retries];
+        let kinds =
+            [Limited::Connections, Limited::Pending, Limited::Requests, Limited::Retries, Limited::Pools];
         for kind in kinds {
             let (limit, _) = limit_of(limits, kind);
             if limit == 0 {
                 control.increment(self.open_of(kind));
             }
             if let Some(remaining) = self.remaining_of(kind) {
-                control.add(remaining, u64::from(limit));
+                let unlimited = kind == Limited::Pools && limits.pools.is_none();
+                control.add(remaining, if unlimited { u64::MAX } else { u64::from(limit) });
             }
         }
     }
@@ -62,6 +66,7 @@ impl BreakerStats {
             Limited::Pending => self.open.rq_pending_open,
             Limited::Requests => self.open.rq_open,
             Limited::Retries => self.open.rq_retry_open,
+            Limited::Pools => self.open.cx_pool_open,
         }
     }
 
@@ -72,6 +77,7 @@ impl BreakerStats {
             Limited::Pending => remaining.remaining_pending,
             Limited::Requests => remaining.remaining_rq,
             Limited::Retries => remaining.remaining_retries,
+            Limited::Pools => remaining.remaining_cx_pools,
         })
     }
 }
@@ -83,6 +89,7 @@ fn limit_of(limits: &Limits, kind: Limited) -> (u32, bool) {
         Limited::Pending => (limits.pending, limits.counts_pending()),
         Limited::Requests => (limits.requests, limits.counts_requests()),
         Limited::Retries => (limits.retries, true),
+        Limited::Pools => (limits.pools.unwrap_or(UNLIMITED), limits.counts_pools()),
     }
 }
 
@@ -92,6 +99,7 @@ fn gate(circuit: &Circuit, kind: Limited) -> &Gate {
         Limited::Pending => &circuit.pending,
         Limited::Requests => &circuit.requests,
         Limited::Retries => &circuit.retries,
+        Limited::Pools => &circuit.pools,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Upstream: connecting, pools of connections, and one try of a request.
 
+pub mod balance_stats;
 mod connect;
+pub(crate) mod destinations;
 pub mod dns;
 pub mod health;
 mod hosts;

@@ -183,6 +183,12 @@ impl OutlierHandle {
             ),
         };
         control.increment(detected);
+        // The names of old, which dashboards still read, count a detection; their sum counts what could be ejected.
+        match kind {
+            Kind::ServerErrors => control.increment(stats.ejections_consecutive_5xx),
+            Kind::SuccessRate => control.increment(stats.ejections_success_rate),
+            _ => {}
+        }
         match outcome {
             Outcome::Overflow => return control.increment(stats.ejections_overflow),
             Outcome::Ejected => {
@@ -191,17 +197,8 @@ impl OutlierHandle {
             }
             Outcome::NotEnforced => {}
         }
-        // The names of old, which dashboards still read.
-        match kind {
-            Kind::ServerErrors => {
-                control.increment(stats.ejections_total);
-                control.increment(stats.ejections_consecutive_5xx);
-            }
-            Kind::SuccessRate => {
-                control.increment(stats.ejections_total);
-                control.increment(stats.ejections_success_rate);
-            }
-            _ => {}
+        if matches!(kind, Kind::ServerErrors | Kind::SuccessRate) {
+            control.increment(stats.ejections_total);
         }
     }
 }

@@ -39,9 +39,27 @@ pub(super) async fn lookup(dns: &Dns, name: &str, v6: bool) -> io::Result<Found>
 }
 
 async fn system(name: &str, v6: bool) -> io::Result<Found> {
-    let found = tokio::net::lookup_host((name, 0)).await?;
+    let found = match tokio::net::lookup_host((name, 0)).await {
+        Ok(found) => found,
+        Err(error) if is_no_such_name(&error) => return Ok(Found::default()),
+        Err(error) => return Err(error),
+    };
     let addresses = found.map(|address| address.ip()).filter(|address| address.is_ipv6() == v6).collect();
     Ok(Found { addresses, lifetime: None })
+}
+
+/// Whether the system says that there is no such name, or no address of it (`EAI_NONAME`, `EAI_NODATA`). The number is
+/// lost on the way here; these are the texts of the C libraries of GNU and musl.
+fn is_no_such_name(error: &io::Error) -> bool {
+    let text = error.to_string();
+    [
+        "Name or service not known",
+        "No address associated with hostname",
+        "Name does not resolve",
+        "Name has no usable address",
+    ]
+    .iter()
+    .any(|known| text.ends_with(known))
 }
 
 async fn ask(server: SocketAddr, tcp: bool, name: &str, v6: bool) -> io::Result<Found> {

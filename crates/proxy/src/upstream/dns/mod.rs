@@ -117,13 +117,10 @@ pub async fn keep(cluster: Weak<ClusterHandle>, template: Assignment, known: imp
         control.increment(stats.update_attempt);
         let Round { endpoints, lifetime, failed } = round(&handle, &template, &before).await;
         control.increment(if failed { stats.update_failure } else { stats.update_success });
-        if endpoints.is_empty() && !failed {
-            control.increment(stats.update_empty);
-        }
-        if first || endpoints != before {
+        if endpoints != before {
             handle.set_hosts(&Assignment { endpoints: endpoints.clone(), ..template.clone() });
             before = endpoints;
-        } else {
+        } else if !failed {
             control.increment(stats.update_no_rebuild);
         }
         if std::mem::take(&mut first) {

@@ -79,7 +79,8 @@ impl Prober {
             CheckKind::Http(config) => self.http(shard, cluster, config).await,
             CheckKind::Tcp { send, receive } => self.tcp(shard, cluster, send.as_ref(), receive).await,
             CheckKind::Grpc { service, authority, metadata } => {
-                self.grpc(shard, cluster, service, authority, metadata).await
+                let timeout = grpc_timeout(check.timeout);
+                self.grpc(shard, cluster, service, authority, metadata, &timeout).await
             }
         };
         if !check.reuse_connection {
@@ -234,11 +235,13 @@ impl Prober {
         service: &str,
         authority: &str,
         metadata: &[(Box<str>, Box<str>)],
+        timeout: &str,
     ) -> Option<Verdict> {
         let authority = self.authority(authority, cluster).as_bytes().to_vec();
         let mut head = RequestHead::new("POST", &authority[..], "/grpc.health.v1.Health/Check");
         head.headers.append("te", "trailers");
         head.headers.append("content-type", "application/grpc");
+        head.headers.append("grpc-timeout", timeout);
         head.headers.append("user-agent", "Envoy/HC");
         for (name, value) in metadata {
             head.headers.append(&**name, value.as_bytes());
@@ -293,6 +296,18 @@ async fn read_body(mut reader: BodyReader, limit: usize) -> Option<(BytesMut, Op
     }
 }
 
+/// A time as gRPC writes it: eight digits at most, in milliseconds where that is enough.
+fn grpc_timeout(time: std::time::Duration) -> String {
+    let mut number = time.as_millis();
+    for (unit, divisor) in [('m', 1000), ('S', 60), ('M', 60)] {
+        if number <= 99_999_999 {
+            return format!("{number}{unit}");
+        }
+        number /= divisor;
+    }
+    format!("{number}H")
+}
+
 /// A `HealthCheckRequest` in a frame of gRPC: field 1 is the service.
 fn health_request(service: &str) -> Bytes {
     let mut message = Vec::new();
@@ -321,6 +336,20 @@ fn is_serving(body: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_grpc() {
+        use std::time::Duration;
+        for (time, expect) in [
+            (Duration::from_millis(1), "1m"),
+            (Duration::from_secs(1), "1000m"),
+            (Duration::from_millis(99_999_999), "99999999m"),
+            (Duration::from_millis(100_000_000), "100000S"),
+            (Duration::from_secs(100_000_000), "1666666M"),
+        ] {
+            assert_eq!(grpc_timeout(time), expect);
+        }
+    }
 
     #[test]
     fn frames_of_grpc() {

@@ -32,6 +32,8 @@ pub(super) struct Account {
     pub(super) made: Instant,
     /// Of which hosts its cluster had.
     epoch: u64,
+    /// How often its host had failed before.
+    drains: u32,
     /// Requests that it carried.
     pub(super) requests: Cell<u32>,
     /// Whether a request is under way.
@@ -75,6 +77,7 @@ impl Account {
             owner,
             made: Instant::now(),
             epoch: cluster.connection_epoch.load(Relaxed),
+            drains: host.drains(),
             requests: Cell::new(0),
             busy: Cell::new(false),
             by_peer: Cell::new(false),
@@ -145,12 +148,12 @@ impl Account {
         over
     }
 
-    /// Whether its host failed its health checks, or hosts changed, and connections are to end then.
+    /// Whether its host failed since (its health checks, or in the eyes of outlier detection), or hosts changed and
+    /// connections are to end then.
     pub(super) fn is_unhealthy(&self) -> bool {
-        use lateen_dataplane::cluster::HealthFlags;
-        let config = &self.cluster.config;
-        (config.close_on_health_failure && self.host.flags().any(HealthFlags::FAILED_ACTIVE))
-            || (config.close_on_host_change && self.epoch != self.cluster.connection_epoch.load(Relaxed))
+        self.drains != self.host.drains()
+            || (self.cluster.config.close_on_host_change
+                && self.epoch != self.cluster.connection_epoch.load(Relaxed))
     }
 }
 

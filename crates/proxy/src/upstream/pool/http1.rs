@@ -11,8 +11,8 @@ use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use tokio::sync::oneshot;
 
-use super::AcquireError;
 use super::account::{Account, Owner, Waiting};
+use super::{AcquireError, PoolPlace};
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
 use crate::stream::Shared;
@@ -46,6 +46,8 @@ pub(super) struct HostPool {
     pub(super) host: Arc<Host>,
     priority: RoutePriority,
     dialing: Option<Box<Dialing>>,
+    /// Held for as long as the pool is.
+    _place: PoolPlace,
     idle: RefCell<Vec<Idle>>,
     /// All that live, also those that are being made.
     open: Cell<u32>,
@@ -65,12 +67,14 @@ impl HostPool {
         host: &Arc<Host>,
         priority: RoutePriority,
         dialing: Option<Box<Dialing>>,
+        place: PoolPlace,
     ) -> Self {
         Self {
             cluster: Arc::clone(cluster),
             host: Arc::clone(host),
             priority,
             dialing,
+            _place: place,
             idle: RefCell::default(),
             open: Cell::new(0),
             waiting: RefCell::default(),
@@ -162,6 +166,11 @@ impl HostPool {
         self.idle.borrow_mut().push(Idle { connection: *connection, since: Instant::now() });
     }
 
+    /// Whether it has connections, or requests that wait for one.
+    pub(super) fn is_needed(&self) -> bool {
+        self.open.get() > 0 || !self.waiting.borrow().is_empty()
+    }
+
     /// Ends idle connections whose time is over, or all. Whether the pool is still needed.
     pub(super) fn sweep(&self, all: bool) -> bool {
         let timeout = self.cluster.config.idle_timeout;
@@ -182,6 +191,6 @@ impl HostPool {
         });
         // Held until here: whatever the end of a connection sets off finds nothing borrowed.
         drop(gone);
-        self.open.get() > 0 || !self.waiting.borrow().is_empty()
+        self.is_needed()
     }
 }

@@ -12,8 +12,8 @@ use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::http_protocol::Keepalive;
 
-use super::AcquireError;
 use super::account::{Account, Owner, Waiting};
+use super::{AcquireError, PoolPlace};
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
 use crate::tls::{TlsInfo, Wanted};
@@ -36,6 +36,8 @@ pub(super) struct HostPool {
     pub(super) host: Arc<Host>,
     priority: RoutePriority,
     dialing: Option<Box<Dialing>>,
+    /// Held for as long as the pool is.
+    _place: PoolPlace,
     connections: RefCell<Vec<Rc<Connection>>>,
     open: Cell<u32>,
     /// Held while connecting, so that those who come meanwhile share the connection.
@@ -104,12 +106,14 @@ impl HostPool {
         host: &Arc<Host>,
         priority: RoutePriority,
         dialing: Option<Box<Dialing>>,
+        place: PoolPlace,
     ) -> Self {
         Self {
             cluster: Arc::clone(cluster),
             host: Arc::clone(host),
             priority,
             dialing,
+            _place: place,
             connections: RefCell::default(),
             open: Cell::new(0),
             making: tokio::sync::Mutex::default(),
@@ -267,6 +271,11 @@ impl HostPool {
 
     fn forget(&self, connection: &Rc<Connection>) {
         self.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
+    }
+
+    /// Whether it has connections.
+    pub(super) fn is_needed(&self) -> bool {
+        self.open.get() > 0
     }
 
     /// Ends connections that have nothing to do and are not wanted, or all such. Whether the pool is still needed.

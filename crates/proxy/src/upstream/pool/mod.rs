@@ -25,6 +25,7 @@ use self::http1::Connection;
 use self::http2::Found;
 pub use self::http2::{Stream as Http2Stream, StreamGuard};
 use super::connect::{ConnectError, Dialing};
+use super::limits::{Limited, Place};
 use crate::http1::{self as codec1, Framing};
 use crate::http2 as codec2;
 use crate::message::{BodyReader, BodyWriter, MessageError};
@@ -39,6 +40,9 @@ use crate::tls::{TlsInfo, Wanted};
 type Key = (usize, usize, RoutePriority, Option<Box<Dialing>>);
 
 type Map<V> = RefCell<HashMap<Key, Rc<V>, foldhash::fast::RandomState>>;
+
+/// A pool's place among those that the cluster may have; none where they are not counted.
+struct PoolPlace(#[allow(dead_code)] Option<Box<Place>>);
 
 /// The pools of a worker.
 #[derive(Default)]
@@ -62,6 +66,9 @@ pub enum AcquireError {
     /// As many requests wait for a connection as may.
     #[error("overflow")]
     Overflow,
+    /// There are as many pools as may be.
+    #[error("no pool")]
+    NoPool,
 }
 
 /// A place to send one request.
@@ -183,16 +190,32 @@ impl Pools {
         let may_choose = || cluster.transports.get(host.transport).is_some_and(|one| one.tls().is_some());
         let mut asked = None;
         if wanted == Wanted::Http2 || (wanted == Wanted::Either && may_choose()) {
-            let make = || Rc::new(http2::HostPool::new(cluster, host, priority, dialing.clone()));
-            let pool = Rc::clone(self.http2.borrow_mut().entry(key.clone()).or_insert_with(make));
+            let known = self.http2.borrow().get(&key).cloned();
+            let pool = match known {
+                Some(pool) => pool,
+                None => {
+                    let place = self.place(stats, cluster, priority).ok_or(AcquireError::NoPool)?;
+                    let pool = Rc::new(http2::HostPool::new(cluster, host, priority, dialing.clone(), place));
+                    self.http2.borrow_mut().insert(key.clone(), Rc::clone(&pool));
+                    pool
+                }
+            };
             match pool.acquire(stats, wanted).await? {
                 Found::Stream(stream) => return Ok(Upstream::Http2(stream)),
                 Found::Http1(made) => asked = Some(made),
                 Found::OnlyHttp1 => {}
             }
         }
-        let make = || Rc::new(http1::HostPool::new(cluster, host, priority, dialing));
-        let pool = Rc::clone(self.http1.borrow_mut().entry(key).or_insert_with(make));
+        let known = self.http1.borrow().get(&key).cloned();
+        let pool = match known {
+            Some(pool) => pool,
+            None => {
+                let place = self.place(stats, cluster, priority).ok_or(AcquireError::NoPool)?;
+                let pool = Rc::new(http1::HostPool::new(cluster, host, priority, dialing, place));
+                self.http1.borrow_mut().insert(key, Rc::clone(&pool));
+                pool
+            }
+        };
         let (connection, reused) = match asked {
             Some(made) => {
                 let (stream, account) = *made;
@@ -210,6 +233,47 @@ impl Pools {
             keep: Rc::default(),
             head: Cell::default(),
         }))
+    }
+
+    /// A place for one more pool; where there is none, those that nobody needs make room.
+    fn place(
+        &self,
+        stats: &Arc<Shard>,
+        cluster: &Arc<ClusterHandle>,
+        priority: RoutePriority,
+    ) -> Option<PoolPlace> {
+        if !cluster.config.breakers.of(priority).counts_pools() {
+            return Some(PoolPlace(None));
+        }
+        let take = || Place::take(cluster, stats, priority, Limited::Pools);
+        let place = take().or_else(|| {
+            self.http1
+                .borrow_mut()
+                .retain(|_, pool| !Arc::ptr_eq(&pool.cluster, cluster) || pool.is_needed());
+            self.http2
+                .borrow_mut()
+                .retain(|_, pool| !Arc::ptr_eq(&pool.cluster, cluster) || pool.is_needed());
+            take()
+        });
+        if place.is_none() {
+            stats.increment(cluster.stats.upstream_cx_pool_overflow);
+        }
+        place.map(|place| PoolPlace(Some(Box::new(place))))
+    }
+
+    /// Ends the idle connections of a cluster that are not wanted any more, for its hosts changed.
+    pub fn hosts_changed(&self, cluster: &Arc<ClusterHandle>) {
+        let concerned = |of: &Arc<ClusterHandle>| Arc::ptr_eq(of, cluster);
+        let http1: Vec<_> =
+            self.http1.borrow().values().filter(|pool| concerned(&pool.cluster)).cloned().collect();
+        for pool in http1 {
+            pool.sweep(pool.host.is_removed());
+        }
+        let http2: Vec<_> =
+            self.http2.borrow().values().filter(|pool| concerned(&pool.cluster)).cloned().collect();
+        for pool in http2 {
+            pool.sweep(pool.host.is_removed());
+        }
     }
 
     /// Ends connections that were idle for too long, and those of hosts or clusters that are gone.

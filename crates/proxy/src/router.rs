@@ -47,6 +47,8 @@ pub struct Exchange {
     pub table: Option<Arc<RouteTable>>,
     /// Whether the request is complete.
     pub request_done: bool,
+    /// While filters look at the head of the response: whether it has no body.
+    pub response_done: bool,
     /// Redirects that were followed here, by the names of their routes.
     pub(crate) redirects: Vec<Arc<str>>,
     /// The filters that are at work on it.
@@ -129,6 +131,7 @@ impl Exchange {
             found: None,
             table: None,
             request_done: false,
+            response_done: false,
             redirects: Vec::new(),
             filters: SmallVec::new(),
         }

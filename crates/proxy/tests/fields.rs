@@ -231,6 +231,11 @@ fn roots() -> Vec<Root> {
             json!({"max_request_bytes": 1}),
         ),
         (
+            "filters.http.compressor.v3.Compressor",
+            "envoy.extensions.filters.http.compressor.v3.Compressor",
+            json!({"compressor_library": {"name": "gzip", "typed_config": typed("compression.gzip.compressor.v3.Gzip", json!({}))}}),
+        ),
+        (
             "filters.http.local_ratelimit.v3.LocalRateLimit",
             "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
             json!({"stat_prefix": "s", "token_bucket": bucket}),
@@ -433,7 +438,8 @@ fn look(
             kind => value_of(kind, field.name),
         };
         let at = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
-        let Some(one) = one else {
+        // A library that compresses stands for what it is.
+        let Some(one) = one.filter(|_| field.name != "compressor_library") else {
             rows.entry(message.to_owned()).or_default().push((field.name.to_owned(), State::Extension));
             continue;
         };

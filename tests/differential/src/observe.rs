@@ -1,10 +1,13 @@
 //! Everything that was seen of one proxy in one case, flat: an aspect's name, a text.
 
+use std::io::Read;
+
 use indexmap::IndexMap;
 use serde_json::Value;
 
 use crate::case::{Case, Expect, Step};
 use crate::client::{Outcome, Reply};
+use crate::http1::Fields;
 use crate::upstream::{ConnectionRecord, Record};
 
 /// Aspects in the order in which they were noted.
@@ -59,7 +62,7 @@ impl Observation {
             self.note(format!("{prefix}.interim"), reply.interim.join(", "));
         }
         self.fields(&format!("{prefix}.header"), &reply.fields);
-        self.note(format!("{prefix}.body"), shown(&reply.body));
+        self.note(format!("{prefix}.body"), shown(&decoded(&reply.body, &reply.fields)));
         self.fields(&format!("{prefix}.trailer"), &reply.trailers);
     }
 
@@ -119,7 +122,7 @@ impl Observation {
             self.note(format!("{prefix}.line"), &record.head.line);
             self.note(format!("{prefix}.connection"), record.connection.to_string());
             self.fields(&format!("{prefix}.header"), &record.head.fields);
-            self.note(format!("{prefix}.body"), shown(&record.body));
+            self.note(format!("{prefix}.body"), shown(&decoded(&record.body, &record.head.fields)));
             self.fields(&format!("{prefix}.trailer"), &record.trailers);
             self.note(format!("{prefix}.end"), &record.end);
         }
@@ -216,6 +219,23 @@ impl Observation {
 }
 
 /// Bytes as text; much of them as length and sum.
+/// What a compressed body says. The codings' libraries differ, what comes out of them must not.
+fn decoded(bytes: &[u8], fields: &Fields) -> Vec<u8> {
+    let coding = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
+    let mut out = Vec::new();
+    let done = match coding.map_or("", |(_, value)| value) {
+        _ if bytes.is_empty() => return Vec::new(),
+        "gzip" => flate2::read::GzDecoder::new(bytes).read_to_end(&mut out),
+        "br" => brotli::Decompressor::new(bytes, 4096).read_to_end(&mut out),
+        "zstd" => zstd::Decoder::new(bytes).and_then(|mut decoder| decoder.read_to_end(&mut out)),
+        _ => return bytes.to_vec(),
+    };
+    match done {
+        Ok(_) => [b"decoded: ".as_slice(), &out].concat(),
+        Err(_) => bytes.to_vec(),
+    }
+}
+
 fn shown(bytes: &[u8]) -> String {
     if bytes.len() > 3000 {
         let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));

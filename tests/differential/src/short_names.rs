@@ -21,6 +21,15 @@ const NAMES: &[(&str, &str, &str, &str)] = &[
         "filters.http.buffer.v3.BufferPerRoute",
     ),
     (
+        "compressor",
+        "envoy.filters.http.compressor",
+        "filters.http.compressor.v3.Compressor",
+        "filters.http.compressor.v3.CompressorPerRoute",
+    ),
+    ("gzip", "gzip", "compression.gzip.compressor.v3.Gzip", ""),
+    ("brotli", "brotli", "compression.brotli.compressor.v3.Brotli", ""),
+    ("zstd", "zstd", "compression.zstd.compressor.v3.Zstd", ""),
+    (
         "local_ratelimit",
         "envoy.filters.http.local_ratelimit",
         "filters.http.local_ratelimit.v3.LocalRateLimit",
@@ -214,6 +223,7 @@ pub fn expand(value: &mut Value, manager: &dyn Fn(&mut Map<String, Value>)) {
                 expand(value, manager);
                 let extended = [
                     "transport_socket",
+                    "compressor_library",
                     "early_header_mutation",
                     "typed_extension_config",
                     "request_id_extension",

@@ -3,6 +3,7 @@
 //! What a filter does at run time is in the proxy; here is its compiled configuration and whatever can be decided
 //! without I/O.
 
+pub mod compressor;
 mod cors;
 mod fault;
 mod header_mutation;
@@ -12,6 +13,7 @@ mod slot;
 
 use std::sync::Arc;
 
+pub use compressor::{Compressor, CompressorOverride};
 pub use cors::Cors;
 pub use fault::{Fault, FaultStatus, FaultValue};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
@@ -34,6 +36,8 @@ pub struct HttpFilter {
 pub enum HttpFilterKind {
     /// Delays, aborts, slow answers.
     Fault(Arc<Fault>),
+    /// Compressed bodies.
+    Compressor(Arc<Compressor>),
     /// Cross-origin requests; configured by routes alone.
     Cors,
     /// Whole requests, of at most so many bytes.
@@ -59,6 +63,8 @@ pub enum FilterOverride {
     Enabled,
     /// Another fault.
     Fault(Arc<Fault>),
+    /// Another way to compress.
+    Compressor(Arc<CompressorOverride>),
     /// A CORS policy.
     Cors(Arc<Cors>),
     /// Another limit.

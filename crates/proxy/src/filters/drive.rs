@@ -123,6 +123,7 @@ impl Exchange {
     pub(crate) async fn filter_response(&mut self, head: &mut ResponseHead, body: &mut BodyReader) {
         let mut filters = std::mem::take(&mut self.filters);
         for running in filters.iter_mut().rev() {
+            self.response_done = body.is_done();
             let mut whole: Option<Buffered> = None;
             loop {
                 let step = match &mut whole {

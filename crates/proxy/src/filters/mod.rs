@@ -35,6 +35,7 @@
 
 mod body;
 mod buffer;
+mod compressor;
 mod cors;
 mod drive;
 mod fault;
@@ -47,7 +48,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use lateen_dataplane::filters::{
-    FilterOverride, HeaderMutation, HttpFilter as Config, HttpFilterKind, LocalRateLimit, RouterFilter,
+    Compressor, FilterOverride, HeaderMutation, HttpFilter as Config, HttpFilterKind, LocalRateLimit,
+    RouterFilter,
 };
 use lateen_dataplane::head::{Headers, ResponseHead};
 
@@ -122,6 +124,8 @@ pub trait HttpFilter {
 
 /// A filter at work, by kind, so that making one allocates nothing.
 pub enum Running {
+    /// Compressed bodies.
+    Compressor(compressor::Compressor),
     /// Cross-origin requests.
     Cors(cors::Cors),
     /// Delays, aborts, slow answers.
@@ -141,6 +145,7 @@ pub enum Running {
 impl Running {
     fn filter(&mut self) -> &mut dyn HttpFilter {
         match self {
+            Self::Compressor(filter) => filter,
             Self::Cors(filter) => filter,
             Self::Fault(filter) => filter,
             Self::Buffer(filter) => filter,
@@ -155,6 +160,7 @@ impl Running {
 /// What all requests of a connection manager share of a filter.
 #[derive(Debug)]
 enum Shared {
+    Compressor(Arc<compressor::Shared>),
     Cors(CorsStats),
     Fault(Arc<fault::Shared>),
     Buffer(usize),
@@ -189,8 +195,13 @@ pub struct Chain {
 impl Chain {
     /// Makes what requests share. `prefix` is the `stat_prefix` of the connection manager.
     pub fn new(configs: &[Config], stats: &Stats, prefix: &str) -> Self {
+        let compressors = configs.iter().filter_map(|config| match &config.kind {
+            HttpFilterKind::Compressor(compressor) => Some((config.name.clone(), Arc::clone(compressor))),
+            _ => None,
+        });
+        let compressors: Arc<[_]> = compressors.collect();
         let filters: Vec<Configured> =
-            configs.iter().map(|config| Configured::new(config, stats, prefix)).collect();
+            configs.iter().map(|config| Configured::new(config, &compressors, stats, prefix)).collect();
         let router = configs.iter().find_map(|config| match &config.kind {
             HttpFilterKind::Router(router) => Some(router.clone()),
             _ => None,
@@ -200,8 +211,17 @@ impl Chain {
 }
 
 impl Configured {
-    fn new(config: &Config, stats: &Stats, prefix: &str) -> Self {
+    fn new(
+        config: &Config,
+        compressors: &Arc<[(Box<str>, Arc<Compressor>)]>,
+        stats: &Stats,
+        prefix: &str,
+    ) -> Self {
         let (shared, idle) = match &config.kind {
+            HttpFilterKind::Compressor(config) => {
+                let shared = compressor::Shared::new(config, compressors, stats, prefix);
+                (Shared::Compressor(Arc::new(shared)), false)
+            }
             // What routes configure alone.
             HttpFilterKind::Cors => (Shared::Cors(CorsStats::new(stats, prefix)), true),
             HttpFilterKind::Fault(fault) => {
@@ -234,6 +254,9 @@ impl Configured {
             _ => {}
         }
         match &self.shared {
+            Shared::Compressor(shared) => {
+                Some(Running::Compressor(compressor::Compressor::start(shared, route)))
+            }
             Shared::Cors(stats) => cors::Cors::start(*stats, route, exchange).map(Running::Cors),
             Shared::Fault(shared) => fault::Fault::start(shared, route).map(Running::Fault),
             Shared::Buffer(limit) => Some(Running::Buffer(buffer::Buffer::start(*limit, route))),

@@ -262,6 +262,23 @@ counters! {
 }
 
 counters! {
+    /// `http.PREFIX.compressor.NAME.LIBRARY.DIRECTION.*`.
+    CompressorStats, "http", "" {
+        compressed: Counter, not_compressed: Counter, total_uncompressed_bytes: Counter,
+        total_compressed_bytes: Counter, content_length_too_small: Counter,
+    }
+}
+
+counters! {
+    /// The same for responses alone: what `accept-encoding` led to.
+    CompressorChoiceStats, "http", "" {
+        no_accept_header: Counter, header_identity: Counter, header_compressor_used: Counter,
+        header_compressor_overshadowed: Counter, header_wildcard: Counter, header_not_valid: Counter,
+        not_compressed_etag: Counter,
+    }
+}
+
+counters! {
     /// `http.PREFIX.cors.*`.
     CorsStats, "http", "cors." {
         origin_invalid: Counter, origin_valid: Counter,

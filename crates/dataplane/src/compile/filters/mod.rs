@@ -3,6 +3,7 @@
 //! A new filter gets a file here that compiles its messages, a variant of `HttpFilterKind` and of `FilterOverride`, and
 //! a line in [`filter_kind`] and [`per_route`].
 
+mod compressor;
 mod cors;
 mod fault;
 mod header_mutation;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use lateen_envoy::envoy::config::route::v3::FilterConfig;
 use lateen_envoy::envoy::extensions::filters::http::buffer::v3 as buffer_proto;
+use lateen_envoy::envoy::extensions::filters::http::compressor::v3 as compressor_proto;
 use lateen_envoy::envoy::extensions::filters::http::cors::v3 as cors_proto;
 use lateen_envoy::envoy::extensions::filters::http::fault::v3 as fault_proto;
 use lateen_envoy::envoy::extensions::filters::http::header_mutation::v3 as mutation_proto;
@@ -85,6 +87,9 @@ fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>>
             Some(Override::Buffer(value)) => Some(FilterOverride::Buffer(buffer(context, &value)?)),
             None => return Err(context.error("say what is different: disabled or buffer")),
         }
+    } else if url == compressor_proto::CompressorPerRoute::TYPE_URL {
+        let compiled = compressor::per_route(context, unpack(context, any)?)?;
+        Some(FilterOverride::Compressor(Arc::new(compiled)))
     } else if url == limit_proto::LocalRateLimit::TYPE_URL {
         let limit = local_ratelimit::local_ratelimit(context, unpack(context, any)?)?;
         Some(FilterOverride::LocalRateLimit(Arc::new(limit)))
@@ -204,6 +209,8 @@ fn filter_kind(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKind
         HttpFilterKind::Router(router(context, unpack(context, any)?))
     } else if url == fault_proto::HttpFault::TYPE_URL {
         HttpFilterKind::Fault(Arc::new(fault::fault(context, unpack(context, any)?)?))
+    } else if url == compressor_proto::Compressor::TYPE_URL {
+        HttpFilterKind::Compressor(Arc::new(compressor::compressor(context, unpack(context, any)?)?))
     } else if url == cors_proto::Cors::TYPE_URL {
         HttpFilterKind::Cors
     } else if url == buffer_proto::Buffer::TYPE_URL {

@@ -217,7 +217,8 @@ impl Scheme {
 pub struct RequestHead {
     method: Span,
     path: Span,
-    authority: Span,
+    /// None where the request came without; an empty one was sent so.
+    authority: Option<Span>,
     /// `:scheme`.
     pub scheme: Scheme,
     /// The fields without `host`.
@@ -239,7 +240,7 @@ impl RequestHead {
         self.headers.clear();
         self.method = Span::default();
         self.path = Span::default();
-        self.authority = Span::default();
+        self.authority = None;
         self.scheme = Scheme::Http;
     }
 
@@ -270,20 +271,21 @@ impl RequestHead {
 
     /// `:authority`, or `host`.
     pub fn authority(&self) -> &[u8] {
-        self.authority.of(&self.headers.arena)
+        self.authority.map_or(&[], |authority| authority.of(&self.headers.arena))
     }
 
     /// Replaces the authority.
     pub fn set_authority(&mut self, authority: impl AsRef<[u8]>) {
-        self.authority = self.headers.store(authority.as_ref());
+        self.authority = Some(self.headers.store(authority.as_ref()));
     }
 
-    /// The value of a field or of a pseudo header, whose names begin with a colon; `host` is the authority.
+    /// The value of a field or of a pseudo header, whose names begin with a colon; `host` is the authority. None where
+    /// there is none, as of a path with CONNECT, or of anything where a request was refused before it was understood.
     pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
         match name {
-            b":path" => Some(self.path()),
-            b":method" => Some(self.method()),
-            b":authority" | b"host" => Some(self.authority()),
+            b":path" => not_empty(self.path()),
+            b":method" => not_empty(self.method()),
+            b":authority" | b"host" => self.authority.map(|authority| authority.of(&self.headers.arena)),
             b":scheme" => Some(self.scheme.as_str().as_bytes()),
             _ => self.headers.get(name),
         }
@@ -295,6 +297,10 @@ impl RequestHead {
             value.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
         })
     }
+}
+
+fn not_empty(text: &[u8]) -> Option<&[u8]> {
+    (!text.is_empty()).then_some(text)
 }
 
 impl fmt::Debug for RequestHead {
@@ -360,5 +366,9 @@ mod tests {
         assert!(head.is_grpc());
         head.set_path("/x");
         assert_eq!(head.path(), b"/x");
+        head.clear();
+        assert_eq!((head.field(b":path"), head.field(b":method"), head.field(b"host")), (None, None, None));
+        head.set_authority("");
+        assert_eq!(head.field(b":authority"), Some(&b""[..]));
     }
 }

@@ -44,6 +44,35 @@ pub struct Limits {
     pub duration: Option<Duration>,
 }
 
+/// Tells the connection that holds the timer for its streams that one of them is due at another time than it was.
+#[derive(Debug, Default)]
+pub struct Moved {
+    moved: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Moved {
+    /// Somebody's time is another one.
+    pub fn tell(&self) {
+        self.moved.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready once [`tell`](Self::tell) was called since this was ready last.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        if self.moved.replace(false) {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
 /// The times of one stream. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct StreamClock(Rc<Inner>);
@@ -56,12 +85,20 @@ struct Inner {
     complete: Cell<bool>,
     ended: Cell<Option<Expiry>>,
     waker: RefCell<Option<Waker>>,
+    /// Where somebody else than the stream's own task holds the timer.
+    moved: Option<Rc<Moved>>,
 }
 
 impl StreamClock {
     /// A stream that begins.
     pub fn new(now: Instant, limits: Limits) -> Self {
+        Self::watched(now, limits, None)
+    }
+
+    /// A stream that begins, whose times are looked at elsewhere.
+    pub fn watched(now: Instant, limits: Limits, moved: Option<Rc<Moved>>) -> Self {
         Self(Rc::new(Inner {
+            moved,
             begun: Cell::new(now),
             active: Cell::new(now),
             limits: Cell::new(limits),
@@ -120,17 +157,25 @@ impl StreamClock {
     pub fn set_idle(&self, idle: Option<Duration>) {
         self.0.active.set(Instant::now());
         self.change(|limits| limits.idle = idle);
+        self.tell();
     }
 
     /// Another limit for the whole stream (`RouteAction.max_stream_duration`).
     pub fn set_duration(&self, duration: Option<Duration>) {
         self.change(|limits| limits.duration = duration);
+        self.tell();
     }
 
     fn change(&self, change: impl FnOnce(&mut Limits)) {
         let mut limits = self.0.limits.get();
         change(&mut limits);
         self.0.limits.set(limits);
+    }
+
+    fn tell(&self) {
+        if let Some(moved) = &self.0.moved {
+            moved.tell();
+        }
     }
 
     /// Ends the stream.
@@ -283,6 +328,18 @@ mod tests {
         assert!(alarm.poll(&mut context, now + 3600 * SECOND).is_pending());
         assert!(alarm.poll(&mut context, now + 7200 * SECOND).is_pending());
         assert!(alarm.poll(&mut context, now - SECOND).is_ready());
+    }
+
+    #[test]
+    fn who_holds_the_timer_learns_of_other_times() {
+        let moved = Rc::new(Moved::default());
+        let context = Context::from_waker(Waker::noop());
+        let clock = StreamClock::watched(Instant::now(), Limits::default(), Some(Rc::clone(&moved)));
+        assert!(moved.poll(&context).is_pending());
+        clock.set_idle(Some(SECOND));
+        assert!(moved.poll(&context).is_ready() && moved.poll(&context).is_pending());
+        clock.set_duration(Some(SECOND));
+        assert!(moved.poll(&context).is_ready());
     }
 
     #[tokio::test]

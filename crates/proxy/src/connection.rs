@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use lateen_dataplane::listener::{Codec, HttpConnectionManager};
 
 use crate::clock::{Alarm, Limits};
+use crate::ending::{self, Ending};
 use crate::inspect::PREFACE;
 use crate::listener::ConnectionFacts;
 use crate::state::{ActiveListener, HttpRuntime};
@@ -60,37 +61,36 @@ pub async fn serve(
     };
     let http2 = match runtime.config.codec {
         Codec::Http1 => Some(false),
-        Codec::Http2 => Some(true),
+        Codec::Http2 => sniff(&mut client, &shared).await,
         Codec::Auto => match client.facts.tls.as_ref().and_then(|tls| tls.http2()) {
             None => sniff(&mut client, &shared).await,
             agreed => agreed,
         },
     };
-    let by_client = match http2 {
+    let ending = match http2 {
         Some(true) => {
             shard.increment(stats.downstream_cx_http2_total);
             shard.increment(stats.downstream_cx_http2_active);
-            let by_client = match shared.into_parts() {
-                // Boxed: it is larger than what an idle HTTP/1 connection needs.
-                Some((stream, input)) => Box::pin(http2::serve(client, stream, input)).await,
-                None => false,
-            };
+            // Boxed: it is larger than what an idle HTTP/1 connection needs.
+            let ending = Box::pin(http2::serve(client, shared.clone())).await;
             shard.decrement(stats.downstream_cx_http2_active);
-            by_client
+            ending
+        }
+        Some(false) if runtime.config.codec == Codec::Http2 => {
+            shard.increment(stats.downstream_cx_http2_total);
+            shard.increment(stats.downstream_cx_protocol_error);
+            Ending::Delay
         }
         Some(false) => {
             shard.increment(stats.downstream_cx_http1_total);
             shard.increment(stats.downstream_cx_http1_active);
-            http1::serve(client, shared.clone()).await;
+            let ending = http1::serve(client, shared.clone()).await;
             shard.decrement(stats.downstream_cx_http1_active);
-            shared.peer_ended()
+            ending
         }
-        None => shared.peer_ended(),
+        None => Ending::Flush,
     };
-    shard.increment(match by_client {
-        true => stats.downstream_cx_destroy_remote,
-        false => stats.downstream_cx_destroy_local,
-    });
+    ending::end(shard, runtime, &shared, ending).await;
     shard.decrement(stats.downstream_cx_active);
     if is_tls {
         shard.decrement(stats.downstream_cx_ssl_active);

@@ -17,6 +17,7 @@ use crate::http2;
 use crate::message::{BodyWriter, MessageError};
 use crate::state::ActiveListener;
 use crate::stream::Shared;
+use crate::stream_end::StreamEnd;
 
 /// Where the answer goes.
 pub enum Responder {
@@ -46,10 +47,23 @@ pub struct Http1Responder {
     pub case: HeaderCase,
     /// The times of the stream.
     pub clock: StreamClock,
+    /// How far it has got.
+    pub progress: Progress,
+    /// Whether the end of the answer is the end of the connection.
+    pub until_close: bool,
+}
+
+/// How far an answer has got.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
     /// Whether the head has been sent.
     pub started: bool,
-    /// Whether the end of the connection must not look like the end of the message.
-    pub failed: bool,
+    /// Whether it was sent before the request was complete.
+    pub early: bool,
+    /// Interim answers that were sent.
+    pub interim: u32,
+    /// How the client left, where it was noticed.
+    pub left: Option<StreamEnd>,
 }
 
 /// An answer on a stream of an HTTP/2 connection.
@@ -58,8 +72,8 @@ pub struct Http2Responder {
     pub stream: SendResponse<Bytes>,
     /// The times of the stream.
     pub clock: StreamClock,
-    /// Whether the head has been sent.
-    pub started: bool,
+    /// How far it has got.
+    pub progress: Progress,
     /// The client asked to change the protocol by an extended CONNECT (RFC 8441).
     pub extended_connect: bool,
 }
@@ -104,14 +118,33 @@ impl Responder {
         end: bool,
         tunnel: bool,
     ) -> Result<Option<BodyWriter>, MessageError> {
+        let early = !self.request_complete();
+        let progress = self.progress();
+        (progress.started, progress.early) = (true, early);
         match self {
             Self::Http1(responder) => Ok(responder.send(head, end, tunnel)),
             Self::Http2(responder) => responder.send(head, end),
         }
     }
 
+    fn progress(&mut self) -> &mut Progress {
+        match self {
+            Self::Http1(responder) => &mut responder.progress,
+            Self::Http2(responder) => &mut responder.progress,
+        }
+    }
+
+    /// How far the answer has got.
+    pub fn state(&self) -> Progress {
+        match self {
+            Self::Http1(responder) => responder.progress,
+            Self::Http2(responder) => responder.progress,
+        }
+    }
+
     /// Sends an interim answer (1xx).
     pub async fn send_interim(&mut self, head: &ResponseHead) -> Result<(), MessageError> {
+        self.progress().interim += 1;
         match self {
             Self::Http1(responder) if responder.http10 => Ok(()),
             Self::Http1(responder) => {
@@ -132,10 +165,7 @@ impl Responder {
 
     /// Whether the head of the answer has been sent: there cannot be another one.
     pub fn started(&self) -> bool {
-        match self {
-            Self::Http1(responder) => responder.started,
-            Self::Http2(responder) => responder.started,
-        }
+        self.state().started
     }
 
     /// Whether all of the request has been received.
@@ -192,11 +222,16 @@ impl Responder {
                     std::future::pending::<()>().await;
                 }
                 if !matches!(responder.connection.fill().await, Ok(1..)) {
+                    responder.progress.left = Some(StreamEnd::Gone);
                     return;
                 }
             },
             Self::Http2(responder) => {
-                let _ = std::future::poll_fn(|context| responder.stream.poll_reset(context)).await;
+                let reset = std::future::poll_fn(|context| responder.stream.poll_reset(context)).await;
+                responder.progress.left = Some(match reset {
+                    Ok(_) => StreamEnd::Reset,
+                    Err(_) => StreamEnd::Gone,
+                });
             }
         }
     }
@@ -204,10 +239,7 @@ impl Responder {
     /// The connection cannot be used again, and what was sent is not to look complete.
     pub fn broken(&mut self) {
         match self {
-            Self::Http1(responder) => {
-                responder.keep_alive = false;
-                responder.failed = true;
-            }
+            Self::Http1(responder) => responder.keep_alive = false,
             Self::Http2(responder) => responder.stream.send_reset(h2::Reason::INTERNAL_ERROR),
         }
     }
@@ -222,7 +254,6 @@ impl Responder {
 
 impl Http1Responder {
     fn send(&mut self, head: &ResponseHead, end: bool, tunnel: bool) -> Option<BodyWriter> {
-        self.started = true;
         // What is left of the request would be taken for the next one.
         if self.listener.drain.is_draining() || !self.complete.get() {
             self.keep_alive = false;
@@ -239,6 +270,7 @@ impl Http1Responder {
         };
         if framing == Framing::UntilClose && !tunnel {
             self.keep_alive = false;
+            self.until_close = true;
         }
         let writing = ResponseWriting {
             framing,
@@ -261,7 +293,6 @@ impl Http1Responder {
 
 impl Http2Responder {
     fn send(&mut self, head: &ResponseHead, end: bool) -> Result<Option<BodyWriter>, MessageError> {
-        self.started = true;
         let mut response = http2::response(head);
         if self.extended_connect && head.status == 101 {
             // The protocol was changed as RFC 8441 says it.

@@ -19,7 +19,7 @@ use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
 use crate::request;
 use crate::respond::{Interim, Responder};
 use crate::state::HttpRuntime;
-use crate::stream_end::Sent;
+use crate::stream_end::{Sent, StreamEnd};
 use crate::upstream::Tunnel;
 use crate::worker::Worker;
 
@@ -67,6 +67,8 @@ pub struct Exchange {
     pub clock: Option<StreamClock>,
     /// The head that was sent, while its body still is.
     pub(crate) sent: Sent,
+    /// How it ends.
+    pub(crate) end: StreamEnd,
 }
 
 /// An answer of our own.
@@ -128,6 +130,7 @@ impl Exchange {
             interim: runtime.config.proxy_continue.then(Rc::default),
             clock: None,
             sent: None,
+            end: StreamEnd::Answered,
             found: None,
             table: None,
             request_done: false,
@@ -183,18 +186,17 @@ impl Exchange {
                     match self.through_chain(body, responder).await {
                         Decision::Forwarded(next) => forwarded = next,
                         Decision::Reply(reply) => return self.reply(reply, responder).await,
-                        Decision::Gone => return self.client_left(),
+                        Decision::Gone => return self.client_left(responder),
                     }
                 }
                 self.relay(body, &mut forwarded, responder).await
             }
-            Decision::Gone => self.client_left(),
+            Decision::Gone => self.client_left(responder),
         }
     }
 
-    fn client_left(&mut self) -> Option<(ResponseHead, Option<Headers>)> {
-        self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
-        self.info.response_code_details = Some("downstream_remote_disconnect");
+    fn client_left(&mut self, responder: &Responder) -> Option<(ResponseHead, Option<Headers>)> {
+        self.left(responder.state().left.unwrap_or(StreamEnd::Gone));
         None
     }
 
@@ -428,21 +430,26 @@ impl Exchange {
         self.info.response_code = head.status;
         let end = body.is_done() || self.head.method() == b"HEAD";
         let mut trailers = None;
+        self.count_answer(head.status);
         match responder.send(&head, end, false) {
             Ok(Some(mut writer)) => match pump(&mut body, &mut writer, &mut self.info.bytes_sent).await {
                 Ok(sent) => trailers = sent,
                 Err(_) => {
-                    self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
+                    self.left(StreamEnd::Gone);
                     writer.abort();
                     responder.broken();
                 }
             },
             Ok(None) => {
                 if responder.flush().await.is_err() {
+                    self.left(StreamEnd::Gone);
                     responder.broken();
                 }
             }
-            Err(_) => responder.broken(),
+            Err(_) => {
+                self.left(StreamEnd::Gone);
+                responder.broken();
+            }
         }
         Some((head, trailers))
     }
@@ -460,7 +467,8 @@ impl Exchange {
         let mut head = std::mem::take(&mut forwarded.head);
         self.info.response_code_details = Some("via_upstream");
         self.info.response_code = head.status;
-        if !self.runtime.filters.router.suppress_envoy_headers {
+        // An answer that came before its request was complete has no time that could be told.
+        if !self.runtime.filters.router.suppress_envoy_headers && responder.request_complete() {
             let millis =
                 self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();
             head.headers.set("x-envoy-upstream-service-time", millis.to_string());
@@ -478,16 +486,18 @@ impl Exchange {
         request::finish_response(&self.worker, &self.runtime.config, &mut head, &self.head);
         self.info.response_code = head.status;
         let end = forwarded.body.is_done() && !tunnel;
+        self.count_answer(head.status);
         let writer = match responder.send(&head, end, tunnel) {
             Ok(writer) => writer,
             Err(_) => {
+                self.left(StreamEnd::Gone);
                 responder.broken();
                 return Some((head, None));
             }
         };
         let Some(mut writer) = writer else {
             if responder.flush().await.is_err() {
-                self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
+                self.left(StreamEnd::Gone);
                 responder.broken();
             }
             forwarded.request_ended_early(body);
@@ -562,7 +572,7 @@ impl Exchange {
                         uploading = false;
                         // A client of HTTP/1 that says no more through a tunnel is gone.
                         if tunnel && !both_ways {
-                            break Ok(None);
+                            break Err(Some(PumpError::Target(MessageError::Closed)));
                         }
                     }
                     () = &mut timeout => break Err(None),
@@ -574,18 +584,21 @@ impl Exchange {
         self.info.bytes_received += received;
         result.map_err(|error| match error {
             None => {
+                self.worker.stats.increment(forwarded.cluster_stats().upstream_rq_timeout);
+                self.end = StreamEnd::Broken;
                 self.info.flags.set(ResponseFlags::UPSTREAM_TIMEOUT);
                 self.info.response_code_details = Some("response_timeout");
             }
             Some(PumpError::Source(_)) => {
+                self.end = StreamEnd::Broken;
                 self.info.flags.set(ResponseFlags::UPSTREAM_TERMINATION);
                 self.info.response_code_details =
                     Some("upstream_reset_after_response_started{connection_termination}");
             }
-            Some(PumpError::Target(_)) => {
-                self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
-                self.info.response_code_details = Some("downstream_remote_disconnect");
+            Some(PumpError::Target(MessageError::Reset(_) | MessageError::Refused)) => {
+                self.left(StreamEnd::Reset);
             }
+            Some(PumpError::Target(_)) => self.left(StreamEnd::Gone),
         })
     }
 }

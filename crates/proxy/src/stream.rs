@@ -215,10 +215,16 @@ impl Shared {
                     Pin::new(&mut *stream).poll_write_vectored(context, &slices)
                 }
             })
-            .await?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
+            .await;
+            let count = match count {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => count,
+                Err(error) => {
+                    // Nobody takes what is written: the peer is gone.
+                    self.0.ended.set(true);
+                    return Err(error);
+                }
+            };
             written += count;
         }
         if self.0.tls.is_some() {
@@ -259,9 +265,60 @@ impl Shared {
         }
     }
 
-    /// The connection itself, if nobody else has it, and what was read.
-    pub fn into_parts(self) -> Option<(Stream, BytesMut)> {
-        let inner = Rc::try_unwrap(self.0).ok()?;
-        Some((inner.stream.into_inner(), inner.input.into_inner()))
+    /// Waits until the peer ends the connection, and drops what it still sends.
+    pub async fn discard(&self) {
+        loop {
+            self.input().clear();
+            if !matches!(self.fill().await, Ok(1..)) {
+                return;
+            }
+        }
+    }
+}
+
+/// As a stream for those that bring buffers of their own: what was read already comes first. Ending it is left to who
+/// has another clone.
+impl AsyncRead for Shared {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut input = self.0.input.borrow_mut();
+        if !input.is_empty() {
+            let count = input.len().min(buffer.remaining());
+            buffer.put_slice(&input.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let result = std::task::ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(context, buffer));
+        self.0.ended.set(result.is_err() || buffer.filled().len() == before);
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.stream.borrow().is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.stream.borrow_mut()).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
     }
 }

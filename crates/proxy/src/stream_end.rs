@@ -13,6 +13,20 @@ use crate::message::BodyReader;
 use crate::respond::Responder;
 use crate::router::{Exchange, LocalReply};
 
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StreamEnd {
+    /// With an answer.
+    #[default]
+    Answered,
+    /// We reset it, for the answer had begun and did not come to its end.
+    Broken,
+    /// The client reset it.
+    Reset,
+    /// The client ended the connection.
+    Gone,
+}
+
 /// What was sent: head and trailers.
 pub type Sent = Option<(ResponseHead, Option<Headers>)>;
 
@@ -25,7 +39,7 @@ impl Exchange {
         responder: &mut Responder,
         clock: &StreamClock,
         watch: impl Future<Output = Expiry>,
-    ) {
+    ) -> StreamEnd {
         if body.is_done() {
             self.info.request_duration = Some(Duration::ZERO);
         }
@@ -50,41 +64,80 @@ impl Exchange {
         if !body.is_done() {
             responder.close();
         }
-        self.count_unread(response.is_some(), responder);
-        self.finish(response);
-    }
-
-    /// Counts an answer that did not wait for the end of its request.
-    fn count_unread(&self, answered: bool, responder: &Responder) {
-        if answered && !responder.request_complete() {
-            let stats = &self.runtime.stats;
-            self.worker.stats.increment(stats.downstream_rq_response_before_rq_complete);
-            self.worker.stats.increment(stats.downstream_rq_rx_reset);
-        }
+        self.finish(response, Some(responder));
+        self.end
     }
 
     /// Answers a request without routing it.
     pub async fn answer(mut self, reply: LocalReply, responder: &mut Responder) {
         self.begin();
         let response = self.reply(reply, responder).await;
-        self.count_unread(response.is_some(), responder);
-        self.finish(response);
+        self.finish(response, Some(responder));
     }
 
     /// The head did not come in time.
     pub async fn late(mut self, expiry: Expiry, responder: &mut Responder) {
         self.begin();
         let response = self.expire(expiry, responder).await;
-        self.count_unread(response.is_some(), responder);
-        self.finish(response);
+        self.finish(response, Some(responder));
     }
 
     /// The client went before its head was complete.
     pub fn gone(mut self) {
         self.begin();
-        self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
-        self.info.response_code_details = Some("downstream_remote_disconnect");
-        self.finish(None);
+        self.left(StreamEnd::Gone);
+        self.finish(None, None);
+    }
+
+    /// The stream was reset, for its head is not acceptable.
+    pub fn refused(mut self, details: &'static str) {
+        self.begin();
+        self.left(StreamEnd::Reset);
+        self.info.response_code_details = Some(details);
+        self.finish(None, None);
+    }
+
+    /// Notes that the client does not wait any longer.
+    pub(crate) fn left(&mut self, end: StreamEnd) {
+        let (flag, details) = match end {
+            StreamEnd::Reset => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset"),
+            _ => (ResponseFlags::DOWNSTREAM_TERMINATION, "downstream_remote_disconnect"),
+        };
+        self.end = end;
+        self.info.flags.set(flag);
+        self.info.response_code_details = Some(details);
+    }
+
+    /// Counts an answer whose head is about to be sent.
+    pub(crate) fn count_answer(&self, status: u16) {
+        let (shard, stats, listener) = (&self.worker.stats, &self.runtime.stats, &self.runtime.listener);
+        shard.increment(stats.downstream_rq_completed);
+        shard.increment(crate::stats::class!(stats, downstream_rq, status));
+        shard.increment(listener.downstream_rq_completed);
+        shard.increment(crate::stats::class!(listener, downstream_rq, status));
+    }
+
+    /// Counts interim answers, and how the stream ended.
+    fn count_end(&self, responder: Option<&Responder>) {
+        let (shard, stats, listener) = (&self.worker.stats, &self.runtime.stats, &self.runtime.listener);
+        if let Some(progress) = responder.map(Responder::state) {
+            if progress.interim > 0 {
+                let count = u64::from(progress.interim);
+                shard.add(stats.downstream_rq_completed, count);
+                shard.add(stats.downstream_rq_1xx, count);
+                shard.add(listener.downstream_rq_completed, count);
+                shard.add(listener.downstream_rq_1xx, count);
+            }
+            if progress.early {
+                shard.increment(stats.downstream_rq_response_before_rq_complete);
+            }
+        }
+        if self.end == StreamEnd::Broken {
+            shard.increment(stats.downstream_rq_tx_reset);
+        }
+        if self.end != StreamEnd::Answered || !responder.is_some_and(Responder::request_complete) {
+            shard.increment(stats.downstream_rq_rx_reset);
+        }
     }
 
     fn begin(&self) {
@@ -93,22 +146,13 @@ impl Exchange {
         shard.increment(stats.downstream_rq_active);
     }
 
-    fn finish(&mut self, response: Sent) {
+    fn finish(&mut self, response: Sent, responder: Option<&Responder>) {
         let (shard, stats) = (Arc::clone(&self.worker.stats), self.runtime.stats);
         let duration = self.begun.elapsed();
         self.info.duration = Some(duration);
         shard.decrement(stats.downstream_rq_active);
         shard.record(stats.downstream_rq_time, duration.as_millis() as u64);
-        match self.info.response_code {
-            0 => shard.increment(stats.downstream_rq_rx_reset),
-            status => {
-                shard.increment(stats.downstream_rq_completed);
-                shard.increment(crate::stats::class!(stats, downstream_rq, status));
-                let stats = &self.runtime.listener;
-                shard.increment(stats.downstream_rq_completed);
-                shard.increment(crate::stats::class!(stats, downstream_rq, status));
-            }
-        }
+        self.count_end(responder);
         if !self.filters.is_empty() {
             self.filters_complete(response.as_ref());
         }
@@ -122,13 +166,11 @@ impl Exchange {
         let status = if responder.request_complete() { 504 } else { 408 };
         let reply = match expiry {
             Expiry::Disconnect => {
-                self.info.flags.set(ResponseFlags::DOWNSTREAM_TERMINATION);
-                self.info.response_code_details = Some("downstream_remote_disconnect");
+                self.left(StreamEnd::Gone);
                 None
             }
             Expiry::Reset => {
-                self.info.flags.set(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
-                self.info.response_code_details = Some("http2.remote_reset");
+                self.left(StreamEnd::Reset);
                 None
             }
             Expiry::CodecError => {
@@ -163,6 +205,7 @@ impl Exchange {
             other => {
                 if let Some(reply) = other {
                     self.info.response_code_details = Some(reply.details);
+                    self.end = StreamEnd::Broken;
                 }
                 responder.broken();
                 self.sent.take()

@@ -68,7 +68,7 @@ pub enum Failure {
 
 impl Forwarded {
     /// The counters of the cluster that answered.
-    fn cluster_stats(&self) -> ClusterStats {
+    pub(crate) fn cluster_stats(&self) -> ClusterStats {
         self._active.cluster_stats()
     }
 

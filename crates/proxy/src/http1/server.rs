@@ -14,11 +14,13 @@ use lateen_dataplane::stream_info::{HeadSize, Protocol, ResponseFlags};
 use super::{Framing, Limits, ParsedRequest, Refusal, RequestRules, parse_request};
 use crate::clock::{Expiry, StreamClock};
 use crate::connection::{Client, ended};
+use crate::ending::{Ending, count_cut_off};
 use crate::http1::BodyReader as Http1BodyReader;
 use crate::message::BodyReader;
-use crate::respond::{Http1Responder, Responder};
+use crate::respond::{Http1Responder, Progress, Responder};
 use crate::router::{Exchange, LocalReply};
 use crate::stream::Shared;
+use crate::stream_end::StreamEnd;
 
 /// A connection with what is known between its requests.
 struct Server {
@@ -40,14 +42,14 @@ enum Head {
     Refused(Refusal),
     /// It did not come in time.
     Late(Expiry),
-    /// The connection ended between requests.
-    End,
+    /// The connection ends between requests.
+    End(Ending),
     /// The client went in the middle of a head.
     Gone,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(client: Client, shared: Shared) {
+/// Serves a connection until it is to end.
+pub async fn serve(client: Client, shared: Shared) -> Ending {
     let config = &client.runtime.config;
     let rules = RequestRules {
         limits: Limits { bytes: config.max_head_bytes, fields: config.max_header_count },
@@ -68,16 +70,12 @@ pub async fn serve(client: Client, shared: Shared) {
     // One for the whole connection: between requests it costs nothing to be told.
     let listener = Arc::clone(&server.client.listener);
     let mut end = pin!(ended(&listener, false));
-    let closed_in_order = server.run(end.as_mut()).await;
-    let _ = server.shared.shutdown().await;
-    if !closed_in_order && let Some(time) = server.client.runtime.config.delayed_close_timeout {
-        server.linger(time).await;
-    }
+    server.run(end.as_mut()).await
 }
 
 impl Server {
-    /// Requests until the last. True where nothing unread can be left, so that closing loses nothing.
-    async fn run<E: Future<Output = ()>>(&mut self, mut end: Pin<&mut E>) -> bool {
+    /// Requests until the last.
+    async fn run<E: Future<Output = ()>>(&mut self, mut end: Pin<&mut E>) -> Ending {
         let (shard, runtime) = (Arc::clone(&self.client.worker.stats), Arc::clone(&self.client.runtime));
         let stats = &runtime.stats;
         loop {
@@ -86,8 +84,8 @@ impl Server {
                     self.requests += 1;
                     shard.increment(stats.downstream_rq_http1_total);
                     // Boxed, so that the kilobytes of a request's state are there only while there is one.
-                    if !Box::pin(self.serve_request(head, parsed)).await {
-                        return self.shared.input().is_empty();
+                    if let Some(ending) = Box::pin(self.serve_request(head, parsed)).await {
+                        return ending;
                     }
                     self.shared.release();
                     self.idle_since = Instant::now();
@@ -96,21 +94,22 @@ impl Server {
                     shard.increment(stats.downstream_rq_http1_total);
                     shard.increment(stats.downstream_cx_protocol_error);
                     Box::pin(self.refuse(refusal)).await;
-                    return false;
+                    return Ending::Delay;
                 }
                 Head::Late(expiry) => {
                     shard.increment(stats.downstream_rq_http1_total);
                     let exchange = self.exchange(RequestHead::default(), Protocol::Http11);
                     let mut responder = self.responder(false, false, false, Rc::default());
                     Box::pin(exchange.late(expiry, &mut responder)).await;
-                    return false;
+                    return Ending::Delay;
                 }
                 Head::Gone => {
                     shard.increment(stats.downstream_rq_http1_total);
+                    count_cut_off(&shard, &runtime, true);
                     self.exchange(RequestHead::default(), Protocol::Http11).gone();
-                    return true;
+                    return Ending::Client;
                 }
-                Head::End => return true,
+                Head::End(ending) => return ending,
             }
         }
     }
@@ -140,8 +139,8 @@ impl Server {
             trailers: config.http1.trailers,
             case: config.http1.header_case,
             clock: self.clock.clone(),
-            started: false,
-            failed: false,
+            progress: Progress::default(),
+            until_close: false,
         })
     }
 
@@ -188,14 +187,15 @@ impl Server {
                     },
                     expiry = self.client.alarm.watch(&self.clock) => return Head::Late(expiry),
                 }
-            } else if !self.wait(end.as_mut()).await {
-                return Head::End;
+            } else if let Some(ending) = self.wait(end.as_mut()).await {
+                return Head::End(ending);
             }
         }
     }
 
-    /// Waits for bytes of an idle connection; false where it ends.
-    async fn wait<E: Future<Output = ()>>(&mut self, mut end: Pin<&mut E>) -> bool {
+    /// Waits for bytes of an idle connection; none where there are some.
+    async fn wait<E: Future<Output = ()>>(&mut self, mut end: Pin<&mut E>) -> Option<Ending> {
+        let filled = |filled| if matches!(filled, Ok(1..)) { None } else { Some(Ending::Client) };
         loop {
             let due = match self.draining {
                 Some(at) => Some((at, None)),
@@ -204,22 +204,22 @@ impl Server {
             let at = due.map(|(at, _)| at);
             tokio::select! {
                 biased;
-                filled = self.shared.fill() => return matches!(filled, Ok(1..)),
+                read = self.shared.fill() => return filled(read),
                 () = end.as_mut() => {
                     if self.requests == 0 {
                         // It may have been accepted just when the end began, with its first request on the way.
                         let grace = tokio::time::timeout(Duration::from_secs(1), self.shared.fill());
-                        return matches!(grace.await, Ok(Ok(1..)));
+                        return grace.await.map_or(Some(Ending::Flush), filled);
                     }
-                    return false;
+                    return Some(Ending::Flush);
                 }
                 () = crate::connection::at(&mut self.client.alarm, at) => {}
             }
             // With an announcement its time begins; what comes meanwhile is served and told that it is the last.
-            let Some((_, Some(due))) = due else { return false };
+            let Some((_, Some(due))) = due else { return Some(Ending::Delay) };
             self.client.count(due);
             if self.requests == 0 {
-                return false;
+                return Some(Ending::Flush);
             }
             self.draining = Some(Instant::now() + self.client.runtime.config.drain_timeout);
         }
@@ -244,13 +244,19 @@ impl Server {
         Ok(())
     }
 
-    /// Whether the connection is to be told that this answer is its last.
+    /// Whether this request is the last that the connection may have.
+    fn is_full(&self) -> bool {
+        let (config, stats) = (&self.client.runtime.config, self.client.runtime.stats);
+        let full = config.max_requests_per_connection.is_some_and(|limit| self.requests >= limit);
+        if full {
+            self.client.worker.stats.increment(stats.downstream_cx_max_requests_reached);
+        }
+        full
+    }
+
+    /// Whether the connection is to be told that this answer is its last, for its time is over.
     fn is_last(&mut self) -> bool {
         let (config, stats) = (&self.client.runtime.config, self.client.runtime.stats);
-        if config.max_requests_per_connection.is_some_and(|limit| self.requests >= limit) {
-            self.client.worker.stats.increment(stats.downstream_cx_max_requests_reached);
-            return true;
-        }
         if self.draining.is_none()
             && let Some(limit) = config.max_connection_duration
             && self.client.begun.elapsed() >= limit
@@ -261,7 +267,8 @@ impl Server {
         self.draining.is_some()
     }
 
-    async fn serve_request(&mut self, mut head: RequestHead, parsed: ParsedRequest) -> bool {
+    /// Serves a request; says how the connection ends, if it does.
+    async fn serve_request(&mut self, mut head: RequestHead, parsed: ParsedRequest) -> Option<Ending> {
         let complete = Rc::new(Cell::new(false));
         let reader = |framing| {
             let reader = Http1BodyReader::new(self.shared.clone(), framing, Rc::clone(&complete));
@@ -279,16 +286,15 @@ impl Server {
             }
             framing => reader(framing),
         };
-        let keep_alive = parsed.keep_alive && !self.is_last();
+        let announced = !parsed.keep_alive || self.is_full();
+        let keep_alive = !announced && !self.is_last();
         let to_head = head.method() == b"HEAD";
         let mut responder = self.responder(parsed.http10, to_head, keep_alive, Rc::clone(&complete));
         let config = &self.client.runtime.config;
         if parsed.expects_continue && !config.proxy_continue {
             head.headers.remove("expect");
-            self.client.worker.stats.increment(self.client.runtime.stats.downstream_rq_1xx);
-            if responder.send_interim(&ResponseHead::new(100)).await.is_err() {
-                return false;
-            }
+            // A client that is gone is noticed later.
+            let _ = responder.send_interim(&ResponseHead::new(100)).await;
         }
         let protocol = if parsed.http10 { Protocol::Http10 } else { Protocol::Http11 };
         let line = head.method().len() + head.path().len() + "  HTTP/1.1\r\n".len();
@@ -302,11 +308,19 @@ impl Server {
             None if exchange.head.method() == b"CONNECT" => Some("CONNECT".to_owned()),
             upgrade => upgrade,
         };
-        exchange.serve(body, &mut responder, &self.clock, self.client.alarm.watch(&self.clock)).await;
-        match responder {
-            Responder::Http1(responder) => responder.keep_alive && complete.get(),
-            Responder::Http2(_) => false,
+        let watch = self.client.alarm.watch(&self.clock);
+        let end = exchange.serve(body, &mut responder, &self.clock, watch).await;
+        let Responder::Http1(responder) = responder else { return Some(Ending::Flush) };
+        if responder.keep_alive && complete.get() {
+            return None;
         }
+        if end == StreamEnd::Gone {
+            count_cut_off(&self.client.worker.stats, &self.client.runtime, true);
+            return Some(Ending::Client);
+        }
+        // Where the client knows that nothing more comes, and sends nothing more itself, nobody has to wait.
+        let known = announced && complete.get() || responder.until_close && parsed.http10;
+        Some(if known && self.shared.input().is_empty() { Ending::Flush } else { Ending::Delay })
     }
 
     /// Answers a request that is not understood, and logs it.
@@ -321,21 +335,5 @@ impl Server {
         exchange.info.flags.set(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
         let mut responder = self.responder(false, false, false, Rc::default());
         exchange.answer(LocalReply::new(refusal.status, reason, refusal.details), &mut responder).await;
-    }
-
-    /// Reads what the client still sends for a moment: closing with unread input would reset the connection, and the
-    /// client might lose the answer (RFC 9112, 9.6).
-    async fn linger(&self, time: Duration) {
-        let read = async {
-            loop {
-                self.shared.input().clear();
-                if !matches!(self.shared.fill().await, Ok(1..)) {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(time, read).await.is_err() {
-            self.client.worker.stats.increment(self.client.runtime.stats.downstream_cx_delayed_close_timeout);
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! HTTP/2 by the `h2` crate, behind our own types.
 
 mod ping;
-mod prefixed;
 mod server;
 
 use bytes::Bytes;
@@ -14,7 +13,6 @@ use crate::clock::{Expiry, StreamClock};
 use crate::message::{BodyEvent, MessageError};
 
 use ping::Ping;
-use prefixed::Prefixed;
 pub use server::serve;
 
 /// Fields that mean something for one HTTP/1 connection and are forbidden here (RFC 9113, 8.2.2).

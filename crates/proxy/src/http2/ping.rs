@@ -7,7 +7,7 @@ use h2::server::Connection;
 use lateen_dataplane::http_protocol::Keepalive;
 use rand::Rng;
 
-use super::Prefixed;
+use crate::stream::Shared;
 
 /// Pings on a connection of a client.
 pub struct Ping {
@@ -19,7 +19,7 @@ pub struct Ping {
 
 impl Ping {
     /// None where no interval is asked for: what is done only after a pause of requests is for upstreams.
-    pub fn new(connection: &mut Connection<Prefixed, bytes::Bytes>, settings: &Keepalive) -> Option<Self> {
+    pub fn new(connection: &mut Connection<Shared, bytes::Bytes>, settings: &Keepalive) -> Option<Self> {
         Some(Self {
             interval: settings.interval?,
             timeout: settings.timeout,

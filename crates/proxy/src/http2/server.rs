@@ -5,19 +5,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use http::Request;
+use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::http_protocol::Underscores;
 use lateen_dataplane::stream_info::Protocol;
 
-use super::{BodyReader as Http2BodyReader, Ping, Prefixed, header_count, request_head, server_builder};
-use crate::clock::StreamClock;
-use crate::connection::Client;
+use super::{BodyReader as Http2BodyReader, Ping, header_count, request_head, server_builder};
+use crate::clock::{Moved, StreamClock};
+use crate::connection::{Client, Due};
+use crate::ending::{Ending, count_cut_off};
 use crate::message::BodyReader;
-use crate::respond::{Http2Responder, Responder};
+use crate::respond::{Http2Responder, Progress, Responder};
 use crate::router::Exchange;
-use crate::stream::Stream;
+use crate::stream::Shared;
 
 /// How long the settings of a client may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -25,37 +27,63 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The streams that are at work. Their times are looked at by the connection, which has the timer.
 type Streams = Rc<RefCell<Vec<StreamClock>>>;
 
-/// Serves a connection to its end; says whether that came from the client.
-pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) -> bool {
+/// The end of a connection that has begun: streams that are at work come to theirs. The client is told in two steps
+/// (RFC 9113, 6.8), the second when it has answered the first, so that what it sent meanwhile is served.
+#[derive(Default)]
+struct Draining {
+    /// When a client that has not answered is not waited for any longer.
+    until: Option<Instant>,
+}
+
+impl Draining {
+    fn begin(&mut self, client: &Client, connection: &mut h2::server::Connection<Shared, Bytes>) {
+        if !self.has_begun() {
+            self.until = Some(Instant::now() + client.runtime.config.drain_timeout);
+            connection.graceful_shutdown();
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.until.is_some()
+    }
+}
+
+/// Serves a connection until it is to end.
+pub async fn serve(mut client: Client, shared: Shared) -> Ending {
     let runtime = Arc::clone(&client.runtime);
     let config = &runtime.config;
     let builder = server_builder(&config.http2, config.max_head_bytes);
-    let handshake = builder.handshake::<_, Bytes>(Prefixed { input, stream });
+    let handshake = builder.handshake::<_, Bytes>(shared);
     let Ok(Ok(mut connection)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
         client.worker.stats.increment(runtime.stats.downstream_cx_protocol_error);
-        return false;
+        return Ending::Delay;
     };
     let mut ping = config.http2.keepalive.as_ref().and_then(|settings| Ping::new(&mut connection, settings));
     let streams = Streams::default();
+    let moved = Rc::new(Moved::default());
     let mut idle_since = client.begun;
     let mut requests = 0u32;
-    let mut closing = false;
+    let mut draining = Draining::default();
     let listener = Arc::clone(&client.listener);
     let closed = listener.drain.closed();
     let dead = Ping::dead(&mut ping);
     tokio::pin!(closed, dead);
     loop {
         let idle = streams.borrow().is_empty();
-        let due = client.due(idle_since).filter(|_| !closing);
-        let wake = next_time(&client, &streams, idle, closing, idle_since);
+        let due = client.due(idle_since).filter(|(_, due)| {
+            // What has begun to end for its time does not do so again.
+            !draining.has_begun() && (idle || *due == Due::Age)
+        });
+        let last = draining.until.filter(|_| idle);
+        let wake = next_time(&streams, due.map(|(at, _)| at).or(last));
         let accepted = tokio::select! {
             biased;
             accepted = connection.accept() => accepted,
-            () = &mut closed, if !closing => {
-                closing = true;
-                connection.graceful_shutdown();
+            () = &mut closed, if !draining.has_begun() => {
+                draining.begin(&client, &mut connection);
                 continue;
             }
+            () = std::future::poll_fn(|context| moved.poll(context)) => continue,
             () = crate::connection::at(&mut client.alarm, wake) => {
                 let now = Instant::now();
                 for clock in streams.borrow().iter() {
@@ -63,17 +91,17 @@ pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) -> bool 
                 }
                 if let Some((at, due)) = due
                     && at <= now
-                    && (idle || due == crate::connection::Due::Age)
                 {
                     client.count(due);
-                    closing = true;
-                    connection.graceful_shutdown();
+                    draining.begin(&client, &mut connection);
+                }
+                if last.is_some_and(|last| last <= now) {
+                    break;
                 }
                 continue;
             }
             () = &mut dead => {
                 client.worker.stats.increment(runtime.http2.keepalive_timeout);
-                closing = true;
                 break;
             }
             // A stream ended: what is due may be another thing now.
@@ -95,35 +123,29 @@ pub async fn serve(mut client: Client, stream: Stream, input: BytesMut) -> bool 
         };
         requests += 1;
         client.worker.stats.increment(runtime.stats.downstream_rq_http2_total);
-        start_stream(&client, &streams, request, respond);
+        start_stream(&client, &streams, &moved, request, respond);
         let full = config.max_requests_per_connection.is_some_and(|limit| requests >= limit);
-        if (full || listener.drain.is_draining()) && !closing {
-            if full {
-                client.worker.stats.increment(runtime.stats.downstream_cx_max_requests_reached);
-            }
-            closing = true;
-            connection.graceful_shutdown();
+        if full && !draining.has_begun() {
+            client.worker.stats.increment(runtime.stats.downstream_cx_max_requests_reached);
+        }
+        if full || listener.drain.is_draining() {
+            draining.begin(&client, &mut connection);
         }
     }
     // Who still waits for a client that is gone need not.
+    if !streams.borrow().is_empty() {
+        count_cut_off(&client.worker.stats, &runtime, true);
+    }
     for clock in streams.borrow().iter() {
         clock.end(crate::clock::Expiry::Disconnect);
     }
-    !closing
+    Ending::Delay
 }
 
 /// When the connection is to look at its times again.
-fn next_time(
-    client: &Client,
-    streams: &Streams,
-    idle: bool,
-    closing: bool,
-    idle_since: Instant,
-) -> Option<Instant> {
+fn next_time(streams: &Streams, own: Option<Instant>) -> Option<Instant> {
     let streams = streams.borrow().iter().filter_map(StreamClock::next).min();
-    let due =
-        client.due(idle_since).filter(|(_, due)| !closing && (idle || *due == crate::connection::Due::Age));
-    [streams, due.map(|(at, _)| at)].into_iter().flatten().min()
+    [streams, own].into_iter().flatten().min()
 }
 
 /// Resolves when the last stream ends.
@@ -154,26 +176,24 @@ impl Drop for Listed {
 fn start_stream(
     client: &Client,
     streams: &Streams,
+    moved: &Rc<Moved>,
     request: Request<h2::RecvStream>,
     stream: SendResponse<Bytes>,
 ) {
     let config = &client.runtime.config;
-    let clock = StreamClock::new(Instant::now(), client.limits());
+    let clock = StreamClock::watched(Instant::now(), client.limits(), Some(Rc::clone(moved)));
     clock.head_complete();
     let (mut parts, body) = request.into_parts();
     let mut respond = stream;
-    if header_count(&parts) > config.max_header_count {
-        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-        return;
-    }
-    if !check_underscores(client, &mut parts) {
-        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-        return;
-    }
-    let Ok((head, protocol)) = request_head(&parts) else {
-        client.worker.stats.increment(client.runtime.http2.rx_messaging_error);
-        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-        return;
+    let (head, protocol) = match accept_head(client, &mut parts) {
+        Ok(accepted) => accepted,
+        Err((reason, details)) => {
+            respond.send_reset(reason);
+            let head = RequestHead::default();
+            Exchange::new(&client.worker, &client.runtime, &client.facts, head, Protocol::Http2)
+                .refused(details);
+            return;
+        }
     };
     let body = if body.is_end_stream() {
         clock.request_complete();
@@ -187,7 +207,7 @@ fn start_stream(
     let mut responder = Responder::Http2(Http2Responder {
         stream: respond,
         clock: clock.clone(),
-        started: false,
+        progress: Progress::default(),
         extended_connect: protocol.is_some(),
     });
     exchange.missing_host = exchange.head.authority().is_empty();
@@ -196,18 +216,33 @@ fn start_stream(
     let expects =
         exchange.head.headers.get("expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     let answers_continue = expects && !config.proxy_continue;
-    let one_xx = client.runtime.stats.downstream_rq_1xx;
     streams.borrow_mut().push(clock.clone());
     let listed = Listed { streams: Rc::clone(streams), clock: clock.clone() };
     tokio::task::spawn_local(async move {
         let clock = &listed.clock;
         if answers_continue {
             exchange.head.headers.remove("expect");
-            exchange.worker.stats.increment(one_xx);
             let _ = responder.send_interim(&lateen_dataplane::head::ResponseHead::new(100)).await;
         }
         exchange.serve(body, &mut responder, clock, clock.ended()).await;
     });
+}
+
+/// The head of a request; the error is how the stream is reset for it, and why.
+fn accept_head(
+    client: &Client,
+    parts: &mut http::request::Parts,
+) -> Result<(RequestHead, Option<String>), (h2::Reason, &'static str)> {
+    if header_count(parts) > client.runtime.config.max_header_count {
+        return Err((h2::Reason::INTERNAL_ERROR, "http2.too_many_headers"));
+    }
+    if !check_underscores(client, parts) {
+        return Err((h2::Reason::INTERNAL_ERROR, "http2.unexpected_underscore"));
+    }
+    request_head(parts).map_err(|details| {
+        client.worker.stats.increment(client.runtime.http2.rx_messaging_error);
+        (h2::Reason::PROTOCOL_ERROR, details)
+    })
 }
 
 /// Drops fields with underscores in their names, or says that the request is refused for one.

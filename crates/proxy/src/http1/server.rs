@@ -311,12 +311,12 @@ impl Server {
         let watch = self.client.alarm.watch(&self.clock);
         let end = exchange.serve(body, &mut responder, &self.clock, watch).await;
         let Responder::Http1(responder) = responder else { return Some(Ending::Flush) };
-        if responder.keep_alive && complete.get() {
-            return None;
-        }
         if end == StreamEnd::Gone {
             count_cut_off(&self.client.worker.stats, &self.client.runtime, true);
             return Some(Ending::Client);
+        }
+        if responder.keep_alive && complete.get() {
+            return None;
         }
         // Where the client knows that nothing more comes, and sends nothing more itself, nobody has to wait.
         let known = announced && complete.get() || responder.until_close && parsed.http10;

@@ -109,6 +109,8 @@ pub fn listener_with(manager: Value) -> Value {
     let mut config = json!({
         "@type": format!("{FILTERS}.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "main", "use_remote_address": true,
+        // Tests wait for the end of connections.
+        "delayed_close_timeout": "0.05s",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [
             {"name": "envoy.filters.http.fault", "typed_config": {"@type": format!("{FILTERS}.http.fault.v3.HTTPFault")}},

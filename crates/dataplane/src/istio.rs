@@ -89,6 +89,11 @@ impl Workload {
 
     /// The value of `x-envoy-peer-metadata`.
     pub fn to_header(&self) -> String {
+        base64_encoded(&self.to_struct().encode_to_vec())
+    }
+
+    /// As peers are told.
+    pub fn to_struct(&self) -> protobuf::Struct {
         use protobuf::value::Kind;
         let text = |value: &str| protobuf::Value { kind: Some(Kind::StringValue(value.to_owned())) };
         let some = |pairs: &[(&str, &str)]| {
@@ -116,7 +121,7 @@ impl Workload {
             let labels = protobuf::Value { kind: Some(Kind::StructValue(labels)) };
             message.fields.insert("LABELS".to_owned(), labels);
         }
-        base64_encoded(&message.encode_to_vec())
+        message
     }
 }
 

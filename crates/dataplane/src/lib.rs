@@ -29,6 +29,7 @@ pub mod metadata;
 pub mod network;
 pub mod outlier;
 pub mod path;
+pub mod peer_exchange;
 pub mod route;
 pub mod stat_tags;
 pub mod stream_info;

@@ -1,12 +1,16 @@
 //! Network filters: what a connection passes before the filter at the end of its chain, and the TCP proxy.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::balance::{Criteria, xx_hash};
 use crate::format::Format;
+use crate::istio::StatsFilter;
 use crate::listener::AccessLog;
+use crate::route::HeaderMutations;
 
 /// A filter that lets a connection pass or ends it, in the order of the configuration.
 #[derive(Debug, Clone)]
@@ -17,8 +21,15 @@ pub enum NetworkGate {
     ConnectionLimit(Arc<ConnectionLimit>),
     /// `envoy.extensions.filters.network.sni_cluster.v3.SniCluster`: the TCP proxy's cluster is the server name.
     SniCluster,
-    /// `envoy.extensions.filters.network.set_filter_state.v3.Config`.
+    /// `envoy.extensions.filters.network.set_filter_state.v3.Config`, what is set when a connection begins.
     SetFilterState(Arc<[FilterStateValue]>),
+    /// The same, what is set when its TLS handshake is over.
+    SetFilterStateAfterHandshake(Arc<[FilterStateValue]>),
+    /// `envoy.tcp.metadataexchange.config.MetadataExchange`: where this protocol was agreed on, both ends tell each
+    /// other first who they are.
+    PeerExchange(Arc<str>),
+    /// `stats.PluginConfig`: Istio's metrics of connections.
+    IstioStats(Arc<StatsFilter>),
 }
 
 /// New connections at a rate.
@@ -68,7 +79,11 @@ pub struct TcpProxy {
     /// Under which its counters are.
     pub stat_prefix: Box<str>,
     /// Clusters and weights; the sum is above 0.
-    pub clusters: Vec<(Arc<str>, u64)>,
+    pub clusters: Vec<TcpCluster>,
+    /// What is asked of hosts' metadata where filters before choose the cluster.
+    pub metadata_match: Option<Arc<Criteria>>,
+    /// Whether and how bytes go through an HTTP tunnel.
+    pub tunnel: Option<Box<Tunneling>>,
     /// A connection without bytes.
     pub idle_timeout: Option<Duration>,
     /// A connection at all.
@@ -93,6 +108,28 @@ pub struct TcpProxy {
     pub access_log: Vec<AccessLog>,
 }
 
+/// One of the clusters of a TCP proxy.
+#[derive(Debug)]
+pub struct TcpCluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its share.
+    pub weight: u64,
+    /// What is asked of its hosts' metadata.
+    pub metadata_match: Option<Arc<Criteria>>,
+}
+
+/// How bytes go through HTTP (`TcpProxy.TunnelingConfig`).
+#[derive(Debug)]
+pub struct Tunneling {
+    /// Where the tunnel leads.
+    pub hostname: Format,
+    /// Whether it is a POST to this path; else a CONNECT.
+    pub post_path: Option<Box<str>>,
+    /// Fields of the request.
+    pub headers: HeaderMutations,
+}
+
 /// What of a connection is hashed (`envoy.type.v3.HashPolicy`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TcpHash {
@@ -102,24 +139,56 @@ pub enum TcpHash {
     FilterState(Box<str>),
 }
 
+impl TcpHash {
+    /// The number by which a balancer that hashes chooses; none where there is nothing to hash.
+    pub fn value<'a>(
+        &self,
+        client: Option<SocketAddr>,
+        state: impl FnOnce(&str) -> Option<&'a str>,
+    ) -> Option<u64> {
+        match self {
+            Self::SourceIp => Some(xx_hash(client?.ip().to_string().as_bytes(), 0)),
+            Self::FilterState(key) => Some(xx_hash(state(key)?.as_bytes(), 0)),
+        }
+    }
+}
+
 impl TcpProxy {
-    /// The cluster for a connection.
-    pub fn cluster(&self, random: u64) -> &Arc<str> {
-        if let [(only, _)] = &self.clusters[..] {
-            return only;
-        }
-        let total: u64 = self.clusters.iter().map(|(_, weight)| weight).sum();
+    /// The cluster for a connection, and what is asked of its hosts.
+    pub fn cluster(&self, random: u64) -> (&Arc<str>, Option<&Arc<Criteria>>) {
+        let total: u64 = self.clusters.iter().map(|cluster| cluster.weight).sum();
         let mut left = random % total.max(1);
-        for (name, weight) in &self.clusters {
-            if left < *weight {
-                return name;
+        let mut chosen = &self.clusters[0];
+        for cluster in &self.clusters {
+            if left < cluster.weight {
+                chosen = cluster;
+                break;
             }
-            left -= weight;
+            left -= cluster.weight;
         }
-        &self.clusters[0].0
+        (&chosen.name, chosen.metadata_match.as_ref())
     }
 }
 
 /// What a direct response says before it closes the connection.
 #[derive(Debug, Clone, Default)]
 pub struct DirectResponse(pub Bytes);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hashed() {
+        let client = Some(SocketAddr::from(([10, 0, 0, 1], 5)));
+        let other_port = Some(SocketAddr::from(([10, 0, 0, 1], 6)));
+        let none = |_: &str| None;
+        let address = TcpHash::SourceIp.value(client, none);
+        assert_eq!(address, Some(xx_hash(b"10.0.0.1", 0)));
+        assert_eq!(address, TcpHash::SourceIp.value(other_port, none));
+        assert_eq!(TcpHash::SourceIp.value(None, none), None);
+        let state = TcpHash::FilterState("key".into());
+        assert_eq!(state.value(client, |key| (key == "key").then_some("v")), Some(xx_hash(b"v", 0)));
+        assert_eq!(state.value(client, none), None);
+    }
+}

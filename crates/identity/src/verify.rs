@@ -2,6 +2,7 @@
 //!
 //! Source of the rules: `envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext` and Envoy's page "TLS".
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -186,6 +187,16 @@ impl From<Rejection> for rustls::Error {
         }
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(rejection))))
     }
+}
+
+thread_local! {
+    static SIGNED: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
+}
+
+/// The signature that a [`Verifier`] saw last on this thread. The TLS library tells nobody by which algorithm the other
+/// end signed; who drives a handshake asks here after each step of it, in which nothing else runs on the thread.
+pub fn take_signature_scheme() -> Option<SignatureScheme> {
+    SIGNED.take()
 }
 
 /// Roots in the form in which chains are built to them.
@@ -453,6 +464,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        SIGNED.set(Some(signed.scheme));
         rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -462,6 +474,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        SIGNED.set(Some(signed.scheme));
         rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -495,6 +508,7 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        SIGNED.set(Some(signed.scheme));
         rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
@@ -504,6 +518,7 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        SIGNED.set(Some(signed.scheme));
         rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 

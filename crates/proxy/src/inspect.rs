@@ -1,5 +1,7 @@
 //! The inspectors: what the first bytes of a connection say. Pure.
 
+use std::borrow::Cow;
+
 /// Bytes after which the inspectors give up.
 pub const MAX: usize = 64 * 1024;
 
@@ -99,7 +101,31 @@ type Hello = (Option<String>, Vec<String>);
 
 /// A ClientHello (RFC 8446, 4.1.2): outer none for more bytes, inner none where it is not one.
 fn client_hello(bytes: &[u8]) -> Option<Option<Hello>> {
-    let mut handshake = Vec::new();
+    let hello = hello(bytes)?;
+    Some(hello.and_then(|hello| {
+        let mut found = (None, Vec::new());
+        each_extension(&hello, |kind, value| see(kind, value, &mut found))?;
+        Some(found)
+    }))
+}
+
+/// Whether a ClientHello asks for the state of the server's certificate (`status_request`, RFC 6066, 8): none for more
+/// bytes. What is no ClientHello asks for nothing.
+pub fn asks_for_status(bytes: &[u8]) -> Option<bool> {
+    let mut asks = false;
+    if let Some(hello) = hello(bytes)? {
+        // The first byte of the value is the type: 1 is OCSP.
+        let _ = each_extension(&hello, |kind, value| {
+            asks |= kind == 5 && value.first() == Some(&1);
+            Some(())
+        });
+    }
+    Some(asks)
+}
+
+/// The message of a ClientHello out of its records: outer none for more bytes, inner none where it is not one.
+fn hello(bytes: &[u8]) -> Option<Option<Cow<'_, [u8]>>> {
+    let mut handshake: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
     loop {
         if rest.len() < 5 {
@@ -110,7 +136,12 @@ fn client_hello(bytes: &[u8]) -> Option<Option<Hello>> {
         }
         let length = usize::from(u16::from_be_bytes([rest[3], rest[4]]));
         let part = rest.get(5..5 + length)?;
-        handshake.extend_from_slice(part);
+        if handshake.is_empty() {
+            // As a rule there is one record, and nothing is copied.
+            handshake = Cow::Borrowed(part);
+        } else {
+            handshake.to_mut().extend_from_slice(part);
+        }
         rest = &rest[5 + length..];
         if handshake.len() >= 4 {
             let wanted = 4
@@ -121,45 +152,54 @@ fn client_hello(bytes: &[u8]) -> Option<Option<Hello>> {
                 return Some(None);
             }
             if handshake.len() >= wanted {
-                return Some(extensions(&handshake[4..wanted]));
+                return Some(Some(match handshake {
+                    Cow::Borrowed(handshake) => Cow::Borrowed(&handshake[4..wanted]),
+                    Cow::Owned(handshake) => Cow::Owned(handshake[4..wanted].to_vec()),
+                }));
             }
         }
     }
 }
 
-fn extensions(hello: &[u8]) -> Option<Hello> {
+/// Shows each extension; none where the message is cut short.
+fn each_extension<'a>(hello: &'a [u8], mut see: impl FnMut(u16, &'a [u8]) -> Option<()>) -> Option<()> {
     let mut rest = hello.get(34..)?;
     take(&mut rest, 1)?;
     take(&mut rest, 2)?;
     take(&mut rest, 1)?;
-    let mut found = (None, Vec::new());
     if rest.is_empty() {
-        return Some(found);
+        return Some(());
     }
     let mut list = take(&mut rest, 2)?;
     while list.len() >= 4 {
         let kind = u16::from_be_bytes([list[0], list[1]]);
         list = &list[2..];
-        let mut value = take(&mut list, 2)?;
-        match kind {
-            0 => {
-                let mut names = take(&mut value, 2)?;
-                if names.first() == Some(&0) {
-                    names = &names[1..];
-                    let name = take(&mut names, 2)?;
-                    found.0 = std::str::from_utf8(name).ok().map(str::to_ascii_lowercase);
-                }
-            }
-            16 => {
-                let mut names = take(&mut value, 2)?;
-                while !names.is_empty() {
-                    found.1.push(String::from_utf8_lossy(take(&mut names, 1)?).into_owned());
-                }
-            }
-            _ => {}
-        }
+        let value = take(&mut list, 2)?;
+        see(kind, value)?;
     }
-    Some(found)
+    Some(())
+}
+
+/// Notes the names in an extension.
+fn see(kind: u16, mut value: &[u8], found: &mut Hello) -> Option<()> {
+    match kind {
+        0 => {
+            let mut names = take(&mut value, 2)?;
+            if names.first() == Some(&0) {
+                names = &names[1..];
+                let name = take(&mut names, 2)?;
+                found.0 = std::str::from_utf8(name).ok().map(str::to_ascii_lowercase);
+            }
+        }
+        16 => {
+            let mut names = take(&mut value, 2)?;
+            while !names.is_empty() {
+                found.1.push(String::from_utf8_lossy(take(&mut names, 1)?).into_owned());
+            }
+        }
+        _ => {}
+    }
+    Some(())
 }
 
 /// Takes a vector whose length is written before it in so many bytes.
@@ -210,7 +250,18 @@ mod tests {
         );
         for length in 1..record.len() {
             assert_eq!(inspect(&record[..length], true, true), None, "{length}");
+            assert_eq!(asks_for_status(&record[..length]), None, "{length}");
         }
+        assert_eq!(asks_for_status(&record), Some(false));
+        let status = vector(2, &extension(5, &[1, 0, 0, 0, 0]));
+        let body =
+            [&[3, 3][..], &[7; 32], &vector(1, &[]), &vector(2, &[1, 2]), &vector(1, &[0]), &status].concat();
+        let message = [&[1][..], &vector(3, &body)].concat();
+        // In two records.
+        let (one, two) = message.split_at(20);
+        let records = [&[22, 3, 1][..], &vector(2, one), &[22, 3, 1], &vector(2, two)].concat();
+        assert_eq!(asks_for_status(&records), Some(true));
+        assert_eq!(asks_for_status(b"GET / HTTP/1.1"), Some(false));
         let plain = inspect(b"GET / HTTP/1.1\r\n", true, true).unwrap();
         assert_eq!((plain.tls, plain.http), (Some(false), Some(Http::Http11)));
     }

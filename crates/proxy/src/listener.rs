@@ -49,6 +49,8 @@ pub struct ConnectionFacts {
     pub tls: Option<Arc<TlsInfo>>,
     /// What does not change while it lives.
     pub info: Option<Arc<ConnectionInfo>>,
+    /// Who is at the other end, where both tell each other.
+    pub peer: Option<network::exchange::Peer>,
 }
 
 impl ConnectionFacts {
@@ -221,6 +223,7 @@ async fn dispatch(
     let mut input = BytesMut::new();
     let Some(found) = preamble::read(worker, listener, &mut stream, &mut input, &mut facts).await else {
         *info = Some(Box::new(facts.stream_info(worker)));
+        refuse_bytes(&stream, &input);
         return;
     };
     facts.server_name = found.server_name.as_deref().map(Arc::from);
@@ -232,6 +235,7 @@ async fn dispatch(
         missed.response_code_details = Some("filter_chain_not_found");
         *info = Some(Box::new(missed));
         tracing::debug!(listener = %listener.config.name, destination = ?facts.local, "no filter chain serves this connection");
+        refuse_bytes(&stream, &input);
         return;
     };
     let stats = listener.stats;
@@ -242,6 +246,14 @@ async fn dispatch(
     worker.stats.decrement(stats.downstream_cx_active);
     worker.stats.increment(stats.downstream_cx_destroy);
     worker.stats.record(stats.downstream_cx_length_ms, begun.elapsed().as_millis() as u64);
+}
+
+/// Of a connection that is closed before anything is served on it, with bytes that were only looked at: these count as
+/// not read, and the kernel resets such a connection.
+fn refuse_bytes(stream: &Stream, input: &BytesMut) {
+    if !input.is_empty() {
+        stream.reset_when_closed();
+    }
 }
 
 fn find_chain<'a>(
@@ -298,10 +310,11 @@ async fn run_chain(
             if let ChainRuntime::Tcp(runtime) = &chain.end {
                 tcp::refused(worker, runtime, &info);
             }
+            refuse_bytes(&stream, &input);
             return Some(info);
         }
     };
-    let (stream, input) = match &chain.tls {
+    let (mut stream, mut input) = match &chain.tls {
         None => (stream, input),
         Some(tls) => {
             // Boxed: the state of a handshake is large, and a connection that is served needs it no more.
@@ -309,23 +322,46 @@ async fn run_chain(
             match accepted {
                 Ok(stream) => {
                     facts.tls = Some(Arc::clone(stream.info()));
+                    let tls = Some(Arc::clone(stream.info()) as Arc<dyn TlsView>);
+                    if let Some(info) = &mut facts.info {
+                        Arc::make_mut(info).tls = tls;
+                    }
                     (Stream::Tls(Box::new(stream)), BytesMut::new())
                 }
                 Err(reason) => {
                     tracing::debug!(listener = %listener.config.name, %reason, "a TLS handshake failed");
                     let mut info = Box::new(facts.stream_info(worker));
-                    info.downstream_transport_failure = Some(reason);
                     if let ChainRuntime::Http(runtime) = &chain.end {
                         // To the connection manager it was a connection.
                         worker.stats.increment(runtime.stats.downstream_cx_total);
                         worker.stats.increment(runtime.stats.downstream_cx_ssl_total);
                         worker.stats.increment(runtime.stats.downstream_cx_destroy);
+                        // As Envoy has it, the client is who ended it, unless it was too slow.
+                        worker.stats.increment(match tls::is_timeout(&reason) {
+                            true => runtime.stats.downstream_cx_destroy_local,
+                            false => runtime.stats.downstream_cx_destroy_remote,
+                        });
                     }
+                    info.downstream_transport_failure = Some(reason);
                     return Some(info);
                 }
             }
         }
     };
+    if chain.gates.has_late() {
+        // Boxed: few chains have such gates.
+        match Box::pin(chain.gates.pass(worker, &mut facts, stream, &mut input)).await {
+            Ok(passed) => stream = passed,
+            Err(refused) => {
+                let mut info = Box::new(facts.stream_info(worker));
+                tcp::note_refusal(&mut info, &refused);
+                if let ChainRuntime::Tcp(runtime) = &chain.end {
+                    tcp::refused(worker, runtime, &info);
+                }
+                return Some(info);
+            }
+        }
+    }
     let mut info = (!listener.log.is_empty()).then(|| Box::new(facts.stream_info(worker)));
     match &chain.end {
         ChainRuntime::Http(runtime) => {
@@ -334,7 +370,7 @@ async fn run_chain(
         ChainRuntime::Tcp(runtime) => {
             let begun = info.unwrap_or_else(|| Box::new(facts.stream_info(worker)));
             // Boxed: the other ends of a chain need less.
-            let served = tcp::serve(worker, listener, runtime, stream, input, &facts, *begun);
+            let served = tcp::serve(worker, listener, runtime, &chain.gates, stream, input, &facts, *begun);
             info = Some(Box::new(Box::pin(served).await));
         }
         ChainRuntime::Echo => {

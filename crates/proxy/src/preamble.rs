@@ -84,10 +84,10 @@ pub async fn read(
             Some(found)
         }
         Ok(Err(closed)) => {
-            worker.stats.increment(match closed {
-                Closed::Remote => listener.stats.downstream_listener_filter_remote_close,
-                Closed::Filter => listener.stats.downstream_listener_filter_error,
-            });
+            // A filter has counters of its own for what it does not let pass.
+            if matches!(closed, Closed::Remote) {
+                worker.stats.increment(listener.stats.downstream_listener_filter_remote_close);
+            }
             None
         }
         Err(_) => {

@@ -7,11 +7,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::network::exchange::{Exchanged, Peer};
 use crate::tls::{TlsInfo, TlsStream};
 
 /// A connection.
@@ -25,6 +28,8 @@ pub enum Stream {
     Memory(DuplexStream),
     /// TLS over another.
     Tls(Box<TlsStream>),
+    /// One on which both ends first tell who they are.
+    Exchanged(Box<Exchanged>),
 }
 
 impl Stream {
@@ -33,6 +38,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok(),
             Self::Tls(stream) => stream.below().local_address(),
+            Self::Exchanged(stream) => stream.below().local_address(),
             Self::Unix(_) | Self::Memory(_) => None,
         }
     }
@@ -41,7 +47,29 @@ impl Stream {
     pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
         match self {
             Self::Tls(stream) => Some(stream.info()),
+            Self::Exchanged(stream) => stream.below().tls(),
             _ => None,
+        }
+    }
+
+    /// Who is at the other end, where both tell each other.
+    pub fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Exchanged(stream) => Some(stream.peer()),
+            _ => None,
+        }
+    }
+
+    /// When it is closed, the peer learns that what it sent was not read: as the kernel tells it of bytes that were
+    /// left there.
+    pub fn reset_when_closed(&self) {
+        match self {
+            Self::Tcp(stream) => {
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+            Self::Tls(stream) => stream.below().reset_when_closed(),
+            Self::Exchanged(stream) => stream.below().reset_when_closed(),
+            Self::Unix(_) | Self::Memory(_) => {}
         }
     }
 }
@@ -53,6 +81,7 @@ macro_rules! each {
             Stream::Unix($stream) => $body,
             Stream::Memory($stream) => $body,
             Stream::Tls($stream) => $body,
+            Stream::Exchanged($stream) => $body,
         }
     };
 }

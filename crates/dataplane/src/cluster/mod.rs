@@ -118,6 +118,8 @@ pub struct AutoServerName {
 /// A compiled `envoy.config.cluster.v3.Cluster`, without its hosts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
+    /// The protocol under which connections of TCP proxies begin with both ends telling who they are.
+    pub peer_exchange: Option<Arc<str>>,
     /// Its name.
     pub name: Arc<str>,
     /// Under which its counters are.

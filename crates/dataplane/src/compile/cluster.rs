@@ -14,7 +14,7 @@ use lateen_envoy::{TypeUrl, from_any};
 use super::assignment::load_assignment;
 use super::common::{bind, duration, leftover, limit};
 use super::http_protocol::keepalive as keepalive_settings;
-use super::{dns, health_check, load_balancing, resilience, transport};
+use super::{dns, health_check, load_balancing, network, resilience, transport};
 use crate::cluster::{Assignment, AutoServerName, Cluster, Discovery, Dns, UpstreamProtocol};
 use crate::error::{Context, Result};
 use crate::http_protocol::Keepalive;
@@ -95,6 +95,7 @@ pub(crate) fn cluster(
         initial_connection_window: http.initial_connection_window,
         auto_server_name: http.auto_server_name,
         transport,
+        peer_exchange: network::upstream_filters(&context.field("filters"), take(&mut value.filters))?,
     };
     // Nothing is read from an upstream before the client took what came: there is no buffer that could grow.
     value.per_connection_buffer_limit_bytes = None;

@@ -264,6 +264,7 @@ fn filters(context: &Context<'_>, filters: Vec<proto::Filter>) -> Result<(Vec<Ne
         }
         match network_filter(&context.field("typed_config"), &filter.name, &any)? {
             Compiled::Gate(gate) => gates.push(gate),
+            Compiled::Gates(several) => gates.extend(several),
             Compiled::End(filter) => end = Some(filter),
             Compiled::Nothing => {}
         }

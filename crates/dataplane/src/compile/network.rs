@@ -4,14 +4,18 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lateen_envoy::envoy::config::cluster::v3 as cluster;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::filters::common::set_filter_state::v3 as state;
 use lateen_envoy::envoy::extensions::filters::network as filters;
 use lateen_envoy::envoy::r#type::v3 as types;
 use lateen_envoy::prost::Message;
+use lateen_envoy::stats::PluginConfig;
+use lateen_envoy::udpa::r#type::v1::TypedStruct;
 use lateen_envoy::{Any, TypeUrl, from_any};
 
 use super::common::{duration, leftover, limit};
+use super::filters::{istio, unwrapped};
 use super::http_manager::http_manager;
 use super::tcp_proxy::tcp_proxy;
 use crate::error::{Context, Result};
@@ -23,6 +27,8 @@ use crate::network::{ConnectionLimit, DirectResponse, FilterStateValue, LocalRat
 pub(crate) enum Compiled {
     /// One that comes before the end.
     Gate(NetworkGate),
+    /// Several, of which all come before the end.
+    Gates(Vec<NetworkGate>),
     /// The end.
     End(NetworkFilter),
     /// Left out; a warning says why.
@@ -38,6 +44,12 @@ pub(crate) fn network_filter(context: &Context<'_>, name: &str, any: &Any) -> Re
     use filters::set_filter_state::v3::Config as StateProto;
     use filters::sni_cluster::v3::SniCluster;
     use filters::tcp_proxy::v3::TcpProxy;
+    if let Some(config) = unwrapped::<PluginConfig>(context, any)? {
+        return Ok(Compiled::Gate(NetworkGate::IstioStats(Arc::new(istio::stats(context, config)?))));
+    }
+    if let Some(protocol) = exchange(context, any)? {
+        return Ok(Compiled::Gate(NetworkGate::PeerExchange(protocol)));
+    }
     Ok(match any.type_url.as_str() {
         HttpConnectionManager::TYPE_URL => {
             Compiled::End(NetworkFilter::Http(Arc::new(http_manager(context, read(context, any)?)?)))
@@ -59,13 +71,9 @@ pub(crate) fn network_filter(context: &Context<'_>, name: &str, any: &Any) -> Re
         }
         SniCluster::TYPE_URL => Compiled::Gate(NetworkGate::SniCluster),
         StateProto::TYPE_URL => {
-            let compiled = set_filter_state(context, read::<StateProto>(context, any)?)?;
-            Compiled::Gate(NetworkGate::SetFilterState(compiled.into()))
+            Compiled::Gates(set_filter_state(context, read::<StateProto>(context, any)?)?)
         }
-        url if name == "istio.stats"
-            || name.ends_with("metadata_exchange")
-            || url.ends_with("TypedStruct") =>
-        {
+        url if url.ends_with("TypedStruct") => {
             context.warn(format!("the filter `{name}` is not supported and left out"));
             Compiled::Nothing
         }
@@ -75,6 +83,83 @@ pub(crate) fn network_filter(context: &Context<'_>, name: &str, any: &Any) -> Re
             );
         }
     })
+}
+
+/// `envoy.tcp.metadataexchange.config.MetadataExchange`, of Istio's proxy.
+const PEER_EXCHANGE: &str = "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange";
+
+/// Its fields.
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "lateen_envoy::prost")]
+struct PeerExchange {
+    /// The protocol that both ends agree on where they speak so.
+    #[prost(string, tag = "1")]
+    protocol: String,
+    /// Whether peers that say nothing are looked up.
+    #[prost(bool, tag = "2")]
+    enable_discovery: bool,
+    /// Labels besides those that are always told.
+    #[prost(string, repeated, tag = "3")]
+    additional_labels: Vec<String>,
+}
+
+fn peer_exchange(context: &Context<'_>, value: PeerExchange) -> Result<Arc<str>> {
+    if value.protocol.is_empty() {
+        return Err(context.field("protocol").error("name the protocol"));
+    }
+    if value.enable_discovery {
+        context.field("enable_discovery").warn("workloads are not looked up; only what peers tell counts");
+    }
+    if !value.additional_labels.is_empty() {
+        context.field("additional_labels").warn("peers are told the labels that metrics have, and no others");
+    }
+    Ok(value.protocol.into())
+}
+
+/// What upstream connections of a cluster exchange before anything else; other filters of clusters have no effect.
+pub(crate) fn upstream_filters(
+    context: &Context<'_>,
+    filters: Vec<cluster::Filter>,
+) -> Result<Option<Arc<str>>> {
+    let mut found = None;
+    for (at, filter) in filters.into_iter().enumerate() {
+        let context = context.index(at);
+        match filter.typed_config.as_ref().map(|any| exchange(&context.field("typed_config"), any)) {
+            Some(Ok(Some(protocol))) => found = Some(protocol),
+            Some(Err(error)) => return Err(error),
+            Some(Ok(None)) | None => {
+                context.warn(format!("the filter `{}` is not supported here and has no effect", filter.name));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The protocol of a metadata exchange, plain or in a `TypedStruct`; none where it is something else.
+fn exchange(context: &Context<'_>, any: &Any) -> Result<Option<Arc<str>>> {
+    use lateen_envoy::google::protobuf::value::Kind;
+    if any.type_url == PEER_EXCHANGE {
+        let value = PeerExchange::decode(&*any.value).map_err(|error| context.error(error))?;
+        return peer_exchange(context, value).map(Some);
+    }
+    if any.type_url != TypedStruct::TYPE_URL {
+        return Ok(None);
+    }
+    let wrapper: TypedStruct = read(context, any)?;
+    if wrapper.type_url != PEER_EXCHANGE {
+        return Ok(None);
+    }
+    let fields = wrapper.value.unwrap_or_default().fields;
+    let kind = |name: &str| fields.get(name).and_then(|value| value.kind.as_ref());
+    let value = PeerExchange {
+        protocol: match kind("protocol") {
+            Some(Kind::StringValue(text)) => text.clone(),
+            _ => String::new(),
+        },
+        enable_discovery: matches!(kind("enable_discovery"), Some(Kind::BoolValue(true))),
+        additional_labels: Vec::new(),
+    };
+    peer_exchange(context, value).map(Some)
 }
 
 fn read<M: Message + Default + TypeUrl>(context: &Context<'_>, any: &Any) -> Result<M> {
@@ -169,11 +254,20 @@ fn direct_response(
 fn set_filter_state(
     context: &Context<'_>,
     mut value: filters::set_filter_state::v3::Config,
-) -> Result<Vec<FilterStateValue>> {
-    let context_of = |at| context.field("on_new_connection").index(at);
-    let values = take(&mut value.on_new_connection);
+) -> Result<Vec<NetworkGate>> {
+    let all = |field: &str, values: Vec<state::FilterStateValue>| {
+        let context = context.field(field);
+        let values = values.into_iter().enumerate();
+        values.map(|(at, value)| filter_state_value(&context.index(at), value)).collect::<Result<Vec<_>>>()
+    };
+    let begin = all("on_new_connection", take(&mut value.on_new_connection))?;
+    let later = all("on_downstream_tls_handshake", take(&mut value.on_downstream_tls_handshake))?;
     leftover(context, &value);
-    values.into_iter().enumerate().map(|(at, value)| filter_state_value(&context_of(at), value)).collect()
+    let mut gates = vec![NetworkGate::SetFilterState(begin.into())];
+    if !later.is_empty() {
+        gates.push(NetworkGate::SetFilterStateAfterHandshake(later.into()));
+    }
+    Ok(gates)
 }
 
 /// One value; the HTTP filter of the same name has the same ones.

@@ -8,18 +8,20 @@ use lateen_envoy::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use lateen_envoy::envoy::r#type::v3 as types;
 
 use super::access_log::access_logs;
-use super::common::{duration, leftover, limit};
+use super::common::{duration, header_mutations, leftover, limit};
+use super::metadata::metadata_match;
 use super::network::stat_prefix;
+use crate::balance::Criteria;
 use crate::error::{Context, Result};
-use crate::network::{TcpHash, TcpProxy};
+use crate::format::Format;
+use crate::network::{TcpCluster, TcpHash, TcpProxy, Tunneling};
 
 pub(crate) fn tcp_proxy(context: &Context<'_>, mut value: proto::TcpProxy) -> Result<TcpProxy> {
-    if value.tunneling_config.is_some() {
-        // Without the tunnel the bytes would go somewhere else than was asked for.
-        return Err(context
-            .field("tunneling_config")
-            .error("tunneling over HTTP is not supported; remove it"));
-    }
+    let metadata_match = metadata_match(value.metadata_match.take());
+    let tunnel = match value.tunneling_config.take() {
+        Some(config) => Some(Box::new(tunneling(&context.field("tunneling_config"), config)?)),
+        None => None,
+    };
     let options = value.access_log_options.take().unwrap_or_default();
     let interval = options.access_log_flush_interval.or(value.access_log_flush_interval.take());
     let interval_context = context.field("access_log_options.access_log_flush_interval");
@@ -35,7 +37,9 @@ pub(crate) fn tcp_proxy(context: &Context<'_>, mut value: proto::TcpProxy) -> Re
     };
     let compiled = TcpProxy {
         stat_prefix: stat_prefix(context, &mut value.stat_prefix)?,
-        clusters: clusters(context, value.cluster_specifier.take())?,
+        clusters: clusters(context, value.cluster_specifier.take(), metadata_match.as_ref())?,
+        metadata_match: metadata_match.map(Arc::new),
+        tunnel,
         idle_timeout: limit(
             &context.field("idle_timeout"),
             value.idle_timeout.take(),
@@ -71,28 +75,59 @@ pub(crate) fn tcp_proxy(context: &Context<'_>, mut value: proto::TcpProxy) -> Re
 fn clusters(
     context: &Context<'_>,
     specifier: Option<proto::tcp_proxy::ClusterSpecifier>,
-) -> Result<Vec<(Arc<str>, u64)>> {
+    inherited: Option<&Criteria>,
+) -> Result<Vec<TcpCluster>> {
+    let criteria = |own: Option<Criteria>| match (own, inherited) {
+        (Some(own), Some(base)) => Some(Arc::new(own.over(base))),
+        (own, base) => own.or_else(|| base.cloned()).map(Arc::new),
+    };
     let weighted = match specifier {
-        Some(proto::tcp_proxy::ClusterSpecifier::Cluster(name)) => return Ok(vec![(name.into(), 1)]),
+        Some(proto::tcp_proxy::ClusterSpecifier::Cluster(name)) => {
+            return Ok(vec![TcpCluster { name: name.into(), weight: 1, metadata_match: criteria(None) }]);
+        }
         Some(proto::tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted.clusters,
         None => return Err(context.error("say where to: cluster or weighted_clusters")),
     };
     let context = context.field("weighted_clusters");
-    let mut clusters: Vec<(Arc<str>, u64)> = Vec::with_capacity(weighted.len());
+    let mut clusters = Vec::with_capacity(weighted.len());
     for (at, cluster) in weighted.into_iter().enumerate() {
         let context = context.field("clusters").index(at);
         if cluster.weight == 0 {
             return Err(context.field("weight").error("a weight is at least 1"));
         }
-        if cluster.metadata_match.is_some() {
-            context.field("metadata_match").warn("subsets are not supported here and all hosts are used");
-        }
-        clusters.push((cluster.name.into(), u64::from(cluster.weight)));
+        clusters.push(TcpCluster {
+            name: cluster.name.into(),
+            weight: u64::from(cluster.weight),
+            metadata_match: criteria(metadata_match(cluster.metadata_match)),
+        });
     }
     if clusters.is_empty() {
         return Err(context.field("clusters").error("name at least one cluster"));
     }
     Ok(clusters)
+}
+
+fn tunneling(context: &Context<'_>, mut value: proto::tcp_proxy::TunnelingConfig) -> Result<Tunneling> {
+    let hostname = take(&mut value.hostname);
+    let at = context.field("hostname");
+    if hostname.is_empty() {
+        return Err(at.error("say where the tunnel leads"));
+    }
+    let path = take(&mut value.post_path);
+    let post = take(&mut value.use_post);
+    if !post && !path.is_empty() {
+        return Err(context.field("post_path").error("a path is for POST; set use_post"));
+    }
+    let added = take(&mut value.headers_to_add);
+    let headers =
+        header_mutations(&context.field("headers_to_add"), added, Vec::new(), Vec::new(), Vec::new())?;
+    let compiled = Tunneling {
+        hostname: Format::compile(&hostname).map_err(|error| at.error(error))?,
+        post_path: post.then(|| if path.is_empty() { "/".into() } else { path.into() }),
+        headers,
+    };
+    leftover(context, &value);
+    Ok(compiled)
 }
 
 fn connect_attempts(context: &Context<'_>, value: Option<u32>) -> Result<u32> {

@@ -229,6 +229,9 @@ const GRPC_STATUSES: [(&str, &str); 17] = [
     ("Unauthenticated", "UNAUTHENTICATED"),
 ];
 
+/// The details of a request for which there was no connection.
+const NO_CONNECTION: &str = "upstream_reset_before_response_started{remote_connection_failure}";
+
 impl Operator {
     pub(super) fn shape(&self) -> Shape {
         match self {
@@ -277,8 +280,20 @@ impl Operator {
             Self::UpstreamProtocol => out.extend_from_slice(info.upstream_protocol?.as_str().as_bytes()),
             Self::ResponseCode => write_number(out, u128::from(info.response_code)),
             Self::ResponseCodeDetails(blanks) => {
-                let details = info.response_code_details?.bytes();
-                out.extend(details.map(|byte| if byte == b' ' && !blanks { b'_' } else { byte }));
+                let details = info.response_code_details?;
+                let bytes = |text: &'static str| {
+                    text.bytes().map(|byte| if byte == b' ' && !blanks { b'_' } else { byte })
+                };
+                match info.upstream_transport_failure.as_deref().filter(|_| details == NO_CONNECTION) {
+                    // The transport's reason is a part of it.
+                    Some(failure) => {
+                        out.extend(bytes(details.trim_end_matches('}')));
+                        out.push(b'|');
+                        underscored(failure, out);
+                        out.push(b'}');
+                    }
+                    None => out.extend(bytes(details)),
+                }
             }
             Self::ConnectionTerminationDetails => {
                 out.extend_from_slice(info.connection_termination_details?.as_bytes());

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use lateen_dataplane::format::Source;
 use lateen_dataplane::head::{Headers, ResponseHead};
@@ -184,6 +185,11 @@ impl Shared {
     /// Of a filter's configuration.
     pub fn new(config: &Arc<StatsFilter>, stats: &Stats) -> Self {
         Self { config: Arc::clone(config), stats: stats.clone(), number: NEXT_FILTER.fetch_add(1, Relaxed) }
+    }
+
+    /// How often TCP connections that last are reported.
+    pub fn tcp_interval(&self) -> Duration {
+        self.config.tcp_interval
     }
 
     fn reporter(&self, source: &Source<'_>) -> Reporter {

@@ -104,19 +104,12 @@ impl TryError {
             Self::Connect(ConnectError::Timeout) => {
                 reset(503, "connection timeout", "upstream_reset_before_response_started{connection_timeout}")
             }
-            Self::Connect(error) => {
-                // The kernel's usual reasons by name: details are one of a fixed set.
-                let details = match error.to_string().as_str() {
-                    "delayed connect error: Connection refused" => {
-                        "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
-                    }
-                    "delayed connect error: No route to host" => {
-                        "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_No_route_to_host}"
-                    }
-                    _ => "upstream_reset_before_response_started{remote_connection_failure}",
-                };
-                reset(503, "remote connection failure", details)
-            }
+            // Logs put the transport's reason in.
+            Self::Connect(_) => reset(
+                503,
+                "remote connection failure",
+                "upstream_reset_before_response_started{remote_connection_failure}",
+            ),
             Self::Refused => reset(
                 503,
                 "remote refused stream reset",

@@ -1,9 +1,13 @@
 //! Network filters: what a connection passes, in order, before the filter at the end of its chain serves it.
 //!
-//! A `Gate` lets a connection pass, perhaps after having set something on it, or refuses it. What it counts for as
-//! long as the connection lives is in [`Held`], which gives it back. A chain without gates costs nothing.
+//! A gate lets a connection pass, perhaps after having set something on it, or refuses it. There are two kinds, by what
+//! they need. A `Gate` stands where the connection begins, before TLS: it reads nothing and waits for nobody, and what it
+//! counts for as long as the connection lives is in [`Held`], which gives it back. A `LateGate` stands behind the
+//! handshake: it sees who the peer is, may wait, and may put itself around the connection. Observers hear of what becomes
+//! of a connection. A chain without any costs nothing.
 
 mod direct;
+pub mod exchange;
 pub mod pump;
 
 use std::collections::HashMap;
@@ -11,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use lateen_dataplane::filter_state::TCP_PROXY_CLUSTER;
 use lateen_dataplane::format::{LogType, Source};
 use lateen_dataplane::network::{ConnectionLimit, FilterStateValue, LocalRateLimit, NetworkGate};
@@ -20,8 +25,10 @@ use parking_lot::Mutex;
 
 pub use direct::{echo, respond};
 
+use crate::filters::istio;
 use crate::listener::ConnectionFacts;
 use crate::stats::{ConnectionLimitStats, Counter, RateLimitStats, Shard, Stats};
+use crate::stream::Stream;
 use crate::worker::Worker;
 
 /// A filter that comes before the end of a chain.
@@ -33,9 +40,20 @@ enum Gate {
     Set(Arc<[FilterStateValue]>),
 }
 
+/// A filter that comes after the TLS handshake.
+#[derive(Debug)]
+enum LateGate {
+    Set(Arc<[FilterStateValue]>),
+    Exchange(Arc<str>),
+}
+
 /// All gates of a chain, in order.
 #[derive(Debug, Default)]
-pub struct Gates(Box<[Gate]>);
+pub struct Gates {
+    first: Box<[Gate]>,
+    late: Box<[LateGate]>,
+    observers: Box<[Arc<istio::Shared>]>,
+}
 
 /// A connection that may not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,30 +115,87 @@ impl Registry {
 impl Gates {
     /// The gates of a chain.
     pub fn new(configs: &[NetworkGate], registry: &Registry, stats: &Stats) -> Self {
-        let make = |config: &NetworkGate| match config {
-            NetworkGate::LocalRateLimit(config) => Gate::Rate {
-                bucket: registry.bucket(config),
-                enabled: config.enabled,
-                rate_limited: RateLimitStats::new(stats, &config.stat_prefix).rate_limited,
-            },
-            NetworkGate::ConnectionLimit(config) => Gate::Limit {
-                config: Arc::clone(config),
-                active: Arc::default(),
-                stats: ConnectionLimitStats::new(stats, &config.stat_prefix),
-            },
-            NetworkGate::SniCluster => Gate::SniCluster,
-            NetworkGate::SetFilterState(values) => Gate::Set(Arc::clone(values)),
-        };
-        Self(configs.iter().map(make).collect())
+        let (mut first, mut late, mut observers) = (Vec::new(), Vec::new(), Vec::new());
+        for config in configs {
+            match config {
+                NetworkGate::LocalRateLimit(config) => first.push(Gate::Rate {
+                    bucket: registry.bucket(config),
+                    enabled: config.enabled,
+                    rate_limited: RateLimitStats::new(stats, &config.stat_prefix).rate_limited,
+                }),
+                NetworkGate::ConnectionLimit(config) => first.push(Gate::Limit {
+                    config: Arc::clone(config),
+                    active: Arc::default(),
+                    stats: ConnectionLimitStats::new(stats, &config.stat_prefix),
+                }),
+                NetworkGate::SniCluster => first.push(Gate::SniCluster),
+                NetworkGate::SetFilterState(values) => first.push(Gate::Set(Arc::clone(values))),
+                NetworkGate::SetFilterStateAfterHandshake(values) => {
+                    late.push(LateGate::Set(Arc::clone(values)));
+                }
+                NetworkGate::PeerExchange(protocol) => late.push(LateGate::Exchange(Arc::clone(protocol))),
+                NetworkGate::IstioStats(config) => {
+                    observers.push(Arc::new(istio::Shared::new(config, stats)));
+                }
+            }
+        }
+        Self { first: first.into(), late: late.into(), observers: observers.into() }
     }
 
-    /// Takes a connection through all gates.
+    /// Takes a connection through the gates where it begins.
     pub fn enter(&self, worker: &Worker, facts: &mut ConnectionFacts) -> Result<Held, Refused> {
         let mut held = Held::default();
-        for gate in &self.0 {
+        for gate in &self.first {
             gate.enter(worker, facts, &mut held)?;
         }
         Ok(held)
+    }
+
+    /// Whether there are gates behind the handshake.
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Takes a connection through the gates behind its handshake. `input` was read from it already.
+    pub async fn pass(
+        &self,
+        worker: &Worker,
+        facts: &mut ConnectionFacts,
+        mut stream: Stream,
+        input: &mut BytesMut,
+    ) -> Result<Stream, Refused> {
+        for gate in &self.late {
+            match gate {
+                LateGate::Set(values) => set(values, worker, facts),
+                LateGate::Exchange(protocol) => {
+                    let (exchanged, peer) =
+                        exchange::downstream(&worker.state, protocol, stream, input).await;
+                    stream = exchanged;
+                    facts.peer = peer;
+                }
+            }
+        }
+        Ok(stream)
+    }
+
+    /// Those who hear of what becomes of a connection.
+    pub fn observers(&self) -> &[Arc<istio::Shared>] {
+        &self.observers
+    }
+}
+
+/// Sets values of the filter state.
+fn set(values: &[FilterStateValue], worker: &Worker, facts: &mut ConnectionFacts) {
+    let info = facts.stream_info(worker);
+    let hostname = &worker.state.hostname;
+    let source = Source { info: &info, request: None, response: None, trailers: None, hostname };
+    for value in values {
+        let mut text = Vec::new();
+        value.value.header_value(&source, &mut text);
+        if !(text.is_empty() && value.skip_if_empty) {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            facts.filter_state.set(Arc::clone(&value.key), text);
+        }
     }
 }
 
@@ -160,24 +235,7 @@ impl Gate {
                     facts.filter_state.set(TCP_PROXY_CLUSTER, Arc::clone(name));
                 }
             }
-            Self::Set(values) => {
-                let info = facts.stream_info(worker);
-                let source = Source {
-                    info: &info,
-                    request: None,
-                    response: None,
-                    trailers: None,
-                    hostname: &worker.state.hostname,
-                };
-                for value in &**values {
-                    let mut text = Vec::new();
-                    value.value.header_value(&source, &mut text);
-                    if !(text.is_empty() && value.skip_if_empty) {
-                        let text = String::from_utf8_lossy(&text).into_owned();
-                        facts.filter_state.set(Arc::clone(&value.key), text);
-                    }
-                }
-            }
+            Self::Set(values) => set(values, worker, facts),
         }
         Ok(())
     }

@@ -27,6 +27,15 @@ pub enum Side {
     Upstream,
 }
 
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Both directions are at their ends; this side's came last.
+    LastBy(Side),
+    /// This side failed.
+    FailedBy(Side),
+}
+
 /// Two connections, and what is on its way between them.
 #[derive(Debug)]
 pub struct Pump<D, U> {
@@ -35,6 +44,8 @@ pub struct Pump<D, U> {
     up: Direction,
     down: Direction,
     limit: usize,
+    /// Whose direction ended last, as far as any did.
+    last: Side,
 }
 
 /// One way.
@@ -58,23 +69,30 @@ impl<D: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     /// `input` was read from the client already; `limit` is how much of a connection may wait in memory.
     pub fn new(downstream: D, input: BytesMut, upstream: U, limit: usize) -> Self {
         let up = Direction { pending: input.to_vec(), ..Direction::default() };
-        Self { downstream, upstream, up, down: Direction::default(), limit: limit.clamp(1, BUFFER) }
+        let (down, last) = (Direction::default(), Side::Upstream);
+        Self { downstream, upstream, up, down, limit: limit.clamp(1, BUFFER), last }
     }
 
     /// Runs until both directions are at their ends, or one side fails.
-    pub async fn run(&mut self, account: &impl Account) -> Result<(), Side> {
+    pub async fn run(&mut self, account: &impl Account) -> End {
         std::future::poll_fn(|context| self.poll(context, account)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>, account: &impl Account) -> Poll<Result<(), Side>> {
-        let Self { downstream, upstream, up, down, limit } = self;
+    fn poll(&mut self, context: &mut Context<'_>, account: &impl Account) -> Poll<End> {
+        let Self { downstream, upstream, up, down, limit, last } = self;
+        let before = (up.done, down.done);
         let first =
             up.poll(context, downstream, upstream, *limit, (Side::Downstream, Side::Upstream), account);
         let second =
             down.poll(context, upstream, downstream, *limit, (Side::Upstream, Side::Downstream), account);
+        match (before.0, before.1, up.done, down.done) {
+            (_, false, _, true) => *last = Side::Upstream,
+            (false, _, true, _) => *last = Side::Downstream,
+            _ => {}
+        }
         match (first, second) {
-            (Poll::Ready(Err(side)), _) | (_, Poll::Ready(Err(side))) => Poll::Ready(Err(side)),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Ready(Err(side)), _) | (_, Poll::Ready(Err(side))) => Poll::Ready(End::FailedBy(side)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::LastBy(*last)),
             _ => Poll::Pending,
         }
     }
@@ -199,7 +217,7 @@ mod tests {
             out
         };
         let (received, seen, end) = tokio::join!(client, server, pump.run(&count));
-        assert_eq!(end, Ok(()));
+        assert_eq!(end, End::LastBy(Side::Upstream));
         assert_eq!(received, b"late answer");
         assert_eq!(seen, [&b"early "[..], &text].concat());
         assert_eq!(count.0.get(), (1000, 11));
@@ -211,7 +229,7 @@ mod tests {
         let (server, upstream) = tokio::io::duplex(64);
         let mut pump = Pump::new(downstream, BytesMut::from(&b"bytes"[..]), upstream, 64);
         drop(server);
-        assert_eq!(pump.run(&Count::default()).await, Err(Side::Upstream));
+        assert_eq!(pump.run(&Count::default()).await, End::FailedBy(Side::Upstream));
         drop(client);
     }
 }

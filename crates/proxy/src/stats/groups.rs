@@ -221,6 +221,11 @@ counters! {
 }
 
 counters! {
+    /// `listener.ADDRESS.ssl.certificate.NAME.*`, and of clusters likewise.
+    CertificateStats, "", "" { expiration_unix_time_seconds: Gauge }
+}
+
+counters! {
     /// `http.PREFIX.*`: the connection manager and its router.
     HttpStats, "http", "" {
         downstream_cx_active: Gauge, downstream_cx_delayed_close_timeout: Counter,

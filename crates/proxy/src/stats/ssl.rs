@@ -1,5 +1,7 @@
 //! `ssl.*` of listeners and clusters, and `sds.*` of secrets (Envoy's pages "TLS statistics" and "SDS").
 
+use rustls::SignatureScheme;
+
 use super::groups::prefix;
 use super::registry::{Handles, Names};
 use super::{Counter, Kind, Stats};
@@ -15,6 +17,9 @@ pub struct SslCounters {
     pub fail_verify_san: Counter,
     pub handshake: Counter,
     pub no_certificate: Counter,
+    pub ocsp_staple_omitted: Counter,
+    pub ocsp_staple_requests: Counter,
+    pub ocsp_staple_responses: Counter,
     pub session_reused: Counter,
     /// By the place in [`SUITES`](SslCounters::SUITES).
     pub suites: [Counter; 9],
@@ -22,6 +27,8 @@ pub struct SslCounters {
     pub groups: [Counter; 4],
     /// TLS 1.2 and 1.3.
     pub versions: [Counter; 2],
+    /// How the other end signed, by the place in [`SIGNATURES`](SslCounters::SIGNATURES).
+    pub signatures: [Counter; 10],
     /// Connections without the secrets that they need.
     pub secrets_not_ready: Counter,
     /// How often secrets brought a new configuration.
@@ -34,7 +41,9 @@ macro_rules! names {
             ("ssl.connection_error", Kind::Counter), ("ssl.fail_verify_cert_hash", Kind::Counter),
             ("ssl.fail_verify_error", Kind::Counter), ("ssl.fail_verify_no_cert", Kind::Counter),
             ("ssl.fail_verify_san", Kind::Counter), ("ssl.handshake", Kind::Counter),
-            ("ssl.no_certificate", Kind::Counter), ("ssl.session_reused", Kind::Counter),
+            ("ssl.no_certificate", Kind::Counter), ("ssl.ocsp_staple_failed", Kind::Counter),
+            ("ssl.ocsp_staple_omitted", Kind::Counter), ("ssl.ocsp_staple_requests", Kind::Counter),
+            ("ssl.ocsp_staple_responses", Kind::Counter), ("ssl.session_reused", Kind::Counter),
             ("ssl.ciphers.TLS_AES_128_GCM_SHA256", Kind::Lazy), ("ssl.ciphers.TLS_AES_256_GCM_SHA384", Kind::Lazy),
             ("ssl.ciphers.TLS_CHACHA20_POLY1305_SHA256", Kind::Lazy),
             ("ssl.ciphers.ECDHE-ECDSA-AES128-GCM-SHA256", Kind::Lazy),
@@ -46,6 +55,11 @@ macro_rules! names {
             ("ssl.curves.X25519", Kind::Lazy), ("ssl.curves.P-256", Kind::Lazy), ("ssl.curves.P-384", Kind::Lazy),
             ("ssl.curves.X25519MLKEM768", Kind::Lazy),
             ("ssl.versions.TLSv1.2", Kind::Lazy), ("ssl.versions.TLSv1.3", Kind::Lazy),
+            ("ssl.sigalgs.ecdsa_secp256r1_sha256", Kind::Lazy), ("ssl.sigalgs.ecdsa_secp384r1_sha384", Kind::Lazy),
+            ("ssl.sigalgs.ecdsa_secp521r1_sha512", Kind::Lazy), ("ssl.sigalgs.ed25519", Kind::Lazy),
+            ("ssl.sigalgs.rsa_pss_rsae_sha256", Kind::Lazy), ("ssl.sigalgs.rsa_pss_rsae_sha384", Kind::Lazy),
+            ("ssl.sigalgs.rsa_pss_rsae_sha512", Kind::Lazy), ("ssl.sigalgs.rsa_pkcs1_sha256", Kind::Lazy),
+            ("ssl.sigalgs.rsa_pkcs1_sha384", Kind::Lazy), ("ssl.sigalgs.rsa_pkcs1_sha512", Kind::Lazy),
             $(($name, Kind::$kind),)*
         ]
     };
@@ -54,10 +68,12 @@ macro_rules! names {
 const OF_LISTENER: Names = names! {
     "server_ssl_socket_factory.downstream_context_secrets_not_ready": Counter,
     "server_ssl_socket_factory.ssl_context_update_by_sds": Counter,
+    "server_ssl_socket_factory.upstream_context_secrets_not_ready": Counter,
 };
 const OF_CLUSTER: Names = names! {
     "client_ssl_socket_factory.upstream_context_secrets_not_ready": Counter,
     "client_ssl_socket_factory.ssl_context_update_by_sds": Counter,
+    "client_ssl_socket_factory.downstream_context_secrets_not_ready": Counter,
 };
 
 impl SslCounters {
@@ -75,6 +91,20 @@ impl SslCounters {
     ];
     /// OpenSSL's names of groups, in the order of the counters.
     pub const GROUPS: [&str; 4] = ["X25519", "P-256", "P-384", "X25519MLKEM768"];
+
+    /// Signature algorithms, in the order of the counters.
+    pub const SIGNATURES: [SignatureScheme; 10] = [
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+        SignatureScheme::ECDSA_NISTP521_SHA512,
+        SignatureScheme::ED25519,
+        SignatureScheme::RSA_PSS_SHA256,
+        SignatureScheme::RSA_PSS_SHA384,
+        SignatureScheme::RSA_PSS_SHA512,
+        SignatureScheme::RSA_PKCS1_SHA256,
+        SignatureScheme::RSA_PKCS1_SHA384,
+        SignatureScheme::RSA_PKCS1_SHA512,
+    ];
 
     /// Those of a listener.
     pub fn of_listener(stats: &Stats, name: &str) -> Self {
@@ -98,10 +128,18 @@ impl SslCounters {
             fail_verify_san: handles.counter(),
             handshake: handles.counter(),
             no_certificate: handles.counter(),
+            ocsp_staple_omitted: {
+                // `ocsp_staple_failed` is never counted: what cannot be stapled is left out.
+                handles.counter();
+                handles.counter()
+            },
+            ocsp_staple_requests: handles.counter(),
+            ocsp_staple_responses: handles.counter(),
             session_reused: handles.counter(),
             suites: std::array::from_fn(|_| handles.counter()),
             groups: std::array::from_fn(|_| handles.counter()),
             versions: std::array::from_fn(|_| handles.counter()),
+            signatures: std::array::from_fn(|_| handles.counter()),
             secrets_not_ready: handles.counter(),
             updated_by_secret: handles.counter(),
         }

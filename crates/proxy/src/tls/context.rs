@@ -15,8 +15,10 @@ use lateen_identity::verify::{Validation, Verifier};
 use rustls::client::{ClientSessionMemoryCache, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
-use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
+};
+use rustls::{ClientConfig, NamedGroup, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
@@ -31,8 +33,29 @@ const CLIENT_SERVERS: usize = 64;
 /// Tickets that the TLS library keeps for each.
 const TICKETS_PER_SERVER: usize = 8;
 
-/// Certificates, each with the name of the secret that it came from.
+/// Certificates, each with the path of its file.
 type Identities = Vec<(String, Arc<Identity>)>;
+
+/// Under which statistics have certificates that are no secrets: what Envoy makes of an empty name.
+const UNNAMED: &str = "unnamed_cert_e3b0c442";
+/// Likewise authorities.
+const UNNAMED_AUTHORITY: &str = "unnamed_ca_cert_e3b0c442";
+
+/// Shows when certificates end: of several without a name the last one, of authorities the one that ends first.
+fn show_expirations(common: &CommonTls, inventory: &Inventory, stats: &SslStats, secrets: &Secrets) {
+    let names: &[SecretReference] = match &common.certificates {
+        Certificates::Discovered(references) => references,
+        Certificates::Inline(_) => &[],
+    };
+    for (at, (_, details)) in inventory.own.iter().enumerate() {
+        let name = names.get(at).map_or(UNNAMED, |reference| &reference.name);
+        stats.expires(&secrets.shard, name, details.not_after);
+    }
+    if let Some(first) = inventory.trusted.iter().map(|(_, details)| details.not_after).min() {
+        let name = common.validation.secret.as_ref().map_or(UNNAMED_AUTHORITY, |secret| &secret.name);
+        stats.expires(&secrets.shard, name, first);
+    }
+}
 
 /// The certificates of a context; none where a secret is missing.
 fn identities(
@@ -110,12 +133,53 @@ pub struct ServerContext {
 /// A server's configuration of the moment.
 #[derive(Debug)]
 pub(super) struct ServerReady {
-    pub(super) with_protocols: Arc<ServerConfig>,
-    /// For clients none of whose protocols is ours: Envoy goes on without one, the TLS library would end it.
-    pub(super) without_protocols: Arc<ServerConfig>,
+    all: Variant,
+    /// By the one group that each takes, in our order: the TLS library would go by the client's.
+    by_group: Vec<GroupVariant>,
     pub(super) identities: Arc<ServerIdentities>,
     pub(super) inventory: Inventory,
     pub(super) verifies: bool,
+}
+
+/// The TLS library's configurations that differ in nothing but what may be negotiated.
+#[derive(Debug, Clone)]
+struct Variant {
+    with_protocols: Arc<ServerConfig>,
+    /// For clients none of whose protocols is ours: Envoy goes on without one, the TLS library would end it.
+    without_protocols: Arc<ServerConfig>,
+}
+
+/// The configuration for one group.
+#[derive(Debug)]
+struct GroupVariant {
+    group: NamedGroup,
+    /// The group exists in TLS 1.3 alone.
+    new_only: bool,
+    variant: Variant,
+}
+
+impl ServerReady {
+    /// The configuration for a client.
+    pub(super) fn config(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        let new = || {
+            hello.cipher_suites().iter().any(|offered| {
+                provider_suites(&self.all).any(|own| own.suite() == *offered && own.tls13().is_some())
+            })
+        };
+        let groups = hello.named_groups().unwrap_or_default();
+        let usable = |own: &&GroupVariant| groups.contains(&own.group) && (!own.new_only || new());
+        let own = self.by_group.iter().find(usable);
+        let variant = own.map_or(&self.all, |own| &own.variant);
+        let ours = &self.all.with_protocols.alpn_protocols;
+        let common = hello
+            .alpn()
+            .is_some_and(|mut offered| offered.any(|protocol| ours.iter().any(|own| own == protocol)));
+        if common { &variant.with_protocols } else { &variant.without_protocols }
+    }
+}
+
+fn provider_suites(variant: &Variant) -> impl Iterator<Item = &rustls::SupportedCipherSuite> {
+    variant.with_protocols.crypto_provider().cipher_suites.iter()
 }
 
 impl ServerContext {
@@ -160,40 +224,65 @@ impl ServerContext {
         let verifies = !validation.is_empty();
         let inventory = inventory(&identities, source.as_ref(), &validation);
         let identities: Vec<_> = identities.into_iter().map(|(_, identity)| identity).collect();
+        show_expirations(&config.common, &inventory, &self.stats, secrets);
         let asks = verifies || config.require_client_certificate || validation.accept_untrusted;
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(parameters::versions(&config.common))?;
-        let builder = match asks {
-            true => builder
-                .with_client_cert_verifier(Verifier::new(validation, config.require_client_certificate)?),
-            false => builder.with_no_client_auth(),
-        };
-        let resolver = Arc::new(ServerIdentities::new(identities));
-        let mut server = builder.with_cert_resolver(Arc::<ServerIdentities>::clone(&resolver));
-        // As in Envoy, the client's order counts for TLS 1.3, and ours where it is written down.
-        server.ignore_client_order = !config.prefer_client_ciphers && !config.common.ciphers.is_empty();
         let lifetime = u32::try_from(config.session_timeout.as_secs()).unwrap_or(u32::MAX);
-        match ticket_keys {
-            // Each version of a context has keys of its own: what was verified by another is not resumed here.
-            Tickets::Own if lifetime > 0 => server.ticketer = Rotating::new(lifetime)?,
-            Tickets::Keys(keys) => server.ticketer = Ticketer::with_keys(&keys, &config.source, lifetime)?,
-            // Without tickets there is no resumption in TLS 1.3.
-            Tickets::Own | Tickets::Disabled => server.send_tls13_tickets = 0,
-        }
-        server.send_tls13_tickets = server.send_tls13_tickets.min(1);
-        server.session_storage = match config.stateful_resumption {
-            true => ServerSessionMemoryCache::new(SERVER_SESSIONS),
-            false => Arc::new(NoServerSessionStorage {}),
+        let parts = ServerParts {
+            verifier: match asks {
+                true => Some(Verifier::new(validation, config.require_client_certificate)?),
+                false => None,
+            },
+            resolver: Arc::new(ServerIdentities::new(identities)),
+            ticketer: match ticket_keys {
+                // Each version of a context has keys of its own: what was verified by another is not resumed here.
+                Tickets::Own if lifetime > 0 => Some(Rotating::new(lifetime)?),
+                Tickets::Keys(keys) => Some(Ticketer::with_keys(&keys, &config.source, lifetime)?),
+                Tickets::Own | Tickets::Disabled => None,
+            },
+            sessions: match config.stateful_resumption {
+                true => ServerSessionMemoryCache::new(SERVER_SESSIONS),
+                false => Arc::new(NoServerSessionStorage {}),
+            },
         };
-        let without_protocols = Arc::new(server.clone());
-        server.alpn_protocols = config.common.protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let by_group = match config.prefer_client_ciphers {
+            true => Vec::new(),
+            false => parameters::by_group(&provider, &config.common)
+                .into_iter()
+                .map(|(group, new_only, provider)| {
+                    Ok(GroupVariant { group, new_only, variant: self.variant(&parts, provider)? })
+                })
+                .collect::<Result<_, TlsError>>()?,
+        };
         Ok(Some(ServerReady {
-            with_protocols: Arc::new(server),
-            without_protocols,
-            identities: resolver,
+            all: self.variant(&parts, provider)?,
+            by_group,
+            identities: parts.resolver,
             inventory,
             verifies,
         }))
+    }
+
+    fn variant(&self, parts: &ServerParts, provider: Arc<CryptoProvider>) -> Result<Variant, TlsError> {
+        let config = &self.config;
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(parameters::versions(&config.common))?;
+        let builder = match &parts.verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::<Verifier>::clone(verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_cert_resolver(Arc::<ServerIdentities>::clone(&parts.resolver));
+        // As in Envoy, the client's order counts for TLS 1.3, and ours where it is written down.
+        server.ignore_client_order = !config.prefer_client_ciphers && !config.common.ciphers.is_empty();
+        match &parts.ticketer {
+            Some(ticketer) => server.ticketer = Arc::clone(ticketer),
+            // Without tickets there is no resumption in TLS 1.3.
+            None => server.send_tls13_tickets = 0,
+        }
+        server.send_tls13_tickets = server.send_tls13_tickets.min(1);
+        server.session_storage = Arc::clone(&parts.sessions);
+        let without_protocols = Arc::new(server.clone());
+        server.alpn_protocols = config.common.protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Variant { with_protocols: Arc::new(server), without_protocols })
     }
 
     fn ticket_keys(&self, secrets: &Secrets) -> Result<Option<Tickets>, TlsError> {
@@ -209,6 +298,14 @@ impl ServerContext {
         let keys = sources.iter().map(|source| material::read("session_ticket_keys", source));
         Ok(Some(Tickets::Keys(keys.collect::<Result<_, _>>()?)))
     }
+}
+
+/// What all configurations of a server share.
+struct ServerParts {
+    verifier: Option<Arc<Verifier>>,
+    resolver: Arc<ServerIdentities>,
+    ticketer: Option<Arc<dyn ProducesTickets>>,
+    sessions: Arc<dyn StoresServerSessions>,
 }
 
 enum Tickets {
@@ -347,6 +444,7 @@ impl ClientContext {
         let verifies = !validation.is_empty();
         let inventory = inventory(&identities, source.as_ref(), &validation);
         let identities: Vec<_> = identities.into_iter().map(|(_, identity)| identity).collect();
+        show_expirations(&config.common, &inventory, &self.stats, secrets);
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(parameters::versions(&config.common))?
             .dangerous()

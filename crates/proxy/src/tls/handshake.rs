@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use lateen_dataplane::cluster::Host;
-use lateen_identity::verify::Rejection;
+use lateen_identity::verify::{Rejection, take_signature_scheme};
 use rustls::AlertDescription;
 use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::{LazyConfigAcceptor, TlsStream as Connection};
 
+use super::stats::Seen;
 use super::stream::Below;
 use super::{ClientContext, ServerContext, TlsInfo, TlsStream};
+use crate::inspect;
 use crate::stats::Shard;
 use crate::stream::Stream;
 
@@ -31,29 +34,101 @@ pub async fn accept(
         context.stats.not_ready(shard);
         return Err("TLS_error:Secret_is_not_supplied_by_SDS".to_owned());
     };
+    let mut below = Below::new(stream, input);
     let handshake = async {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), Below::new(stream, input)).await?;
+        let asks_for_status = match hello(&mut below).await? {
+            Hello::Tls { asks_for_status } => asks_for_status,
+            Hello::Nonsense(number, reason) => {
+                context.stats.nonsense(shard);
+                return Ok(Err(words(number, reason, "")));
+            }
+        };
+        let start = LazyConfigAcceptor::new(Acceptor::default(), below).await?;
         let hello = start.client_hello();
         let server_name: Option<Arc<str>> = hello.server_name().map(Arc::from);
         let identity = ready.identities.choose(server_name.as_deref(), hello.signature_schemes()).cloned();
-        let ours = &ready.with_protocols.alpn_protocols;
-        let common = hello
-            .alpn()
-            .is_some_and(|mut offered| offered.any(|protocol| ours.iter().any(|own| own == protocol)));
-        let config = if common { &ready.with_protocols } else { &ready.without_protocols };
-        let connection = start.into_stream(Arc::clone(config)).await?;
+        if asks_for_status {
+            let staple = identity.as_ref().and_then(|identity| identity.key.ocsp.as_ref());
+            context.stats.status_asked(shard, staple.is_some());
+        }
+        let config = Arc::clone(ready.config(&hello));
+        let mut seen = Seen::default();
+        let connection = watched(start.into_stream(config), &mut seen).await?;
         let info = TlsInfo::new(connection.get_ref().1, server_name, identity, ready.verifies);
-        context.stats.completed(shard, &info, connection.get_ref().1);
-        Ok(TlsStream::new(Connection::Server(connection), Arc::new(info)))
+        context.stats.completed(shard, &info, connection.get_ref().1, seen);
+        Ok(Ok(TlsStream::new(Connection::Server(connection), Arc::new(info))))
     };
     match tokio::time::timeout(timeout.unwrap_or(ACCEPT_TIMEOUT), handshake).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(served)) => served,
         Ok(Err(error)) => {
             context.stats.failed(shard, &error);
             Err(describe(&error, true))
         }
-        Err(_) => Err("transport socket timeout".to_owned()),
+        Err(_) => Err(TIMEOUT.to_owned()),
     }
+}
+
+/// What logs say of a handshake that took too long.
+const TIMEOUT: &str = "transport socket timeout";
+
+/// Whether it was that.
+pub fn is_timeout(reason: &str) -> bool {
+    reason == TIMEOUT
+}
+
+/// How a connection to a server begins.
+enum Hello {
+    /// As TLS does.
+    Tls {
+        /// Whether the client wants to be told the state of our certificate.
+        asks_for_status: bool,
+    },
+    /// As something else: BoringSSL's number and name of it.
+    Nonsense(u32, &'static str),
+}
+
+/// Reads the first message. What is plain HTTP is not answered at all, as by BoringSSL: whoever sent it could not read an
+/// alert. Other nonsense gets the alert that BoringSSL sends.
+async fn hello(below: &mut Below) -> io::Result<Hello> {
+    loop {
+        let input = below.input();
+        if let Some(first) = input.get(..5) {
+            if [&b"GET "[..], b"POST ", b"HEAD ", b"PUT "].iter().any(|method| first.starts_with(method)) {
+                return Ok(Hello::Nonsense(268_435_612, "HTTP_REQUEST"));
+            }
+            if first == b"CONNE" {
+                return Ok(Hello::Nonsense(268_435_611, "HTTPS_PROXY_REQUEST"));
+            }
+            if first[1] != 3 {
+                below.write_all(&[21, 3, 1, 0, 2, 2, AlertDescription::ProtocolVersion.into()]).await?;
+                return Ok(Hello::Nonsense(268_435_703, "WRONG_VERSION_NUMBER"));
+            }
+            if let Some(asks_for_status) = inspect::asks_for_status(input) {
+                return Ok(Hello::Tls { asks_for_status });
+            }
+            // The TLS library refuses what is too long.
+            if input.len() > inspect::MAX {
+                return Ok(Hello::Tls { asks_for_status: false });
+            }
+        }
+        if below.fill().await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Runs a handshake and notes by which algorithm the other end signs: that is only told to the verifier.
+async fn watched<F: Future>(handshake: F, seen: &mut Seen) -> F::Output {
+    let mut handshake = std::pin::pin!(handshake);
+    std::future::poll_fn(|context| {
+        take_signature_scheme();
+        let polled = handshake.as_mut().poll(context);
+        if let Some(scheme) = take_signature_scheme() {
+            seen.signature = Some(scheme);
+        }
+        polled
+    })
+    .await
 }
 
 /// The protocols that whoever connects can speak.
@@ -97,11 +172,12 @@ pub async fn connect(
         (configured, _) => configured.iter().map(|protocol| protocol.to_vec()).collect(),
     };
     let below = Below::new(stream, BytesMut::new());
-    match ready.connector.with_alpn(protocols).connect(name, below).await {
+    let mut seen = Seen::default();
+    match watched(ready.connector.with_alpn(protocols).connect(name, below), &mut seen).await {
         Ok(connection) => {
             let identity = ready.all.first().cloned();
             let info = TlsInfo::new(connection.get_ref().1, sent, identity, ready.verifies);
-            context.stats.completed(shard, &info, connection.get_ref().1);
+            context.stats.completed(shard, &info, connection.get_ref().1, seen);
             Ok(TlsStream::new(Connection::Client(connection), Arc::new(info)))
         }
         Err(error) => {
@@ -142,6 +218,11 @@ fn describe(error: &io::Error, server: bool) -> String {
         rustls::Error::PeerIncompatible(_) => (268_435_640, "NO_SHARED_CIPHER".to_owned()),
         other => return format!("TLS_error:|{other}:TLS_error_end"),
     };
+    words(number, &reason, &detail)
+}
+
+/// The form of BoringSSL's reasons in logs.
+fn words(number: u32, reason: &str, detail: &str) -> String {
     format!("TLS_error:|{number}:SSL routines:OPENSSL_internal:{reason}{detail}:TLS_error_end")
 }
 

@@ -21,7 +21,7 @@ mod view;
 
 pub use context::{ClientContext, ServerContext, Transport};
 pub use discovery::follow;
-pub use handshake::{Wanted, accept, connect};
+pub use handshake::{Wanted, accept, connect, is_timeout};
 pub use info::TlsInfo;
 pub use inventory::{certificates, days_until_first_expiration};
 pub use secrets::{SecretKey, Secrets};

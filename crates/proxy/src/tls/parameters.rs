@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lateen_dataplane::tls::{CommonTls, TlsVersion};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::TlsError;
 
@@ -87,6 +87,24 @@ pub(super) fn provider(common: &CommonTls) -> Result<Arc<CryptoProvider>, TlsErr
         groups.extend(GROUPS[..3].iter().map(|(.., group)| *group));
     }
     Ok(Arc::new(CryptoProvider { cipher_suites: suites, kx_groups: groups, ..aws_lc_rs::default_provider() }))
+}
+
+/// The library with each of its groups alone, in their order, and whether that is for TLS 1.3 only. A group that no
+/// version of these can use is left out.
+pub(super) fn by_group(
+    provider: &CryptoProvider,
+    common: &CommonTls,
+) -> Vec<(NamedGroup, bool, Arc<CryptoProvider>)> {
+    let versions = versions(common);
+    let usable = |group: &&&dyn SupportedKxGroup| {
+        versions.iter().any(|version| group.usable_for_version(version.version))
+    };
+    let alone = |group: &&'static dyn SupportedKxGroup| {
+        let new_only = !group.usable_for_version(ProtocolVersion::TLSv1_2);
+        let provider = CryptoProvider { kx_groups: vec![*group], ..provider.clone() };
+        (group.name(), new_only, Arc::new(provider))
+    };
+    provider.kx_groups.iter().filter(usable).map(alone).collect()
 }
 
 fn unusable(what: &'static str, reason: &str) -> TlsError {

@@ -32,6 +32,24 @@ impl Below {
     pub(super) fn new(stream: Stream, input: BytesMut) -> Self {
         Self { stream, input }
     }
+
+    /// What was read and not yet used.
+    pub(super) fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// Reads once more; 0 is the end.
+    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|context| {
+            SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+                let mut read = ReadBuf::new(scratch);
+                std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+                self.input.extend_from_slice(read.filled());
+                Poll::Ready(Ok(read.filled().len()))
+            })
+        })
+        .await
+    }
 }
 
 impl AsyncRead for Below {

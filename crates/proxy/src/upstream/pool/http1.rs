@@ -168,7 +168,8 @@ impl HostPool {
 
     /// Whether it has connections, or requests that wait for one.
     pub(super) fn is_needed(&self) -> bool {
-        self.open.get() > 0 || !self.waiting.borrow().is_empty()
+        // Those on which the host chose HTTP/1.1 are counted where it was asked, and rest here.
+        self.open.get() > 0 || !self.waiting.borrow().is_empty() || !self.idle.borrow().is_empty()
     }
 
     /// Ends idle connections whose time is over, or all. Whether the pool is still needed.

@@ -1,29 +1,28 @@
 //! The TCP proxy: chooses a cluster and a host, connects, and moves bytes until one of many ends.
 
-use std::cell::Cell;
+mod account;
+mod reports;
+mod tunnel;
+mod upstream;
+
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use lateen_dataplane::circuit::RoutePriority;
-use lateen_dataplane::cluster::Host;
-use lateen_dataplane::filter_state::{TCP_PROXY_CLUSTER, TCP_PROXY_IDLE_TIMEOUT};
+use lateen_dataplane::filter_state::TCP_PROXY_IDLE_TIMEOUT;
 use lateen_dataplane::format::{LogType, Source};
-use lateen_dataplane::outlier::Report;
 use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
 use tokio::io::AsyncReadExt;
 
+use self::reports::Reports;
 use crate::listener::ConnectionFacts;
-use crate::network::Refused;
-use crate::network::pump::{Account, Pump, Side};
+use crate::network::pump::{Account, End, Pump, Side};
+use crate::network::{Gates, Refused};
 use crate::state::{ActiveListener, ClusterHandle, TcpRuntime};
 use crate::stream::Stream;
-use crate::tls::Wanted;
-use crate::upstream::limits::{Limited, Place};
-use crate::upstream::{ConnectError, Dialing, Purpose, connect};
-use crate::worker::{Choice, Worker};
+use crate::worker::Worker;
 
 /// What a connection needs from the outside, for as long as it lives.
 struct Session<'a> {
@@ -31,20 +30,24 @@ struct Session<'a> {
     listener: &'a Arc<ActiveListener>,
     runtime: &'a Arc<TcpRuntime>,
     facts: &'a ConnectionFacts,
+    reports: Option<RefCell<Reports<'a>>>,
     begun: Instant,
 }
 
 /// Serves a connection to its end, and gives what is to be said of it.
+#[allow(clippy::too_many_arguments)]
 pub async fn serve(
     worker: &Rc<Worker>,
     listener: &Arc<ActiveListener>,
     runtime: &Arc<TcpRuntime>,
+    gates: &Gates,
     stream: Stream,
     input: BytesMut,
     facts: &ConnectionFacts,
     mut info: StreamInfo,
 ) -> StreamInfo {
-    let session = Session { worker, listener, runtime, facts, begun: Instant::now() };
+    let reports = Reports::new(worker, gates.observers(), facts).map(RefCell::new);
+    let session = Session { worker, listener, runtime, facts, reports, begun: Instant::now() };
     worker.stats.increment(runtime.stats.downstream_cx_total);
     if runtime.config.log_start {
         info.log_type = LogType::NotSet;
@@ -53,6 +56,9 @@ pub async fn serve(
     }
     session.proxy(stream, input, &mut info).await;
     info.duration = Some(session.begun.elapsed());
+    if let Some(reports) = &session.reports {
+        reports.borrow_mut().last(&mut info);
+    }
     session.log(&info);
     info
 }
@@ -78,15 +84,15 @@ pub fn note_refusal(info: &mut StreamInfo, refused: &Refused) {
 }
 
 /// The counters of a connection in both directions.
-struct Moved<'a> {
-    session: &'a Session<'a>,
+struct Moved<'a, 's> {
+    session: &'a Session<'s>,
     cluster: &'a ClusterHandle,
     received: Cell<u64>,
     sent: Cell<u64>,
     last_activity: Cell<Instant>,
 }
 
-impl Account for Moved<'_> {
+impl Account for Moved<'_, '_> {
     fn moved(&self, from: Side, bytes: usize) {
         let shard = &self.session.worker.stats;
         let (tcp, cluster, bytes) = (&self.session.runtime.stats, &self.cluster.stats, bytes as u64);
@@ -111,31 +117,21 @@ impl Session<'_> {
     }
 
     async fn proxy(&self, mut stream: Stream, mut input: BytesMut, info: &mut StreamInfo) {
-        let (worker, config) = (self.worker, &self.runtime.config);
+        let config = &self.runtime.config;
         if config.wait_for_data && input.is_empty() && !self.first_data(&mut stream, &mut input).await {
             return;
         }
-        let name = match self.facts.filter_state.get(TCP_PROXY_CLUSTER) {
-            Some(name) => name,
-            None => config.cluster(worker.random()),
-        };
-        let Some(cluster) = worker.state.clusters.load().get(name).cloned() else {
-            worker.stats.increment(self.runtime.stats.downstream_cx_no_route);
-            info.flags.set(ResponseFlags::NO_CLUSTER);
+        let Some(upstream) = self.open(info).await else {
+            // To Envoy these bytes were still in the kernel, which resets a connection that is closed with some.
+            if !input.is_empty() {
+                stream.reset_when_closed();
+            }
             return;
         };
-        info.upstream_cluster = Some(Arc::clone(name));
-        info.upstream_stat_name = Some(Arc::clone(&cluster.config.stat_name));
-        info.cluster_metadata.clone_from(&cluster.config.metadata);
-        let (priority, kind) = (RoutePriority::Default, Limited::Connections);
-        let Some(_place) = Place::take(&cluster, &worker.stats, priority, kind) else {
-            worker.stats.increment(cluster.stats.upstream_cx_overflow);
-            info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
-            return;
-        };
-        let Some(upstream) = self.open(&cluster, info).await else { return };
-        info.upstream_local_address = upstream.local_address();
-        worker.stats.increment(cluster.stats.upstream_cx_active);
+        let upstream::Opened { stream: upstream, cluster, account, .. } = upstream;
+        if let Some(reports) = &self.reports {
+            reports.borrow_mut().upstream = upstream.peer().cloned();
+        }
         let moved = Moved {
             session: self,
             cluster: &cluster,
@@ -152,10 +148,12 @@ impl Session<'_> {
             info.log_type = LogType::TcpConnectionEnd;
         }
         let mut pump = Pump::new(stream, input, upstream, self.listener.config.buffer_limit);
-        self.run(&mut pump, &moved, info).await;
+        let end = self.run(&mut pump, &moved, info).await;
+        if let Some(account) = account {
+            account.end(matches!(end, Some(End::LastBy(Side::Upstream) | End::FailedBy(Side::Upstream))));
+        }
         info.bytes_received = moved.received.get();
         info.bytes_sent = moved.sent.get();
-        worker.stats.decrement(cluster.stats.upstream_cx_active);
     }
 
     /// Reads the client's first bytes; false where it says nothing.
@@ -167,34 +165,44 @@ impl Session<'_> {
         }
     }
 
-    async fn run(&self, pump: &mut Pump<Stream, Stream>, moved: &Moved<'_>, info: &mut StreamInfo) {
+    /// Moves bytes until an end. None where we ended it.
+    async fn run(
+        &self,
+        pump: &mut Pump<Stream, Stream>,
+        moved: &Moved<'_, '_>,
+        info: &mut StreamInfo,
+    ) -> Option<End> {
         let stats = &self.runtime.stats;
         let idle_limit = self.idle_timeout();
         let over = self.duration_over();
         let idle = idle(idle_limit, &moved.last_activity);
         let drained = self.drained(&moved.last_activity);
         tokio::pin!(over, idle, drained);
+        let log_interval = self.runtime.config.log_interval;
+        let mut next_log = log_interval.map(|interval| Instant::now() + interval);
+        let mut next_report = self.reports.as_ref().map(|reports| reports.borrow().next());
         loop {
-            let tick = async {
-                match self.runtime.config.log_interval {
-                    Some(interval) => tokio::time::sleep(interval).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
-                _ = pump.run(moved) => return,
+                end = pump.run(moved) => return Some(end),
                 () = &mut idle => {
                     self.worker.stats.increment(stats.idle_timeout);
-                    return;
+                    return None;
                 }
                 () = &mut over => {
                     self.worker.stats.increment(stats.max_downstream_connection_duration);
                     info.flags.set(ResponseFlags::DURATION_TIMEOUT);
-                    return;
+                    return None;
                 }
-                () = &mut drained => return,
-                () = tick => {
+                () = &mut drained => return None,
+                () = at(next_report) => {
+                    if let Some(reports) = &self.reports {
+                        reports.borrow_mut().now(info, moved.received.get(), moved.sent.get());
+                        next_report = Some(reports.borrow().next());
+                    }
+                }
+                () = at(next_log) => {
+                    next_log = log_interval.map(|interval| Instant::now() + interval);
                     info.bytes_received = moved.received.get();
                     info.bytes_sent = moved.sent.get();
                     info.log_type = LogType::TcpPeriodic;
@@ -227,72 +235,14 @@ impl Session<'_> {
         self.listener.drain.closed().await;
         idle(Some(Duration::from_millis(500)), last_activity).await;
     }
-
-    async fn open(&self, cluster: &Arc<ClusterHandle>, info: &mut StreamInfo) -> Option<Stream> {
-        let (worker, config) = (self.worker, &self.runtime.config);
-        let mut tried: Vec<Arc<Host>> = Vec::new();
-        for attempt in 0..config.connect_attempts {
-            if attempt > 0
-                && let Some(delay) = backoff(config.backoff, attempt, worker.random())
-            {
-                tokio::time::sleep(delay).await;
-            }
-            let Some(host) = worker.choose_host(
-                cluster,
-                Choice {
-                    destination: self.facts.destination(),
-                    attempts: 3,
-                    avoid: &tried,
-                    ..Choice::default()
-                },
-            ) else {
-                info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
-                worker.stats.increment(cluster.stats.upstream_cx_none_healthy);
-                return None;
-            };
-            info.upstream_host = Some(Arc::clone(&host.text));
-            info.attempts += 1;
-            worker.stats.increment(cluster.stats.upstream_cx_total);
-            let client = self.facts.remote.zip(self.facts.local);
-            let dialing = Dialing { server_name: None, client };
-            let purpose = Purpose { wanted: Wanted::Any, dialing: Some(&dialing) };
-            cluster.had_traffic.store(true, Relaxed);
-            host.counters.cx_total.fetch_add(1, Relaxed);
-            match connect(&worker.stats, cluster, &host, purpose).await {
-                Ok(stream) => {
-                    cluster.report(&host, Report::ConnectedFinally);
-                    return Some(stream);
-                }
-                Err(error) => {
-                    host.counters.cx_connect_fail.fetch_add(1, Relaxed);
-                    cluster.report(
-                        &host,
-                        match error {
-                            ConnectError::Timeout => Report::LocalTimeout,
-                            _ => Report::LocalFailure,
-                        },
-                    );
-                    worker.stats.increment(cluster.stats.upstream_cx_connect_fail);
-                    if matches!(error, ConnectError::Timeout) {
-                        worker.stats.increment(cluster.stats.upstream_cx_connect_timeout);
-                    }
-                    info.upstream_transport_failure = Some(error.to_string());
-                    // As with Envoy, a host that failed stays visible even where another one took its place.
-                    info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-                    tried.push(host);
-                }
-            }
-        }
-        info.flags.set(ResponseFlags::RETRY_LIMIT);
-        None
-    }
 }
 
-/// The delay before an attempt: random, below a bound that doubles.
-fn backoff(config: Option<(Duration, Duration)>, attempt: u32, random: u64) -> Option<Duration> {
-    let (base, max) = config?;
-    let bound = base.saturating_mul(1 << (attempt - 1).min(20)).min(max);
-    Some(Duration::from_micros(random % (bound.as_micros() as u64).max(1)))
+/// Resolves then, or never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Resolves when nothing happened for so long.
@@ -304,21 +254,5 @@ async fn idle(limit: Option<Duration>, last_activity: &Cell<Instant>) {
             return;
         }
         tokio::time::sleep(left).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bound_of_a_delay_doubles_to_its_maximum() {
-        let config = Some((Duration::from_millis(10), Duration::from_millis(35)));
-        for (attempt, bound) in [(1, 10_000), (2, 20_000), (3, 35_000), (9, 35_000), (60, 35_000)] {
-            let delay = backoff(config, attempt, bound - 1).unwrap();
-            assert_eq!(delay, Duration::from_micros(bound - 1), "{attempt}");
-            assert_eq!(backoff(config, attempt, bound).unwrap(), Duration::ZERO, "{attempt}");
-        }
-        assert_eq!(backoff(None, 1, 5), None);
     }
 }

@@ -43,7 +43,7 @@ pub(super) async fn open(
     let acquired = worker.pools.acquire(&worker.stats, cluster, host, priority, wanted, dialing, true).await;
     let upstream = acquired.map_err(|error| match error {
         AcquireError::Connect(error) => Failed::Connect(error),
-        AcquireError::Overflow => Failed::Overflow,
+        AcquireError::Overflow | AcquireError::NoPool => Failed::Overflow,
     })?;
     let tunnel = if config.post_path.is_some() { Tunnel::None } else { Tunnel::Connect };
     let failed = |_| Failed::Tunnel("the tunnel's connection ended");

@@ -13,7 +13,7 @@ use lateen_envoy::prost::Message;
 use crate::lenient;
 use crate::overload;
 use crate::runtime::Runtime;
-use crate::state::Place;
+use crate::upstream::zones::Place;
 
 /// Why a bootstrap is refused.
 #[derive(Debug, thiserror::Error)]
@@ -108,18 +108,16 @@ fn merge(base: &mut serde_json::Value, overlay: serde_json::Value) {
     }
 }
 
-/// Where the proxy stands, if the bootstrap says which cluster is its own.
+/// Where the proxy stands, as far as the bootstrap says it.
 pub fn place(bootstrap: &Bootstrap) -> Option<Place> {
-    let local = &bootstrap.cluster_manager.as_ref()?.local_cluster_name;
+    let local = bootstrap.cluster_manager.as_ref().map(|manager| manager.local_cluster_name.as_str());
     let locality = bootstrap.node.as_ref()?.locality.clone()?;
-    (!local.is_empty()).then(|| Place {
-        locality: Locality {
-            region: locality.region.into(),
-            zone: locality.zone.into(),
-            sub_zone: locality.sub_zone.into(),
-        },
-        local_cluster: local.as_str().into(),
-    })
+    let locality = Locality {
+        region: locality.region.into(),
+        zone: locality.zone.into(),
+        sub_zone: locality.sub_zone.into(),
+    };
+    Some(Place::new(locality, local.unwrap_or_default()))
 }
 
 /// How upstream sockets are made where a cluster says nothing.

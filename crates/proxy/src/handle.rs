@@ -110,7 +110,7 @@ impl Proxy {
         state.runtime = Runtime::new(&bootstrap);
         state.limits = Limits::new(&bootstrap, &state.runtime).0;
         if let Some(place) = place(&bootstrap) {
-            let _ = state.place.set(place);
+            let _ = state.place.set(Arc::new(place));
         }
         let state = Arc::new(state);
         let concurrency = match options.concurrency {

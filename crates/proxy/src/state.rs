@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lateen_dataplane::circuit::Circuit;
-use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet, Locality};
+use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet};
 use lateen_dataplane::listener::{
     AccessLog, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
 };
@@ -35,6 +35,7 @@ use crate::upstream::balance_stats::{self, TableStats};
 use crate::upstream::health::Job;
 use crate::upstream::limits::BreakerStats;
 use crate::upstream::outlier::OutlierHandle;
+use crate::upstream::zones::{Place, Zones};
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -59,6 +60,8 @@ pub struct ClusterHandle {
     pub(crate) tables: Option<TableStats>,
     /// Of its transport sockets that fit some hosts only.
     pub(crate) matched: Box<[TransportMatchStats]>,
+    /// Of the zones of its hosts, where they are counted.
+    pub(crate) zones: Option<Box<Zones>>,
     /// How many threads balance, as Envoy's count.
     pub(crate) balancers: u64,
     /// Of its limits.
@@ -300,15 +303,6 @@ pub type Clusters = imbl::GenericHashMap<
     imbl::shared_ptr::DefaultSharedPtr,
 >;
 
-/// Where the proxy stands.
-#[derive(Debug)]
-pub struct Place {
-    /// `node.locality`.
-    pub locality: Locality,
-    /// `cluster_manager.local_cluster_name`: the cluster of the proxy's own hosts.
-    pub local_cluster: Arc<str>,
-}
-
 /// Who a proxy is: `node` of the bootstrap.
 #[derive(Debug, Clone, Default)]
 pub struct Node {
@@ -343,7 +337,7 @@ pub struct State {
     /// The thread of health checks, once there is one.
     pub(crate) health: OnceLock<UnboundedSender<Job>>,
     /// Where the proxy stands, by which hosts of its own zone are preferred.
-    pub place: OnceLock<Place>,
+    pub place: OnceLock<Arc<Place>>,
     /// The machine's name.
     pub hostname: String,
     /// The machine's address, as others see it.
@@ -425,10 +419,19 @@ impl State {
     pub fn make_cluster(&self, config: Cluster) -> Result<ClusterHandle, TlsError> {
         let make_stats = || SslStats::of_cluster(&self.stats, &config.stat_name);
         let transports = Transport::all(&config, &make_stats, &self.secrets)?;
+        let membership = MembershipStats::new(&self.stats, &config.stat_name);
+        let balancers = self.workers.load(Relaxed) + 1;
+        if let Some(place) = self.place.get()
+            && place.counts_for(&config.balancing)
+            && place.local_cluster != config.name
+        {
+            // Once for our own cluster; its hosts are known to all before any request comes.
+            self.stats.common().add(membership.lb_recalculate_zone_structures, balancers);
+        }
         Ok(ClusterHandle {
             bind: config.bind.clone().unwrap_or_else(|| self.default_bind.clone()),
             stats: ClusterStats::new(&self.stats, &config.stat_name),
-            membership: MembershipStats::new(&self.stats, &config.stat_name),
+            membership,
             origin_stats: OriginStats {
                 internal: UpstreamCodeStats::within(&self.stats, &config.stat_name, "internal."),
                 external: UpstreamCodeStats::within(&self.stats, &config.stat_name, "external."),
@@ -436,7 +439,8 @@ impl State {
             _names: self.stats.hold(&prefix("cluster", &config.stat_name)),
             tables: TableStats::new(&self.stats, &config.stat_name, &config.balancing),
             matched: balance_stats::match_stats(&self.stats, &config),
-            balancers: self.workers.load(Relaxed) + 1,
+            zones: Zones::new(self.place.get()),
+            balancers,
             breaker_stats: BreakerStats::both(
                 &self.stats,
                 &config.stat_name,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lateen_dataplane::balance::{Balancer, Criteria, LocalityPolicy, Notes, Request, Surroundings};
+use lateen_dataplane::balance::{Balancer, Criteria, Notes, Request, Surroundings};
 use lateen_dataplane::cluster::{Discovery, Host, HostSet};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -151,7 +151,13 @@ impl Worker {
             attempts: choice.attempts,
             avoid: &avoid,
         };
-        let (host, notes) = current?.balancer.choose(&request, &mut *random);
+        let balancer = &mut current?.balancer;
+        let (host, notes) = balancer.choose(&request, &mut *random);
+        if notes.has(Notes::TABLE_MADE)
+            && let Some(numbers) = balancer.made_table()
+        {
+            cluster.tell_table(numbers);
+        }
         drop((balancers, random));
         if notes != Notes::default() {
             self.count_notes(cluster, notes);
@@ -172,7 +178,6 @@ impl Worker {
             (Notes::SUBSET_SELECTED, stats.lb_subsets_selected),
             (Notes::SUBSET_FALLBACK, stats.lb_subsets_fallback),
             (Notes::SUBSET_PANIC, stats.lb_subsets_fallback_panic),
-            (Notes::ZONE_CLUSTER_TOO_SMALL, stats.lb_zone_cluster_too_small),
             (Notes::LOCAL_CLUSTER_NOT_OK, stats.lb_local_cluster_not_ok),
             (Notes::ZONE_ALL_DIRECTLY, stats.lb_zone_routing_all_directly),
             (Notes::ZONE_SAMPLED, stats.lb_zone_routing_sampled),
@@ -188,10 +193,7 @@ impl Worker {
     /// The hosts of our own cluster, if this one prefers those of our zone.
     fn local_hosts(&self, cluster: &ClusterHandle) -> Option<Arc<HostSet>> {
         let place = self.state.place.get()?;
-        if !matches!(cluster.config.balancing.locality, LocalityPolicy::ZoneAware { .. }) {
-            return None;
-        }
-        Some(self.state.clusters.load().get(&place.local_cluster)?.hosts.load_full())
+        place.counts_for(&cluster.config.balancing).then(|| place.local_hosts())?
     }
 
     /// Drops what belongs to clusters that are gone, and connections that are not wanted any more.

@@ -54,6 +54,15 @@ impl BalancePolicy {
         matches!(self, Self::RingHash(_) | Self::Maglev { .. })
     }
 
+    /// Whether the names of hosts are hashed.
+    pub fn hashes_names(&self) -> bool {
+        match self {
+            Self::RingHash(config) => config.hashing.use_hostname,
+            Self::Maglev { hashing, .. } => hashing.use_hostname,
+            _ => false,
+        }
+    }
+
     /// How new hosts begin.
     pub(crate) fn slow_start(&self) -> Option<&SlowStart> {
         match self {
@@ -142,5 +151,7 @@ pub enum LocalityPolicy {
         enabled: f64,
         /// Not with fewer healthy hosts than this.
         minimum: u64,
+        /// Everything stays in our own zone while that has a healthy host (`force_locality_direct_routing`).
+        force: bool,
     },
 }

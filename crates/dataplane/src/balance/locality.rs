@@ -10,7 +10,7 @@ use rand::Rng;
 use super::config::BalancePolicy;
 use super::group::Group;
 use super::schedule::Schedule;
-use super::{Notes, Surroundings};
+use super::{Loads, Notes, Surroundings};
 use crate::cluster::{Health, HostSet, Locality, Member};
 
 /// The members of a level by locality, in the order of their first mention, our own first.
@@ -86,8 +86,8 @@ fn effective_weight(members: &[&Member], overprovisioning: u32, wanted: impl Fn(
 /// How requests of the first level are spread over zones.
 #[derive(Debug)]
 pub(super) struct ZoneRouting {
-    /// Our own first.
-    groups: Vec<Group>,
+    /// Healthy hosts and degraded ones by zone, our own first.
+    groups: [Vec<Group>; 2],
     /// The share that stays here, in 1/10000; above that is everything.
     local_share: u64,
     /// What other zones can take beyond what their own clients send, summed up.
@@ -97,49 +97,87 @@ pub(super) struct ZoneRouting {
 /// Why zones do not count, or how they do.
 #[derive(Debug)]
 pub(super) enum ZoneState {
-    /// All hosts alike, and why.
-    Off(Notes),
+    /// All hosts alike.
+    Off,
+    /// Our own cluster is in panic: nothing is known of how many there are in each zone.
+    LocalPanic,
     /// By zones.
     On(ZoneRouting),
 }
 
+/// Why requests to these hosts cannot go by zones, as far as that does not change from request to request. What is noted
+/// is counted when hosts change, not for every request.
+pub(super) fn unfit_for_zones(
+    members: &[&Member],
+    minimum: u64,
+    force: bool,
+    own: &Locality,
+    local: &HostSet,
+) -> Option<Notes> {
+    if by_locality(members, Some(own)).len() < 2 {
+        return Some(Notes::default());
+    }
+    let local: Vec<&Member> = local.priorities.first().into_iter().flatten().collect();
+    let zones = by_locality(&local, Some(own));
+    if zones.len() < 2 && !force {
+        return Some(Notes::default());
+    }
+    if zones.first().is_none_or(|(locality, _)| **locality != *own) {
+        return Some(Notes::LOCAL_CLUSTER_NOT_OK);
+    }
+    let healthy = members.iter().filter(|member| member.health == Health::Healthy).count();
+    ((healthy as u64) < minimum).then_some(Notes::ZONE_CLUSTER_TOO_SMALL)
+}
+
+/// The hosts of a locality of a certain health.
+fn only(members: &[&Member], health: Health) -> u64 {
+    members.iter().filter(|member| member.health == health).count() as u64
+}
+
 impl ZoneRouting {
     /// The routing of a level, if there are enough hosts and zones.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn decide(
         policy: &BalancePolicy,
         members: &[&Member],
-        minimum: u64,
+        (minimum, force): (u64, bool),
+        panic_threshold: u32,
         around: &Surroundings<'_>,
         now: Duration,
         random: &mut impl Rng,
     ) -> ZoneState {
         let (Some(own), Some(local)) = (around.locality, around.local_cluster) else {
-            return ZoneState::Off(Notes::default());
+            return ZoneState::Off;
         };
-        let healthy: Vec<&Member> =
-            members.iter().copied().filter(|member| member.health == Health::Healthy).collect();
-        let zones = by_locality(&healthy, Some(own));
-        if zones.len() < 2 {
-            return ZoneState::Off(Notes::default());
+        if unfit_for_zones(members, minimum, force, own, local).is_some() {
+            return ZoneState::Off;
         }
-        if (healthy.len() as u64) < minimum {
-            return ZoneState::Off(Notes::ZONE_CLUSTER_TOO_SMALL);
+        let zones = by_locality(members, Some(own));
+        let local: Vec<&Member> = local.priorities.first().into_iter().flatten().collect();
+        if Loads::is_in_panic(&local, panic_threshold) {
+            return ZoneState::LocalPanic;
         }
-        let Some(local_counts) = local_counts(local, &zones) else {
-            return ZoneState::Off(Notes::LOCAL_CLUSTER_NOT_OK);
-        };
-        let local_total: u64 = local_counts.iter().sum();
-        let shares: Vec<(u64, u64)> = zones
+        let local_counts: Vec<u64> = zones
+            .iter()
+            .map(|(locality, _)| {
+                let here = local.iter().filter(|member| *member.locality == **locality);
+                here.filter(|member| member.health == Health::Healthy).count() as u64
+            })
+            .collect();
+        let healthy: Vec<u64> = zones.iter().map(|(_, members)| only(members, Health::Healthy)).collect();
+        let total: u64 = healthy.iter().sum();
+        let local_total = only(&local, Health::Healthy);
+        let shares: Vec<(u64, u64)> = healthy
             .iter()
             .zip(&local_counts)
-            .map(|((_, members), clients)| {
-                let hosts = 10_000 * members.len() as u64 / healthy.len() as u64;
-                (10_000 * clients / local_total.max(1), hosts)
+            .map(|(hosts, clients)| match hosts {
+                0 => (0, 0),
+                hosts => (10_000 * clients / local_total.max(1), 10_000 * hosts / total.max(1)),
             })
             .collect();
         let ours = *zones[0].0 == *own;
         let local_share = match shares[0] {
-            (clients, hosts) if ours && hosts > 0 && hosts >= clients => 10_000,
+            (clients, hosts) if ours && hosts > 0 && (hosts >= clients || force) => 10_000,
             (clients, hosts) if ours && clients > 0 => hosts * 10_000 / clients,
             _ => 0,
         };
@@ -155,14 +193,23 @@ impl ZoneRouting {
                 sum
             })
             .collect();
-        let groups = zones
-            .into_iter()
-            .map(|(_, members)| Group::new(policy, members.into_iter(), now, random))
-            .collect();
+        let of = |health: Health| {
+            let groups = zones.iter().map(|(_, members)| {
+                let members = members.iter().copied().filter(|member| member.health == health);
+                Group::new(policy, members, now, random)
+            });
+            groups.collect::<Vec<Group>>()
+        };
+        let groups = [Health::Healthy, Health::Degraded].map(of);
         ZoneState::On(Self { groups, local_share, residual })
     }
 
-    pub(super) fn next(&mut self, random: &mut impl Rng, notes: &mut Notes) -> Option<&mut Group> {
+    pub(super) fn next(
+        &mut self,
+        degraded: bool,
+        random: &mut impl Rng,
+        notes: &mut Notes,
+    ) -> Option<&mut Group> {
         let zone = if self.local_share >= 10_000 {
             notes.add(Notes::ZONE_ALL_DIRECTLY);
             0
@@ -174,7 +221,7 @@ impl ZoneRouting {
             match self.residual.last() {
                 Some(0) | None => {
                     notes.add(Notes::ZONE_NO_CAPACITY);
-                    random.random_range(0..self.groups.len())
+                    random.random_range(0..self.residual.len())
                 }
                 Some(total) => {
                     let number = random.random_range(0..*total);
@@ -182,22 +229,6 @@ impl ZoneRouting {
                 }
             }
         };
-        self.groups.get_mut(zone)
+        self.groups[usize::from(degraded)].get_mut(zone)
     }
-}
-
-/// How many healthy hosts of our own cluster stand in each of these zones. None where it is in no state to go by.
-fn local_counts(local: &HostSet, zones: &[(Arc<Locality>, Vec<&Member>)]) -> Option<Vec<u64>> {
-    let members = local.priorities.first()?;
-    let healthy = members.iter().filter(|member| member.health == Health::Healthy).count();
-    if healthy * 2 < members.len() || healthy == 0 {
-        return None;
-    }
-    let count = |locality: &Locality| {
-        members
-            .iter()
-            .filter(|member| member.health == Health::Healthy && *member.locality == *locality)
-            .count() as u64
-    };
-    Some(zones.iter().map(|(locality, _)| count(locality)).collect())
 }

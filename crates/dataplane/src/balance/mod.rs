@@ -34,6 +34,15 @@ pub(crate) use self::tables::HashTables;
 pub use self::tables::TableNumbers;
 use crate::cluster::{Health, Host, HostSet, Locality, Member};
 
+/// What is to be counted when the hosts of a cluster changed that prefers those of its own zone
+/// (`lb_zone_cluster_too_small`, `lb_local_cluster_not_ok`).
+pub fn zone_notes(config: &Balancing, hosts: &HostSet, around: &Surroundings<'_>) -> Notes {
+    let LocalityPolicy::ZoneAware { minimum, force, .. } = config.locality else { return Notes::default() };
+    let (Some(own), Some(local)) = (around.locality, around.local_cluster) else { return Notes::default() };
+    let members: Vec<&Member> = hosts.priorities.first().into_iter().flatten().collect();
+    locality::unfit_for_zones(&members, minimum, force, own, local).unwrap_or_default()
+}
+
 /// What happened on the way to a host, for statistics; as bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Notes(pub u32);
@@ -59,6 +68,8 @@ impl Notes {
     pub const ZONE_CROSS: Self = Self(1 << 8);
     /// `lb_zone_no_capacity_left`.
     pub const ZONE_NO_CAPACITY: Self = Self(1 << 9);
+    /// The hash table of a subset was made.
+    pub const TABLE_MADE: Self = Self(1 << 10);
 
     fn add(&mut self, notes: Self) {
         self.0 |= notes.0;
@@ -101,6 +112,8 @@ pub struct Balancer {
     all: Levels,
     /// Subsets by the text of their criteria, made when they are first asked for.
     subsets: HashMap<Box<str>, Levels>,
+    /// The last table that was made for a subset.
+    made: Option<TableNumbers>,
 }
 
 impl Balancer {
@@ -119,7 +132,7 @@ impl Balancer {
             levels.push(Vec::new());
         }
         let all = Levels::new(&config, &hosts, &levels, around, true, now, random);
-        Self { config, hosts, all, subsets: HashMap::new() }
+        Self { config, hosts, all, subsets: HashMap::new(), made: None }
     }
 
     /// A host, and what is to be counted.
@@ -129,7 +142,15 @@ impl Balancer {
             None => self.all.choose(&self.config, &self.hosts, request, random, &mut notes),
             Some(subsets) => self.choose_subset(&subsets, request, random, &mut notes),
         };
+        if self.made.is_some() {
+            notes.add(Notes::TABLE_MADE);
+        }
         (host, notes)
+    }
+
+    /// How large the table is that was made for a subset since this was asked last.
+    pub fn made_table(&mut self) -> Option<TableNumbers> {
+        self.made.take()
     }
 
     fn choose_subset(
@@ -139,9 +160,8 @@ impl Balancer {
         random: &mut impl Rng,
         notes: &mut Notes,
     ) -> Option<Arc<Host>> {
-        let criteria = request.criteria.filter(|criteria| !criteria.is_empty());
         if subsets.fallback_list
-            && let Some(criteria) = criteria.filter(|criteria| !criteria.alternatives.is_empty())
+            && let Some(criteria) = request.criteria.filter(|criteria| !criteria.alternatives.is_empty())
         {
             for alternative in &criteria.alternatives {
                 let criteria = alternative.over(criteria);
@@ -152,6 +172,7 @@ impl Balancer {
             }
             return None;
         }
+        let criteria = request.criteria.filter(|criteria| !criteria.is_empty());
         self.one_subset(subsets, criteria, request, random, notes)
     }
 
@@ -174,9 +195,16 @@ impl Balancer {
         let host = match target {
             None => None,
             Some(Target::Any) => self.all.choose(&config, &hosts, request, random, notes),
-            Some(Target::Default) => self
-                .levels_of(subsets, &subsets.default, request.now, random)
-                .and_then(|levels| levels.choose(&config, &hosts, request, random, notes)),
+            Some(Target::Default) => match self.levels_of(subsets, &subsets.default, request.now, random) {
+                Some(levels) => levels.choose(&config, &hosts, request, random, notes),
+                None => {
+                    // It is there without hosts, too, and then in panic.
+                    if config.panic_threshold > 0 {
+                        notes.add(Notes::PANIC);
+                    }
+                    None
+                }
+            },
             Some(Target::Fitting(criteria)) => self
                 .levels_of(subsets, &criteria, request.now, random)
                 .and_then(|levels| levels.choose(&config, &hosts, request, random, notes)),
@@ -210,6 +238,7 @@ impl Balancer {
         if !self.subsets.contains_key(criteria.key()) {
             // Requests may ask for any number of things that do not exist; those are not kept.
             let levels = self.make_subset(subsets, criteria, now, random)?;
+            self.made = levels.table_numbers().or(self.made);
             self.subsets.insert(criteria.key().into(), levels);
         }
         self.subsets.get_mut(criteria.key())
@@ -316,6 +345,14 @@ impl Levels {
         Self { loads, levels }
     }
 
+    /// How large the table of a subset is.
+    fn table_numbers(&self) -> Option<TableNumbers> {
+        self.levels.iter().rev().find_map(|level| match level {
+            Level::Table([table, _]) => Some(table.as_ref()?.numbers()),
+            _ => None,
+        })
+    }
+
     fn choose(
         &mut self,
         config: &Balancing,
@@ -400,8 +437,9 @@ impl Groups {
                     WeightedLocalities::new(policy, members, overprovisioning, degraded, now, random),
                 ];
             }
-            LocalityPolicy::ZoneAware { minimum, .. } if !panic => {
-                zones = Some(ZoneRouting::decide(policy, members, *minimum, &around, now, random));
+            LocalityPolicy::ZoneAware { minimum, force, .. } if !panic => {
+                let (when, threshold) = ((*minimum, *force), config.panic_threshold);
+                zones = Some(ZoneRouting::decide(policy, members, when, threshold, &around, now, random));
             }
             _ => {}
         }
@@ -423,13 +461,19 @@ impl Groups {
             return weighted.next();
         }
         if let Some(zones) = &mut self.zones
-            && !degraded
+            && !matches!(zones, ZoneState::Off)
             && let LocalityPolicy::ZoneAware { enabled, .. } = config.locality
             && (enabled >= 100.0 || random.random::<f64>() * 100.0 < enabled)
         {
             match zones {
-                ZoneState::Off(why) => notes.add(*why),
-                ZoneState::On(routing) => return routing.next(random, notes),
+                ZoneState::Off => {}
+                ZoneState::LocalPanic => {
+                    notes.add(Notes::LOCAL_CLUSTER_NOT_OK);
+                    if config.fail_in_panic {
+                        return None;
+                    }
+                }
+                ZoneState::On(routing) => return routing.next(degraded, random, notes),
             }
         }
         let group = if degraded { &mut self.degraded } else { &mut self.first };

@@ -57,6 +57,11 @@ impl Count {
 }
 
 impl Loads {
+    /// Whether a level has too few usable hosts.
+    pub(super) fn is_in_panic(members: &[&Member], threshold: u32) -> bool {
+        Count::of(members, false).in_panic(threshold)
+    }
+
     /// The shares of the levels of a set of hosts.
     pub fn of(hosts: &HostSet, threshold: u32) -> Self {
         let levels: Vec<Vec<&Member>> =

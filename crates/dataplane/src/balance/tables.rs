@@ -81,6 +81,11 @@ impl HashTable {
         Some(Self { hosts, lookup, balance_factor, numbers })
     }
 
+    /// How large it is.
+    pub(super) fn numbers(&self) -> TableNumbers {
+        self.numbers
+    }
+
     /// The host of a hash; with each attempt another one.
     pub(super) fn choose(&self, hash: u64, attempt: u32) -> &Arc<Host> {
         let index = self.index(hash, attempt);

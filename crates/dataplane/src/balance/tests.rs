@@ -301,7 +301,7 @@ fn our_own_zone_first() {
     let check = |name: &str, local: &[(&str, u16)], upstream: &[(&str, u16)], expect: f64, note: Notes| {
         let (local, hosts) = (host_set(&zones(local)), host_set(&zones(upstream)));
         let config = Balancing {
-            locality: LocalityPolicy::ZoneAware { enabled: 100.0, minimum: 6 },
+            locality: LocalityPolicy::ZoneAware { enabled: 100.0, minimum: 6, force: false },
             ..with(BalancePolicy::RoundRobin)
         };
         let mut random = SmallRng::seed_from_u64(2);
@@ -309,7 +309,7 @@ fn our_own_zone_first() {
         let mut balancer =
             Balancer::new(Arc::new(config), Arc::clone(&hosts), around, Duration::ZERO, &mut random);
         let mut here = 0.0;
-        let mut notes = Notes::default();
+        let mut notes = zone_notes(&balancer.config, &hosts, &around);
         for _ in 0..10_000 {
             let (host, noted) = balancer.choose(&request(Duration::ZERO, None), &mut random);
             let host = host.unwrap();
@@ -318,7 +318,7 @@ fn our_own_zone_first() {
             here += if &*member.locality.zone == "a" { 0.01 } else { 0.0 };
         }
         assert!((here - expect).abs() < 1.5, "{name}: {here} percent stay");
-        assert!(notes.has(note), "{name}: {notes:?}");
+        assert!(notes.has(note) || note == notes, "{name}: {notes:?}");
     };
     let even: &[(&str, u16)] = &[("a", 5), ("b", 5)];
     check("enough here", even, &[("a", 5), ("b", 5)], 100.0, Notes::ZONE_ALL_DIRECTLY);
@@ -327,6 +327,8 @@ fn our_own_zone_first() {
     check("too few here", even, &[("a", 2), ("b", 6)], 50.0, Notes::ZONE_CROSS);
     check("nobody here", even, &[("b", 4), ("c", 4)], 0.0, Notes::ZONE_CROSS);
     check("too few at all", even, &[("a", 2), ("b", 3)], 40.0, Notes::ZONE_CLUSTER_TOO_SMALL);
+    check("none of our own cluster here", &[("b", 4), ("c", 4)], even, 50.0, Notes::LOCAL_CLUSTER_NOT_OK);
+    check("our own cluster in one zone", &[("a", 4)], even, 50.0, Notes::default());
 }
 
 #[test]

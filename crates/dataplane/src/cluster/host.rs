@@ -124,6 +124,8 @@ pub struct Host {
     /// When it became healthy, in milliseconds; slow start counts from here.
     healthy_since: AtomicU64,
     removed: AtomicBool,
+    /// The place of its zone among the statistics of its cluster, from 1; 0 where there is none.
+    zone: AtomicU32,
     /// Counts how often it was ejected or failed its health checks.
     drains: AtomicU32,
 }
@@ -143,6 +145,7 @@ impl Host {
             flags: AtomicU32::new(0),
             healthy_since: AtomicU64::new(0),
             removed: AtomicBool::new(false),
+            zone: AtomicU32::new(0),
             drains: AtomicU32::new(0),
         }
     }
@@ -182,6 +185,16 @@ impl Host {
             self.drains.fetch_add(1, Relaxed);
         }
         (before & flags.0 == flags.0) != on
+    }
+
+    /// The place of its zone among the statistics of its cluster, from 1; 0 where there is none.
+    pub fn zone(&self) -> u32 {
+        self.zone.load(Relaxed)
+    }
+
+    /// Sets [`zone`](Self::zone).
+    pub fn set_zone(&self, place: u32) {
+        self.zone.store(place, Relaxed);
     }
 
     /// How often it was ejected or failed its health checks. Connections that are older than the last time take no

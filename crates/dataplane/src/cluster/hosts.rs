@@ -31,6 +31,22 @@ pub struct Member {
     pub check: Arc<HealthCheckTarget>,
 }
 
+impl Member {
+    /// A host about which nothing is configured.
+    pub fn of(host: Arc<Host>) -> Self {
+        Self {
+            weight: 1,
+            health: host.health(),
+            excluded: is_excluded(&host),
+            locality: Arc::default(),
+            locality_weight: None,
+            labels: Arc::default(),
+            check: Arc::default(),
+            host,
+        }
+    }
+}
+
 /// All hosts of a cluster at one moment.
 #[derive(Debug, Default)]
 pub struct HostSet {
@@ -55,6 +71,8 @@ pub struct HostRules {
     pub ignore_health_on_removal: bool,
     /// Outlier detection watches.
     pub monitored: bool,
+    /// The same address twice is two hosts, as in clusters of the type STATIC; else it counts once.
+    pub keeps_duplicates: bool,
 }
 
 /// What changed from one generation to the next.
@@ -66,6 +84,16 @@ pub struct HostChanges {
     pub removed: Vec<Arc<Host>>,
     /// In how many priority levels hosts came or left: what `membership_change` counts.
     pub levels: u64,
+}
+
+/// What a host is known by.
+type Key<'a> = (&'a Address, &'a str, usize);
+
+/// How many of this key there were before.
+fn next_number<'a>(numbers: &mut HashMap<Key<'a>, usize>, key: Key<'a>) -> usize {
+    let number = numbers.entry(key).or_default();
+    *number += 1;
+    *number - 1
 }
 
 /// The hosts of a level by their addresses in memory, sorted.
@@ -95,23 +123,26 @@ impl HostSet {
     ) -> (HostSet, HostChanges) {
         let mut changes = HostChanges::default();
         // A host that is to be spoken to in another way is another host.
-        let mut known: HashMap<(&Address, &str, usize), (&Member, usize)> = HashMap::new();
+        let mut known: HashMap<(Key<'_>, usize), (&Member, usize)> = HashMap::new();
+        let mut numbers: HashMap<Key<'_>, usize> = HashMap::new();
         for (priority, members) in old.priorities.iter().enumerate() {
             for member in members {
                 let host = &member.host;
-                known.insert((&host.address, &*host.hostname, host.transport), (member, priority));
+                let key = (&host.address, &*host.hostname, host.transport);
+                known.insert((key, next_number(&mut numbers, key)), (member, priority));
             }
         }
-        let mut kept: HashMap<(&Address, &str, usize), Arc<Host>> = HashMap::new();
+        numbers.clear();
         let levels = endpoints.iter().map(|endpoint| endpoint.priority + 1).max().unwrap_or(0);
         let mut priorities = vec![Vec::new(); levels as usize];
         for endpoint in endpoints {
             let key = (&endpoint.address, &*endpoint.hostname, endpoint.transport);
-            if kept.contains_key(&key) {
+            let number = next_number(&mut numbers, key);
+            if number > 0 && !rules.keeps_duplicates {
                 // The same host twice counts once, as its first mention says.
                 continue;
             }
-            let host = match known.remove(&key) {
+            let host = match known.remove(&(key, number)) {
                 Some((member, _)) => Arc::clone(&member.host),
                 None => {
                     let host = Arc::new(new_host(endpoint, rules, now));
@@ -119,7 +150,6 @@ impl HostSet {
                     host
                 }
             };
-            kept.insert(key, Arc::clone(&host));
             discovered(&host, endpoint);
             priorities[endpoint.priority as usize].push(Member {
                 weight: endpoint.weight,

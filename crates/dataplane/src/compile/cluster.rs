@@ -48,6 +48,11 @@ pub(crate) fn cluster(
     let http = http_options(context, &mut value)?;
     let alternative = take(&mut value.alt_stat_name);
     let (balancing, hosts) = load_balancing::balancing(context, &mut value)?;
+    if balancing.policy.hashes_names() && discovery != Discovery::StrictDns {
+        return Err(context
+            .field("common_lb_config.consistent_hashing_lb_config.use_hostname_for_hashing")
+            .error("only hosts of a STRICT_DNS cluster have names that can be hashed"));
+    }
     let health_checks = take(&mut value.health_checks)
         .into_iter()
         .enumerate()

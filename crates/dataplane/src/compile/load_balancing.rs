@@ -188,7 +188,7 @@ fn common(
         common.healthy_panic_threshold.take().map_or(50, |percent| percent.value.round() as u32);
     match common.locality_config_specifier.take() {
         // Our own zone comes first where it is known what our own cluster is.
-        None => balancing.locality = LocalityPolicy::ZoneAware { enabled: 100.0, minimum: 6 },
+        None => balancing.locality = LocalityPolicy::ZoneAware { enabled: 100.0, minimum: 6, force: false },
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
             balancing.locality = LocalityPolicy::Weighted;
         }
@@ -196,6 +196,7 @@ fn common(
             balancing.locality = LocalityPolicy::ZoneAware {
                 enabled: zone.routing_enabled.map_or(100.0, |percent| percent.value),
                 minimum: zone.min_cluster_size.unwrap_or(6),
+                force: false,
             };
             balancing.fail_in_panic = zone.fail_traffic_on_panic;
         }
@@ -466,6 +467,7 @@ fn locality(value: Option<extension::common::v3::LocalityLbConfig>, balancing: &
             balancing.locality = LocalityPolicy::ZoneAware {
                 enabled: zone.routing_enabled.map_or(100.0, |percent| percent.value),
                 minimum: zone.min_cluster_size.unwrap_or(6),
+                force: zone.force_locality_direct_routing,
             };
             balancing.fail_in_panic = zone.fail_traffic_on_panic;
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
 use lateen_base::admin::{Reply, text};
-use lateen_dataplane::cluster::{Host, Member};
+use lateen_dataplane::cluster::{HealthFlags, Host, Member};
 use lateen_dataplane::listener::Address;
 use serde_json::{Value, json};
 
@@ -111,6 +111,17 @@ fn cluster_text(cluster: &ClusterHandle, dynamic: bool, out: &mut String) {
             host_text(name, member, priority, out);
         }
     }
+    for member in destinations(cluster) {
+        host_text(name, &member, 0, out);
+    }
+}
+
+/// The hosts of a cluster of original destinations.
+fn destinations(cluster: &ClusterHandle) -> Vec<Member> {
+    let hosts: Vec<Arc<Host>> = cluster.destinations.lock().values().cloned().collect();
+    let mut members: Vec<Member> = hosts.into_iter().map(Member::of).collect();
+    members.sort_by(|left, right| left.host.text.cmp(&right.host.text));
+    members
 }
 
 fn host_text(name: &str, member: &Member, priority: usize, out: &mut String) {
@@ -139,6 +150,7 @@ fn cluster_json(cluster: &ClusterHandle, dynamic: bool) -> Value {
     for (priority, members) in hosts.priorities.iter().enumerate() {
         statuses.extend(members.iter().map(|member| host_json(member, priority)));
     }
+    statuses.extend(destinations(cluster).iter().map(|member| host_json(member, 0)));
     let mut thresholds = Vec::new();
     for (priority, limits) in ["DEFAULT", "HIGH"].into_iter().zip(limits(cluster)) {
         let mut threshold = serde_json::Map::new();
@@ -161,6 +173,32 @@ fn cluster_json(cluster: &ClusterHandle, dynamic: bool) -> Value {
     status
 }
 
+/// `HostHealthStatus`, its fields in the order of their numbers.
+fn health_json(flags: HealthFlags) -> Value {
+    let discovered = if flags.any(HealthFlags::DRAINING) {
+        "DRAINING"
+    } else if flags.any(HealthFlags::FAILED_DISCOVERY) {
+        "UNHEALTHY"
+    } else if flags.any(HealthFlags::DEGRADED_DISCOVERY) {
+        "DEGRADED"
+    } else {
+        "HEALTHY"
+    };
+    let flag = |flag: HealthFlags| flags.any(flag).then(|| Value::from(true));
+    let fields = [
+        ("failed_active_health_check", flag(HealthFlags::FAILED_ACTIVE)),
+        ("failed_outlier_check", flag(HealthFlags::FAILED_OUTLIER)),
+        ("eds_health_status", Some(discovered.into())),
+        ("failed_active_degraded_check", flag(HealthFlags::DEGRADED_ACTIVE)),
+        ("pending_dynamic_removal", flag(HealthFlags::PENDING_REMOVAL)),
+        ("pending_active_hc", flag(HealthFlags::PENDING_ACTIVE)),
+        ("excluded_via_immediate_hc_fail", flag(HealthFlags::EXCLUDED_IMMEDIATELY)),
+        ("active_hc_timeout", flag(HealthFlags::ACTIVE_TIMEOUT)),
+    ];
+    let set = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(set.collect())
+}
+
 fn host_json(member: &Member, priority: usize) -> Value {
     let host = &member.host;
     let (counters, gauges) = numbers(host);
@@ -177,30 +215,7 @@ fn host_json(member: &Member, priority: usize) -> Value {
     };
     let mut stats: Vec<Value> = counters.iter().map(|(name, value)| number(name, *value, false)).collect();
     stats.extend(gauges.iter().map(|(name, value)| number(name, *value, true)));
-    let mut health = json!({});
-    for flag in host.flags().text().split('/').filter(|flag| !flag.is_empty()) {
-        match flag {
-            "failed_active_hc" => health["failed_active_health_check"] = true.into(),
-            "failed_outlier_check" => health["failed_outlier_check"] = true.into(),
-            "degraded_active_hc" => health["failed_active_degraded_check"] = true.into(),
-            "pending_dynamic_removal" => health["pending_dynamic_removal"] = true.into(),
-            "pending_active_hc" => health["pending_active_hc"] = true.into(),
-            "active_hc_timeout" => health["active_hc_timeout"] = true.into(),
-            _ => {}
-        }
-    }
-    let flags = host.flags();
-    use lateen_dataplane::cluster::HealthFlags;
-    health["eds_health_status"] = if flags.any(HealthFlags::DRAINING) {
-        "DRAINING"
-    } else if flags.any(HealthFlags::FAILED_DISCOVERY) {
-        "UNHEALTHY"
-    } else if flags.any(HealthFlags::DEGRADED_DISCOVERY) {
-        "DEGRADED"
-    } else {
-        "HEALTHY"
-    }
-    .into();
+    let health = health_json(host.flags());
     let mut locality = json!({});
     for (name, value) in [
         ("region", &member.locality.region),

@@ -70,7 +70,6 @@ impl TryError {
             Self::PerTryTimeout => stats.upstream_rq_per_try_timeout,
             Self::PerTryIdle => stats.upstream_rq_per_try_idle_timeout,
             Self::Timeout => stats.upstream_rq_timeout,
-            Self::NoPool => stats.upstream_cx_none_healthy,
             _ => return,
         };
         shard.increment(counter);

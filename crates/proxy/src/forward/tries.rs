@@ -166,6 +166,11 @@ impl Tries {
                     _ => &counters.rq_success,
                 };
                 counter.fetch_add(1, Relaxed);
+                if !self.cluster.config.health_checks.is_empty()
+                    && forwarded.head.headers.get("x-envoy-immediate-health-check-fail").is_some()
+                {
+                    self.cluster.fail_at_once(host);
+                }
                 Report::Answer(judged_status(&forwarded.head))
             }
             Err(TryError::PerTryTimeout | TryError::PerTryIdle | TryError::Timeout) => {
@@ -289,6 +294,14 @@ impl Tries {
         let taken = exchange.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at);
         shard.record(self.cluster.stats.upstream_rq_time, taken.as_millis() as u64);
         shard.record(self.origin(exchange).upstream_rq_time, taken.as_millis() as u64);
+        if let Some(zone) = self.zone() {
+            shard.record(zone.upstream_rq_time, taken.as_millis() as u64);
+        }
+    }
+
+    /// The statistics of the zone of the last host.
+    fn zone(&self) -> Option<UpstreamCodeStats> {
+        self.cluster.zone_stats(self.tried.last()?)
     }
 
     /// Counts the status that the client gets; ours where the upstream has none.
@@ -296,10 +309,11 @@ impl Tries {
         let (shard, stats) = (&exchange.worker.stats, self.cluster.stats);
         shard.increment(class!(stats, upstream_rq, status));
         shard.code(stats.upstream_rq, status);
-        let origin = self.origin(exchange);
-        shard.increment(class!(origin, upstream_rq, status));
-        shard.code(origin.upstream_rq, status);
-        shard.increment(origin.upstream_rq_completed);
+        for stats in [Some(self.origin(exchange)), self.zone()].into_iter().flatten() {
+            shard.increment(class!(stats, upstream_rq, status));
+            shard.code(stats.upstream_rq, status);
+            shard.increment(stats.upstream_rq_completed);
+        }
     }
 
     fn origin(&self, exchange: &Exchange) -> UpstreamCodeStats {

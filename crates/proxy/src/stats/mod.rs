@@ -145,6 +145,11 @@ impl Shard {
 }
 
 impl SharedShard {
+    /// All names and numbers of the proxy.
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.stats)
+    }
+
     fn change(&self, counter: Counter, offset: usize, amount: u64) {
         self.cells
             .cell(counter.block(), offset, || self.stats.size(counter.block()))

@@ -287,6 +287,11 @@ impl Stats {
         Handles { dense: group.dense, offset: 0, sparse: group.sparse }
     }
 
+    /// The statistics of which this is a part.
+    pub(super) fn of(inner: &Arc<Inner>) -> Self {
+        Self(Arc::clone(inner))
+    }
+
     /// Sets a text that is shown among the statistics (`cluster_manager.cds.version_text`).
     pub fn set_text(&self, name: &str, text: &str) {
         self.0.registry.lock().texts.insert(name.to_owned(), text.to_owned());

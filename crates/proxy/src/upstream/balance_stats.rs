@@ -51,7 +51,14 @@ pub(crate) fn match_stats(stats: &Stats, config: &Cluster) -> Box<[TransportMatc
 impl ClusterHandle {
     /// Tells how large the tables of these hosts are, once they were made.
     pub(crate) fn tell_tables(&self, hosts: &HostSet) {
-        if let (Some(stats), Some(numbers)) = (&self.tables, hosts.table_numbers()) {
+        if let Some(numbers) = hosts.table_numbers() {
+            self.tell_table(numbers);
+        }
+    }
+
+    /// Tells how large a table is.
+    pub(crate) fn tell_table(&self, numbers: TableNumbers) {
+        if let Some(stats) = &self.tables {
             stats.set(&self.control, numbers);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lateen_dataplane::circuit::{Circuit, RoutePriority};
-use lateen_dataplane::cluster::{Assignment, Endpoint, HostChanges, HostRules, HostSet};
+use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint, HostChanges, HostRules, HostSet};
 
 use crate::state::ClusterHandle;
 
@@ -27,6 +27,7 @@ impl ClusterHandle {
             ignore_unchecked: self.config.ignore_unchecked_hosts,
             ignore_health_on_removal: self.config.ignore_health_on_removal,
             monitored: self.config.outlier.is_some(),
+            keeps_duplicates: self.config.discovery == Discovery::Static,
         }
     }
 
@@ -69,7 +70,9 @@ impl ClusterHandle {
                 self.connection_epoch.fetch_add(1, Relaxed);
             }
         }
-        self.hosts.store(Arc::new(new));
+        let new = Arc::new(new);
+        self.zones_changed(&new);
+        self.hosts.store(new);
         self.hosts_changed.send_modify(|version| *version += 1);
     }
 }

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod outlier;
 mod pool;
 mod proxy_protocol;
+pub mod zones;
 
 pub use connect::{ConnectError, Dialing, Purpose, connect};
 pub use pool::{AcquireError, Lease, Pools, Tunnel, Upstream, UpstreamResponse};

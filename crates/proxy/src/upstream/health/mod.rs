@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use lateen_dataplane::cluster::{HealthFlags, Host};
+use lateen_dataplane::cluster::{HealthFlags, Host, Member};
 use lateen_dataplane::health::{Change, HealthCheck, HealthCheckTarget, Session, Verdict};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -145,10 +145,7 @@ async fn check_host(shared: Rc<Shared>, host: Arc<Host>, target: Arc<HealthCheck
             Ok(verdict) => verdict,
             Err(_) => Verdict::Timeout,
         };
-        if !matches!(verdict, Verdict::Success { .. }) {
-            prober.forget();
-        }
-        if prober.other_cluster() {
+        if prober.service_was_asked() {
             shared.shard.increment(shared.stats.verify_cluster);
         }
         let traffic = cluster.had_traffic.load(std::sync::atomic::Ordering::Relaxed);
@@ -162,11 +159,31 @@ async fn check_host(shared: Rc<Shared>, host: Arc<Host>, target: Arc<HealthCheck
         if consequence.change == Change::Changed {
             cluster.refresh_hosts();
         }
-        set_gauges(&shared, &cluster);
+        set_gauges(&shared.stats, &cluster);
         shared.log.note(&shared.check, &cluster, &host, verdict, &consequence, was);
         first.done();
         drop(cluster);
         tokio::time::sleep(consequence.next).await;
+    }
+}
+
+impl ClusterHandle {
+    /// A host says of itself, with an answer to a request, that it wants no more traffic
+    /// (`x-envoy-immediate-health-check-fail`). It gets none until its checks succeed again.
+    pub(crate) fn fail_at_once(&self, host: &Host) {
+        let hosts = self.hosts.load();
+        let checked = |member: &&Member| std::ptr::eq(&*member.host, host) && !member.check.disabled;
+        if self.config.health_checks.is_empty() || hosts.members().find(checked).is_none() {
+            return;
+        }
+        let stats = HealthCheckStats::new(&self.control.stats(), &self.config.stat_name);
+        self.control.increment(stats.failure);
+        self.control.increment(stats.passive_failure);
+        let flags = HealthFlags::FAILED_ACTIVE.and(HealthFlags::EXCLUDED_IMMEDIATELY);
+        if host.set_flags(flags, true) {
+            self.refresh_hosts();
+            set_gauges(&stats, self);
+        }
     }
 }
 
@@ -200,13 +217,13 @@ fn count(shared: &Shared, verdict: Verdict) {
     }
 }
 
-fn set_gauges(shared: &Shared, cluster: &ClusterHandle) {
+fn set_gauges(stats: &HealthCheckStats, cluster: &ClusterHandle) {
     let (mut healthy, mut degraded) = (0, 0);
-    for member in cluster.hosts.load().members() {
+    for member in cluster.hosts.load().members().filter(|member| !member.check.disabled) {
         let flags = member.host.flags();
         healthy += u64::from(!flags.any(HealthFlags::FAILED_ACTIVE));
         degraded += u64::from(flags.any(HealthFlags::DEGRADED_ACTIVE));
     }
-    cluster.control.set(shared.stats.healthy, healthy);
-    cluster.control.set(shared.stats.degraded, degraded);
+    cluster.control.set(stats.healthy, healthy);
+    cluster.control.set(stats.degraded, degraded);
 }

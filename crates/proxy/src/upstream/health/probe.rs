@@ -28,7 +28,8 @@ pub(super) struct Prober {
     /// The authority that its endpoint says.
     hostname: Box<str>,
     kept: Option<Kept>,
-    other_cluster: bool,
+    /// Whether the last answer was held against the name of the service.
+    service_asked: bool,
 }
 
 /// The connection of the last question.
@@ -55,7 +56,7 @@ impl Prober {
             host: Host::new(address, &host.hostname).through(host.transport),
             hostname: target.hostname.clone(),
             kept: None,
-            other_cluster: false,
+            service_asked: false,
         }
     }
 
@@ -64,9 +65,9 @@ impl Prober {
         self.kept = None;
     }
 
-    /// Whether the last answer came from a host of another cluster.
-    pub(super) fn other_cluster(&mut self) -> bool {
-        std::mem::take(&mut self.other_cluster)
+    /// Whether it was looked at, in the last answer, which cluster the host is of.
+    pub(super) fn service_was_asked(&mut self) -> bool {
+        std::mem::take(&mut self.service_asked)
     }
 
     pub(super) async fn ask(
@@ -145,19 +146,20 @@ impl Prober {
             true => self.ask_http2(shard, cluster, &head, body, limit).await?,
             false => self.ask_http1(shard, cluster, &head, body, limit).await?,
         };
+        let body_fits = contains_in_order(&answer.body, &config.receive);
+        let degraded = answer.head.headers.get("x-envoy-degraded").is_some();
+        let verdict = config.judge(answer.head.status, body_fits);
+        if !matches!(verdict, Verdict::Success { .. }) {
+            return Some(verdict);
+        }
         if let Some(service) = &config.service {
+            self.service_asked = true;
             let named = answer.head.headers.get("x-envoy-upstream-healthchecked-cluster");
             if !named.is_some_and(|name| service.matches(name)) {
-                self.other_cluster = true;
                 return Some(Verdict::Failure);
             }
         }
-        let body_fits = contains_in_order(&answer.body, &config.receive);
-        let degraded = answer.head.headers.get("x-envoy-degraded").is_some();
-        Some(match config.judge(answer.head.status, body_fits) {
-            Verdict::Success { .. } => Verdict::Success { degraded },
-            other => other,
-        })
+        Some(Verdict::Success { degraded })
     }
 
     async fn ask_http1(

@@ -59,6 +59,17 @@ impl Headers {
         self.spelled.iter().find(|sent| sent.eq_ignore_ascii_case(name)).map(|sent| &**sent)
     }
 
+    /// Makes place for so many more bytes and fields, so that adding them allocates once.
+    pub fn reserve(&mut self, bytes: usize, fields: usize) {
+        self.arena.reserve(bytes);
+        self.entries.reserve(fields);
+    }
+
+    /// About how many bytes the fields take when they are written: never fewer than they do.
+    pub fn written_size(&self) -> usize {
+        self.arena.len() + 4 * self.entries.len()
+    }
+
     /// The number of fields.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -15,6 +15,7 @@ pub mod bootstrap;
 pub mod client_cert;
 pub mod clock;
 pub mod connection;
+mod decimal;
 mod ending;
 pub mod filters;
 pub mod forward;

@@ -119,7 +119,7 @@ impl BodyWriter {
     }
 
     /// Ends the body and sends everything.
-    pub async fn finish(&mut self, trailers: Option<Headers>) -> Result<(), MessageError> {
+    pub async fn finish(&mut self, trailers: Option<&Headers>) -> Result<(), MessageError> {
         match self {
             Self::Http1(writer) => writer.finish(trailers).await,
             Self::Http2(writer) => writer.finish(trailers),

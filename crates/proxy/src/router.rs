@@ -12,6 +12,7 @@ use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
 use smallvec::SmallVec;
 
 use crate::clock::StreamClock;
+use crate::decimal::Decimal;
 use crate::filters::{Buffered, Outcome, Running};
 use crate::forward::{Failure, Forwarded, stream_limit};
 use crate::listener::ConnectionFacts;
@@ -19,6 +20,7 @@ use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
 use crate::request;
 use crate::respond::{Interim, Responder};
 use crate::state::HttpRuntime;
+use crate::stream::PassError;
 use crate::stream_end::{Sent, StreamEnd};
 use crate::upstream::Tunnel;
 use crate::worker::Worker;
@@ -338,7 +340,7 @@ impl Exchange {
         }
         let table = self.table.clone();
         match crate::forward::forward(self, found, table.as_deref(), action, body, responder).await {
-            Ok(forwarded) => Decision::Forwarded(Box::new(forwarded)),
+            Ok(forwarded) => Decision::Forwarded(forwarded),
             Err(Failure::Reply(reply)) => Decision::Reply(reply),
             Err(Failure::ClientGone) => Decision::Gone,
         }
@@ -471,7 +473,7 @@ impl Exchange {
         if !self.runtime.filters.router.suppress_envoy_headers && responder.request_complete() {
             let millis =
                 self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();
-            head.headers.set("x-envoy-upstream-service-time", millis.to_string());
+            head.headers.set("x-envoy-upstream-service-time", Decimal::new(millis as u64));
         }
         self.info.response_code = head.status;
         self.apply_route(&mut head);
@@ -534,19 +536,19 @@ impl Exchange {
         let log_interval = self.runtime.config.log_options.interval;
         let remaining = forwarded.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let result = {
-            let mut request_writer = forwarded.writer.take();
             let response_body = &mut forwarded.body;
             let response = &forwarded.response;
-            let upload = async {
-                if let Some(request_writer) = &mut request_writer {
-                    match pump(body, request_writer, &mut received).await {
+            let received = &mut received;
+            // Boxed: few answers come before their request is complete, and the others need not make room for it.
+            let mut upload = forwarded.writer.take().map(|mut request_writer| {
+                Box::pin(async move {
+                    match pump(body, &mut request_writer, received).await {
                         Ok(_) => response.request_sent(),
                         // The answer decides; a request that ended in the middle leaves the connection unusable.
-                        Err(_) => return if tunnel { Ok(()) } else { Err(()) },
+                        Err(_) => {}
                     }
-                }
-                Ok(())
-            };
+                })
+            });
             let download = pump(response_body, writer, &mut sent);
             let timeout = async {
                 match remaining {
@@ -554,10 +556,8 @@ impl Exchange {
                     _ => std::future::pending().await,
                 }
             };
-            let mut upload = std::pin::pin!(upload);
             let mut download = std::pin::pin!(download);
             let mut timeout = std::pin::pin!(timeout);
-            let mut uploading = true;
             loop {
                 let tick = async {
                     match log_interval {
@@ -568,8 +568,8 @@ impl Exchange {
                 tokio::select! {
                     biased;
                     result = &mut download => break result.map_err(Some),
-                    _ = &mut upload, if uploading => {
-                        uploading = false;
+                    () = completion(&mut upload), if upload.is_some() => {
+                        upload = None;
                         // A client of HTTP/1 that says no more through a tunnel is gone.
                         if tunnel && !both_ways {
                             break Err(Some(PumpError::Target(MessageError::Closed)));
@@ -600,6 +600,13 @@ impl Exchange {
             }
             Some(PumpError::Target(_)) => self.left(StreamEnd::Gone),
         })
+    }
+}
+
+/// Resolves with a future, if there is one.
+async fn completion(future: &mut Option<impl Future<Output = ()> + Unpin>) {
+    if let Some(future) = future {
+        future.await;
     }
 }
 
@@ -641,31 +648,40 @@ pub async fn pump(
     bytes: &mut u64,
 ) -> Result<Option<Headers>, PumpError> {
     loop {
-        let event = {
-            let mut next = std::pin::pin!(reader.next());
-            match futures::poll!(&mut next) {
-                std::task::Poll::Ready(event) => event,
-                std::task::Poll::Pending => {
-                    writer.flush().await.map_err(PumpError::Target)?;
-                    next.await
-                }
-            }
-        };
-        match event.map_err(PumpError::Source)? {
-            BodyEvent::Data(chunk) => {
-                *bytes += chunk.len() as u64;
-                writer.data(chunk).await.map_err(PumpError::Target)?;
-            }
-            BodyEvent::Trailers(trailers) => {
-                writer.finish(Some(trailers.clone())).await.map_err(PumpError::Target)?;
-                return Ok(Some(trailers));
-            }
-            BodyEvent::End => {
-                writer.finish(None).await.map_err(PumpError::Target)?;
-                return Ok(None);
+        if let (BodyReader::Http1(reader), BodyWriter::Http1(writer)) = (&mut *reader, &mut *writer) {
+            match reader.pass_on(writer, bytes).await {
+                Ok(()) => {}
+                Err(PassError::Source(error)) => return Err(PumpError::Source(error.into())),
+                Err(PassError::Target(error)) => return Err(PumpError::Target(error.into())),
             }
         }
+        let trailers = match next_event(reader, writer).await {
+            Ok(BodyEvent::Data(chunk)) => {
+                *bytes += chunk.len() as u64;
+                match writer.data(chunk).await {
+                    Ok(()) => continue,
+                    Err(error) => return Err(PumpError::Target(error)),
+                }
+            }
+            Ok(BodyEvent::Trailers(trailers)) => Some(trailers),
+            Ok(BodyEvent::End) => None,
+            Err(error) => return Err(error),
+        };
+        return match writer.finish(trailers.as_ref()).await {
+            Ok(()) => Ok(trailers),
+            Err(error) => Err(PumpError::Target(error)),
+        };
     }
+}
+
+/// The next part of a body. Before waiting for it, what was written so far is sent.
+async fn next_event(reader: &mut BodyReader, writer: &mut BodyWriter) -> Result<BodyEvent, PumpError> {
+    let mut next = std::pin::pin!(reader.next());
+    if let std::task::Poll::Ready(event) = futures::poll!(&mut next) {
+        return event.map_err(PumpError::Source);
+    }
+    writer.flush().await.map_err(PumpError::Target)?;
+    next.await.map_err(PumpError::Source)
 }
 
 /// gRPC clients read the status from headers (gRPC over HTTP/2, "Trailers-Only").

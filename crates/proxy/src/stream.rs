@@ -129,6 +129,15 @@ thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
+/// Which end failed when bytes were passed on.
+#[derive(Debug)]
+pub enum PassError {
+    /// That which they come from.
+    Source(io::Error),
+    /// That which they go to.
+    Target(io::Error),
+}
+
 /// A connection with input that was read and not yet used. Clones share it; one may read while another writes.
 #[derive(Debug, Clone)]
 pub struct Shared(Rc<Inner>);
@@ -199,15 +208,58 @@ impl Shared {
 
     fn poll_fill(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            let mut stream = self.0.stream.borrow_mut();
-            let result = std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
-            let bytes = buffer.filled();
-            self.0.ended.set(result.is_err() || bytes.is_empty());
-            result?;
-            let (received, sent) = self.0.moved.get();
-            self.0.moved.set((received + bytes.len() as u64, sent));
+            let bytes = std::task::ready!(self.poll_read(context, scratch))?;
             self.0.input.borrow_mut().extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        })
+    }
+
+    fn poll_read<'a>(&self, context: &mut Context<'_>, scratch: &'a mut [u8]) -> Poll<io::Result<&'a [u8]>> {
+        let mut buffer = ReadBuf::new(scratch);
+        let mut stream = self.0.stream.borrow_mut();
+        let result = std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+        let bytes = buffer.filled().len();
+        self.0.ended.set(result.is_err() || bytes == 0);
+        result?;
+        let (received, sent) = self.0.moved.get();
+        self.0.moved.set((received + bytes as u64, sent));
+        Poll::Ready(Ok(&scratch[..bytes]))
+    }
+
+    /// Moves at most `limit` bytes of what comes to another connection, behind its output, without storing them. What
+    /// that does not take at once becomes its output. Says how many bytes came; 0 is the end.
+    pub fn poll_pass(
+        &self,
+        context: &mut Context<'_>,
+        to: &Self,
+        limit: usize,
+    ) -> Poll<Result<usize, PassError>> {
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+            let read = std::task::ready!(self.poll_read(context, scratch));
+            let bytes = read.map_err(PassError::Source)?;
+            // More than that belongs to the next message.
+            let (bytes, rest) = bytes.split_at(bytes.len().min(limit));
+            self.0.input.borrow_mut().extend_from_slice(rest);
+            let mut output = to.0.output.borrow_mut();
+            let written = {
+                let slices = [io::IoSlice::new(&output), io::IoSlice::new(bytes)];
+                let mut stream = to.0.stream.borrow_mut();
+                let stream = Pin::new(&mut *stream);
+                match &slices[..] {
+                    _ if bytes.is_empty() => Poll::Ready(Ok(0)),
+                    [first, second] if first.is_empty() => stream.poll_write(context, second),
+                    slices => stream.poll_write_vectored(context, slices),
+                }
+            };
+            let written = match written {
+                Poll::Ready(written) => written.map_err(PassError::Target)?,
+                Poll::Pending => 0,
+            };
+            let (received, sent) = to.0.moved.get();
+            to.0.moved.set((received, sent + written as u64));
+            let before = output.len();
+            output.drain(..written.min(before));
+            output.extend_from_slice(&bytes[written.saturating_sub(before)..]);
             Poll::Ready(Ok(bytes.len()))
         })
     }
@@ -216,6 +268,14 @@ impl Shared {
     pub fn is_stale(&self) -> bool {
         let mut context = Context::from_waker(std::task::Waker::noop());
         !self.0.input.borrow().is_empty() || self.poll_fill(&mut context).is_ready()
+    }
+
+    /// After bytes were passed on: sends what the connection did not take at once.
+    pub async fn settle(&self) -> io::Result<()> {
+        if self.0.tls.is_some() || !self.0.output.borrow().is_empty() {
+            self.flush().await?;
+        }
+        Ok(())
     }
 
     /// Writes all output.

@@ -34,7 +34,7 @@ impl Exchange {
     /// Serves the request. The responder says afterwards what the connection may still be used for. `watch` resolves
     /// when the stream of that clock has ended before its time.
     pub async fn serve(
-        mut self,
+        &mut self,
         mut body: BodyReader,
         responder: &mut Responder,
         clock: &StreamClock,
@@ -59,7 +59,8 @@ impl Exchange {
         };
         let response = match outcome {
             Ok(response) => response,
-            Err(expiry) => self.expire(expiry, responder).await,
+            // Boxed: most streams end in time, and need not make room for it.
+            Err(expiry) => Box::pin(self.expire(expiry, responder)).await,
         };
         if !body.is_done() {
             responder.close();
@@ -69,21 +70,21 @@ impl Exchange {
     }
 
     /// Answers a request without routing it.
-    pub async fn answer(mut self, reply: LocalReply, responder: &mut Responder) {
+    pub async fn answer(&mut self, reply: LocalReply, responder: &mut Responder) {
         self.begin();
         let response = self.reply(reply, responder).await;
         self.finish(response, Some(responder));
     }
 
     /// The head did not come in time.
-    pub async fn late(mut self, expiry: Expiry, responder: &mut Responder) {
+    pub async fn late(&mut self, expiry: Expiry, responder: &mut Responder) {
         self.begin();
         let response = self.expire(expiry, responder).await;
         self.finish(response, Some(responder));
     }
 
     /// The client went before its head was complete.
-    pub fn gone(mut self) {
+    pub fn gone(&mut self) {
         self.begin();
         self.left(StreamEnd::Gone);
         self.finish(None, None);

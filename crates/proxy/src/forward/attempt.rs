@@ -35,6 +35,14 @@ struct Waiting {
     idle: Option<Duration>,
 }
 
+/// What is asked of a connection that is not there yet.
+struct Plan {
+    wanted: Wanted,
+    dialing: Option<Box<Dialing>>,
+    /// Not one that was used before.
+    fresh: bool,
+}
+
 impl Tries {
     /// One try.
     pub(super) async fn attempt(
@@ -44,8 +52,13 @@ impl Tries {
         body: &mut BodyReader,
         responder: &mut Responder,
         fresh: bool,
-    ) -> Result<Forwarded, TryError> {
-        let upstream = match self.acquire(exchange, host, body, responder, fresh).await {
+    ) -> Result<Box<Forwarded>, TryError> {
+        let acquired = match self.ready(exchange, host, fresh) {
+            Ok(upstream) => Ok(upstream),
+            // Boxed: a request that finds a connection need not make room for making one.
+            Err(plan) => Box::pin(self.acquire(exchange, host, body, responder, plan)).await,
+        };
+        let upstream = match acquired {
             Ok(upstream) => upstream,
             Err(error) => {
                 // A host that was never asked is not the request's host.
@@ -73,13 +86,18 @@ impl Tries {
         exchange.info.timing.upstream_send_begin = Some(sent_at);
         let end = body.is_done() && self.recording.chunks.is_empty() && self.recording.trailers.is_none();
         exchange.info.timing.upstream_send_end = end.then_some(sent_at);
-        let sent = upstream.send(&exchange.head, end, exchange.tunnel()).await;
+        let sent = upstream.send(&exchange.head, end, exchange.tunnel());
         let (mut writer, mut response) = sent.map_err(|error| reset(&error, false, waiting.reused))?;
+        if writer.is_none() {
+            response.flush().await.map_err(|error| reset(&error, false, waiting.reused))?;
+        }
         response.relay_interim(exchange.interim.clone());
         let tunnel = exchange.upgrade.is_some();
         let answer = match &mut writer {
             Some(writer) if !tunnel => {
-                self.upload_and_wait(exchange, body, writer, &mut response, responder, waiting).await
+                // Boxed: a request without a body need not make room for it.
+                Box::pin(self.upload_and_wait(exchange, body, writer, &mut response, responder, waiting))
+                    .await
             }
             writer => {
                 // What is sent through a tunnel follows the answer.
@@ -107,7 +125,7 @@ impl Tries {
         if self.retries.as_ref().is_some_and(|retries| retries.wants(RetryStatus::Response(&head))) {
             self.active = Some(ActiveRequest::new(&exchange.worker, &self.cluster, self.selection.priority));
         }
-        Ok(Forwarded {
+        Ok(Box::new(Forwarded {
             head,
             body: response_body,
             writer,
@@ -116,19 +134,11 @@ impl Tries {
             replay: None,
             sent_at,
             _active: active,
-        })
+        }))
     }
 
-    /// A connection to the host, or a stream on one.
-    async fn acquire(
-        &self,
-        exchange: &Exchange,
-        host: &Arc<Host>,
-        body: &BodyReader,
-        responder: &mut Responder,
-        fresh: bool,
-    ) -> Result<Upstream, TryError> {
-        let worker = &exchange.worker;
+    /// A connection to the host, or a stream on one, where there is one; else what is to be asked of a new one.
+    fn ready(&self, exchange: &Exchange, host: &Arc<Host>, fresh: bool) -> Result<Upstream, Plan> {
         let wanted = match self.cluster.config.protocol {
             _ if exchange.upgrade.is_some() => Wanted::Http1,
             UpstreamProtocol::Http1 => Wanted::Http1,
@@ -141,11 +151,29 @@ impl Tries {
         };
         let client = exchange.connection.remote.zip(exchange.connection.local);
         let dialing = Dialing::new(&self.cluster, host, &exchange.head, client);
+        let fresh = fresh || exchange.terminate;
+        if fresh {
+            return Err(Plan { wanted, dialing, fresh });
+        }
+        let pools = &exchange.worker.pools;
+        let ready = pools.ready(&self.cluster, host, self.selection.priority, wanted, dialing);
+        ready.map_err(|dialing| Plan { wanted, dialing, fresh })
+    }
+
+    /// Makes a connection to the host, or waits for one.
+    async fn acquire(
+        &self,
+        exchange: &Exchange,
+        host: &Arc<Host>,
+        body: &BodyReader,
+        responder: &mut Responder,
+        plan: Plan,
+    ) -> Result<Upstream, TryError> {
+        let worker = &exchange.worker;
         let upstream = tokio::select! {
             biased;
             upstream = worker.pools.acquire(
-                &worker.stats, &self.cluster, host, self.selection.priority, wanted, dialing,
-                fresh || exchange.terminate,
+                &worker.stats, &self.cluster, host, self.selection.priority, plan.wanted, plan.dialing, plan.fresh,
             ) => upstream,
             () = responder.client_gone(body.is_done()) => {
                 worker.stats.increment(self.cluster.stats.upstream_rq_cancelled);
@@ -204,16 +232,19 @@ impl Tries {
         request_done: bool,
         waiting: Waiting,
     ) -> Result<Answer, TryError> {
-        let now = Instant::now();
-        let per_try_deadline = waiting.per_try.map(|time| now + time);
-        let idle_deadline = waiting.idle.map(|time| now + time);
+        let after = |time: Option<Duration>| time.map(|time| Instant::now() + time);
+        let limits = [
+            (self.deadline, TryError::Timeout),
+            (after(waiting.per_try), TryError::PerTryTimeout),
+            (after(waiting.idle), TryError::PerTryIdle),
+        ];
+        let first = limits.into_iter().filter_map(|(at, error)| Some((at?, error))).min_by_key(|(at, _)| *at);
+        let (at, late) = first.unzip();
         tokio::select! {
             biased;
             head = &mut head => head.map_err(|error| reset(&error, true, waiting.reused)),
             () = responder.relay_until_gone(interim, request_done) => Err(TryError::ClientGone),
-            () = until(self.deadline) => Err(TryError::Timeout),
-            () = until(per_try_deadline) => Err(TryError::PerTryTimeout),
-            () = until(idle_deadline) => Err(TryError::PerTryIdle),
+            () = until(at) => Err(late.unwrap_or(TryError::Timeout)),
         }
     }
 }

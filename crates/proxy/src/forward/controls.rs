@@ -8,6 +8,8 @@ use std::time::Duration;
 use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::route::{Forward, GrpcTimeout, RequestedRetries, RetryOn, RetryPolicy};
 
+use crate::decimal::Decimal;
+
 /// Headers for the router.
 #[derive(Debug, Default)]
 pub(super) struct Controls {
@@ -125,9 +127,9 @@ impl Timeouts {
         let left = self.whole.map_or(expected, |whole| {
             whole.checked_sub(elapsed).unwrap_or_default().max(Duration::from_millis(1)).min(expected)
         });
-        let millis = left.as_millis().to_string();
+        let millis = Decimal::new(left.as_millis() as u64);
         if self.write_grpc {
-            head.headers.set("grpc-timeout", [&millis, "m"].concat());
+            head.headers.set("grpc-timeout", [millis.as_bytes(), b"m"].concat());
         }
         if !suppress {
             head.headers.set("x-envoy-expected-rq-timeout-ms", millis);

@@ -71,13 +71,15 @@ async fn send_copy(
         .ok()?;
     worker.stats.increment(cluster.stats.upstream_rq_total);
     let end = chunks.is_empty() && trailers.is_none();
-    let (writer, mut response) = upstream.send(&head, end, crate::upstream::Tunnel::None).await.ok()?;
+    let (writer, mut response) = upstream.send(&head, end, crate::upstream::Tunnel::None).ok()?;
     if let Some(mut writer) = writer {
         for chunk in chunks {
             writer.data(chunk).await.ok()?;
         }
-        writer.finish(trailers).await.ok()?;
+        writer.finish(trailers.as_ref()).await.ok()?;
         response.request_sent();
+    } else {
+        response.flush().await.ok()?;
     }
     let (_, mut body) = response.head().await.ok()?;
     while let BodyEvent::Data(_) = body.next().await.ok()? {}

@@ -88,7 +88,7 @@ pub async fn forward(
     action: &Forward,
     body: &mut BodyReader,
     responder: &mut Responder,
-) -> Result<Forwarded, Failure> {
+) -> Result<Box<Forwarded>, Failure> {
     let worker = Rc::clone(&exchange.worker);
     let name = found.cluster(&exchange.head);
     let cluster = name.as_ref().and_then(|name| worker.state.clusters.load().get(name).cloned());

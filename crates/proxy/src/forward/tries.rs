@@ -117,7 +117,7 @@ impl Tries {
         exchange: &mut Exchange,
         body: &mut BodyReader,
         responder: &mut Responder,
-    ) -> Result<Forwarded, Failure> {
+    ) -> Result<Box<Forwarded>, Failure> {
         let mut fresh = false;
         loop {
             exchange.info.attempts += 1;
@@ -134,7 +134,9 @@ impl Tries {
                 continue;
             }
             self.note_result(&host, &result);
-            self.tried.push(host);
+            if self.retries.is_some() {
+                self.tried.push(host);
+            }
             match self.next(exchange, &result) {
                 Next::Retry(pause) => {
                     self.before_retry(exchange, result);
@@ -157,7 +159,7 @@ impl Tries {
     }
 
     /// What the result says about the host.
-    fn note_result(&self, host: &Arc<Host>, result: &Result<Forwarded, TryError>) {
+    fn note_result(&self, host: &Arc<Host>, result: &Result<Box<Forwarded>, TryError>) {
         let counters = &host.counters;
         let report = match result {
             Ok(forwarded) => {
@@ -190,7 +192,7 @@ impl Tries {
     }
 
     /// Decides about another try, and counts it as one.
-    fn next(&mut self, exchange: &mut Exchange, result: &Result<Forwarded, TryError>) -> Next {
+    fn next(&mut self, exchange: &mut Exchange, result: &Result<Box<Forwarded>, TryError>) -> Next {
         let (shard, stats) = (&exchange.worker.stats, self.cluster.stats);
         let Some(retries) = &mut self.retries else { return Next::Finish };
         let status = match result {
@@ -233,7 +235,7 @@ impl Tries {
     }
 
     /// Counts what becomes of a try that is not the last.
-    fn before_retry(&mut self, exchange: &Exchange, result: Result<Forwarded, TryError>) {
+    fn before_retry(&mut self, exchange: &Exchange, result: Result<Box<Forwarded>, TryError>) {
         self.retried = true;
         let (shard, stats) = (&exchange.worker.stats, self.cluster.stats);
         match result {
@@ -283,7 +285,7 @@ impl Tries {
 
     /// Whether a kept connection had ended before anything was sent. That says nothing about the host, and the request
     /// is sent once more without counting this as a retry. What may have reached an application is not sent again.
-    fn was_stale(&self, result: &Result<Forwarded, TryError>) -> bool {
+    fn was_stale(&self, result: &Result<Box<Forwarded>, TryError>) -> bool {
         let Err(TryError::Reset { reused: true, sent: false, .. }) = result else { return false };
         !self.stale_retried && self.recording.replayable()
     }

@@ -81,7 +81,7 @@ pub(super) async fn upload(
             BodyEvent::End => recording.complete = true,
         }
     }
-    writer.finish(recording.trailers.clone()).await.map_err(UploadError::Upstream)
+    writer.finish(recording.trailers.as_ref()).await.map_err(UploadError::Upstream)
 }
 
 /// The next part of the body. Before waiting for it, what was written so far is sent.

@@ -1,6 +1,7 @@
 //! Bodies of HTTP/1 messages on their connections.
 
 use std::io::Write;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use lateen_dataplane::head::Headers;
@@ -8,7 +9,7 @@ use lateen_dataplane::head::Headers;
 use super::decode::{BodyDecoder, Framing};
 use crate::clock::{Expiry, StreamClock};
 use crate::message::{BodyEvent, MessageError};
-use crate::stream::Shared;
+use crate::stream::{PassError, Shared};
 
 /// Chunks up to this are copied behind what waits for the kernel; longer ones are written from where they are.
 const COPIED: usize = 8 * 1024;
@@ -63,6 +64,47 @@ impl BodyReader {
                 std::future::pending().await
             }
         }
+    }
+
+    /// Passes on what comes as long as it needs no look at it, and neither end of it a copy. Returns where another
+    /// event than data may follow.
+    pub async fn pass_on(&mut self, writer: &mut BodyWriter, moved: &mut u64) -> Result<(), PassError> {
+        // A client's body is kept for another try, and its end means more.
+        if self.clock.is_some() {
+            return Ok(());
+        }
+        while let Some(limit) = self.passable(writer) {
+            let target = &writer.connection;
+            let pass = |context: &mut Context<'_>| self.connection.poll_pass(context, target, limit);
+            let passed = match futures::poll!(std::future::poll_fn(pass)) {
+                Poll::Ready(passed) => passed?,
+                Poll::Pending => {
+                    // Before waiting, what was written so far is sent.
+                    target.flush().await.map_err(PassError::Target)?;
+                    std::future::poll_fn(pass).await?
+                }
+            };
+            if passed == 0 {
+                return Ok(());
+            }
+            *moved += passed as u64;
+            self.decoder.passed(passed as u64);
+            self.complete.set(self.decoder.is_done());
+            writer.passed(passed as u64);
+            writer.connection.settle().await.map_err(PassError::Target)?;
+        }
+        Ok(())
+    }
+
+    fn passable(&self, writer: &BodyWriter) -> Option<usize> {
+        let limit = match writer.framing {
+            Framing::Length(left) => left,
+            Framing::UntilClose => u64::MAX,
+            Framing::Chunked => return None,
+        };
+        let limit = self.decoder.passable()?.min(limit);
+        (limit > 0 && self.connection.input().is_empty())
+            .then(|| usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
     async fn receive(&mut self) -> Result<BodyEvent, MessageError> {
@@ -127,11 +169,21 @@ impl BodyWriter {
         Ok(())
     }
 
+    /// So many bytes were sent on the connection itself.
+    fn passed(&mut self, count: u64) {
+        if let Framing::Length(left) = &mut self.framing {
+            *left -= count;
+        }
+        if let Some(clock) = &self.clock {
+            clock.touch();
+        }
+    }
+
     /// Ends the body and sends everything.
-    pub async fn finish(&mut self, trailers: Option<Headers>) -> Result<(), MessageError> {
+    pub async fn finish(&mut self, trailers: Option<&Headers>) -> Result<(), MessageError> {
         match self.framing {
             Framing::Chunked => {
-                write_end(&mut self.connection.output(), trailers.as_ref().filter(|_| self.trailers));
+                write_end(&mut self.connection.output(), trailers.filter(|_| self.trailers));
             }
             Framing::Length(left) if left > 0 => {
                 return Err(MessageError::Protocol("the body is shorter than its content-length"));

@@ -60,6 +60,22 @@ impl BodyDecoder {
         self.state == State::Done && self.trailers.is_empty()
     }
 
+    /// How many bytes may be passed on without a look at them; none where there is framing between them.
+    pub fn passable(&self) -> Option<u64> {
+        match self.state {
+            State::Left(left) => Some(left),
+            State::UntilClose => Some(u64::MAX),
+            _ => None,
+        }
+    }
+
+    /// So many bytes were passed on.
+    pub fn passed(&mut self, count: u64) {
+        if let State::Left(left) = self.state {
+            self.state = if left > count { State::Left(left - count) } else { State::Done };
+        }
+    }
+
     /// The connection ended. Whether that ends the body as it should.
     pub fn close(&mut self) -> bool {
         let ends = matches!(self.state, State::UntilClose | State::Done);

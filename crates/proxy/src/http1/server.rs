@@ -28,6 +28,8 @@ struct Server {
     shared: Shared,
     clock: StreamClock,
     rules: RequestRules,
+    /// Whether all of the present request has been received.
+    complete: Rc<Cell<bool>>,
     requests: u32,
     /// Since when nothing happened.
     idle_since: Instant,
@@ -64,6 +66,7 @@ pub async fn serve(client: Client, shared: Shared) -> Ending {
         client,
         shared,
         rules,
+        complete: Rc::default(),
         requests: 0,
         draining: None,
     };
@@ -98,7 +101,7 @@ impl Server {
                 }
                 Head::Late(expiry) => {
                     shard.increment(stats.downstream_rq_http1_total);
-                    let exchange = self.exchange(RequestHead::default(), Protocol::Http11);
+                    let mut exchange = self.exchange(RequestHead::default(), Protocol::Http11);
                     let mut responder = self.responder(false, false, false, Rc::default());
                     Box::pin(exchange.late(expiry, &mut responder)).await;
                     return Ending::Delay;
@@ -269,7 +272,8 @@ impl Server {
 
     /// Serves a request; says how the connection ends, if it does.
     async fn serve_request(&mut self, mut head: RequestHead, parsed: ParsedRequest) -> Option<Ending> {
-        let complete = Rc::new(Cell::new(false));
+        let complete = Rc::clone(&self.complete);
+        complete.set(false);
         let reader = |framing| {
             let reader = Http1BodyReader::new(self.shared.clone(), framing, Rc::clone(&complete));
             BodyReader::Http1(reader.with_clock(&self.clock))
@@ -300,7 +304,8 @@ impl Server {
         let line = head.method().len() + head.path().len() + "  HTTP/1.1\r\n".len();
         let fields = head.headers.len() + usize::from(!head.authority().is_empty());
         let size = HeadSize { bytes: parsed.length as u32, line: line as u32, fields: fields as u32 };
-        let mut exchange = self.exchange(head, protocol);
+        // On the heap by itself: what is boxed at once is copied as a whole.
+        let mut exchange = Box::new(self.exchange(head, protocol));
         exchange.info.downstream_head = size;
         exchange.missing_host = parsed.missing_host && exchange.head.authority().is_empty();
         exchange.scheme_given = parsed.scheme_given;

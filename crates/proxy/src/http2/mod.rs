@@ -140,12 +140,12 @@ impl BodyWriter {
     }
 
     /// Ends the body.
-    pub fn finish(&mut self, trailers: Option<Headers>) -> Result<(), MessageError> {
+    pub fn finish(&mut self, trailers: Option<&Headers>) -> Result<(), MessageError> {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
         match trailers {
-            Some(trailers) => self.stream.send_trailers(header_map(&trailers))?,
+            Some(trailers) => self.stream.send_trailers(header_map(trailers))?,
             None => self.stream.send_data(Bytes::new(), true)?,
         }
         Ok(())

@@ -201,7 +201,9 @@ fn start_stream(
     } else {
         BodyReader::Http2(Http2BodyReader::new(body).with_clock(&clock))
     };
-    let mut exchange = Exchange::new(&client.worker, &client.runtime, &client.facts, head, Protocol::Http2);
+    // On the heap by itself: the state of a task is copied as a whole.
+    let mut exchange =
+        Box::new(Exchange::new(&client.worker, &client.runtime, &client.facts, head, Protocol::Http2));
     exchange.begun = clock.begun();
     exchange.scheme_given = true;
     let mut responder = Responder::Http2(Http2Responder {

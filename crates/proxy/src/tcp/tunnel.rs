@@ -47,7 +47,7 @@ pub(super) async fn open(
     })?;
     let tunnel = if config.post_path.is_some() { Tunnel::None } else { Tunnel::Connect };
     let failed = |_| Failed::Tunnel("the tunnel's connection ended");
-    let (writer, mut response) = upstream.send(&head, false, tunnel).await.map_err(failed)?;
+    let (writer, mut response) = upstream.send(&head, false, tunnel).map_err(failed)?;
     let Some(mut writer) = writer else { return Err(Failed::Tunnel("the tunnel takes no bytes")) };
     writer.flush().await.map_err(failed)?;
     let (answer, reader) = response.head().await.map_err(failed)?;

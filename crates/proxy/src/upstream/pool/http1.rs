@@ -153,17 +153,17 @@ impl HostPool {
     pub(super) fn give_back(&self, connection: Connection) {
         connection.account.busy.set(false);
         connection.account.count_bytes(&connection.shared);
-        let mut connection = Box::new(connection);
+        let mut connection = connection;
         loop {
             let Some(waiting) = self.waiting.borrow_mut().pop_front() else { break };
-            match waiting.send(Turn::Connection(connection)) {
+            match waiting.send(Turn::Connection(Box::new(connection))) {
                 Ok(()) => return,
-                Err(Turn::Connection(back)) => connection = back,
+                Err(Turn::Connection(back)) => connection = *back,
                 Err(_) => return,
             }
         }
         connection.shared.release();
-        self.idle.borrow_mut().push(Idle { connection: *connection, since: Instant::now() });
+        self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
     }
 
     /// Whether it has connections, or requests that wait for one.

@@ -172,7 +172,7 @@ impl HostPool {
     }
 
     /// A place on a connection that has one.
-    fn free(self: &Rc<Self>) -> Option<Stream> {
+    pub(super) fn free(self: &Rc<Self>) -> Option<Stream> {
         let mut connections = self.connections.borrow_mut();
         let mut found = None;
         connections.retain(|connection| {

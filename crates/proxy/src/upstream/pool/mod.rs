@@ -86,9 +86,10 @@ pub struct Lease {
     pool: Rc<http1::HostPool>,
     /// Whether it had carried a request before.
     pub reused: bool,
-    sent: Rc<Cell<bool>>,
+    sent: Cell<bool>,
+    /// Shared with who reads the answer's body.
     received: Rc<Cell<bool>>,
-    keep: Rc<Cell<bool>>,
+    keep: Cell<bool>,
     head: Cell<HeadSize>,
 }
 
@@ -173,6 +174,38 @@ pub enum TunnelKind {
 }
 
 impl Pools {
+    /// What there is without waiting: a kept connection, or a place on one. Most requests need no more.
+    pub fn ready(
+        &self,
+        cluster: &Arc<ClusterHandle>,
+        host: &Arc<Host>,
+        priority: RoutePriority,
+        wanted: Wanted,
+        dialing: Option<Box<Dialing>>,
+    ) -> Result<Upstream, Option<Box<Dialing>>> {
+        let key = (Arc::as_ptr(cluster) as usize, Arc::as_ptr(host) as usize, priority, dialing);
+        if wanted != Wanted::Http1 {
+            let pools = self.http2.borrow();
+            let pool = pools.get(&key);
+            if let Some(stream) = pool.and_then(|pool| pool.free()) {
+                return Ok(Upstream::Http2(stream));
+            }
+            // Where HTTP/2 may still come of it, that is to be waited for.
+            if wanted == Wanted::Http2 || pool.is_some_and(|pool| !pool.only_http1.get()) {
+                return Err(key.3);
+            }
+        }
+        let pools = self.http1.borrow();
+        let found = pools.get(&key).and_then(|pool| Some((pool, pool.take_idle()?)));
+        match found {
+            Some((pool, connection)) => {
+                connection.account.begin_request();
+                Ok(Upstream::Http1(Lease::new(connection, pool, true)))
+            }
+            None => Err(key.3),
+        }
+    }
+
     /// A connection to a host.
     #[allow(clippy::too_many_arguments)]
     pub async fn acquire(
@@ -224,15 +257,7 @@ impl Pools {
             None => pool.acquire(stats, fresh).await?,
         };
         connection.account.begin_request();
-        Ok(Upstream::Http1(Lease {
-            connection: Some(connection),
-            pool,
-            reused,
-            sent: Rc::default(),
-            received: Rc::default(),
-            keep: Rc::default(),
-            head: Cell::default(),
-        }))
+        Ok(Upstream::Http1(Lease::new(connection, &pool, reused)))
     }
 
     /// A place for one more pool; where there is none, those that nobody needs make room.
@@ -331,15 +356,15 @@ impl Upstream {
         }
     }
 
-    /// Sends a head. With `end` there is no body, and everything is sent when this returns.
-    pub async fn send(
+    /// Writes a head. With `end` there is no body, and the [response](UpstreamResponse::flush) sends what was written.
+    pub fn send(
         self,
         head: &RequestHead,
         end: bool,
         tunnel: Tunnel<'_>,
     ) -> Result<(Option<BodyWriter>, UpstreamResponse), MessageError> {
         match self {
-            Self::Http1(lease) => lease.send(head, end, tunnel).await,
+            Self::Http1(lease) => lease.send(head, end, tunnel),
             Self::Http2(Http2Stream { mut sender, guard, .. }) => {
                 let request = codec2::request(head)?;
                 let (response, stream) = sender.send_request(request, end)?;
@@ -351,7 +376,19 @@ impl Upstream {
 }
 
 impl Lease {
-    async fn send(
+    fn new(connection: Connection, pool: &Rc<http1::HostPool>, reused: bool) -> Self {
+        Self {
+            connection: Some(connection),
+            pool: Rc::clone(pool),
+            reused,
+            sent: Cell::default(),
+            received: Rc::default(),
+            keep: Cell::default(),
+            head: Cell::default(),
+        }
+    }
+
+    fn send(
         self,
         head: &RequestHead,
         end: bool,
@@ -375,19 +412,25 @@ impl Lease {
             let spelling = codec1::Spelling::default();
             codec1::write_request(&mut shared.output(), head, framing, upgrade, spelling);
         }
-        let writer = if end && tunnel.is_none() {
-            shared.flush().await?;
-            self.sent.set(true);
-            None
-        } else {
-            Some(BodyWriter::Http1(codec1::BodyWriter::new(shared, framing)))
-        };
+        let writer =
+            (!end || !tunnel.is_none()).then(|| BodyWriter::Http1(codec1::BodyWriter::new(shared, framing)));
         let response = UpstreamResponse::Http1 { lease: self, to_head, tunnel: tunnel.kind(), interim: None };
         Ok((writer, response))
     }
 }
 
 impl UpstreamResponse {
+    /// Sends the head of a request without a body.
+    pub async fn flush(&self) -> Result<(), MessageError> {
+        if let Self::Http1 { lease, .. } = self
+            && let Some(connection) = &lease.connection
+        {
+            connection.shared.flush().await?;
+            lease.sent.set(true);
+        }
+        Ok(())
+    }
+
     /// Says that the request's body was sent to its end.
     pub fn request_sent(&self) {
         if let Self::Http1 { lease, .. } = self {
@@ -431,13 +474,10 @@ impl UpstreamResponse {
                         let parsed = codec1::parse_response(&input, limits, *to_head, &mut head)
                             .map_err(MessageError::Protocol)?;
                         if let Some(parsed) = &parsed {
-                            let line = input.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-                            let lines = input[..parsed.length].iter().filter(|byte| **byte == b'\n').count();
                             lease.head.set(HeadSize {
                                 bytes: parsed.length as u32,
-                                line: line as u32,
-                                // Lines without the first and the empty one: some fields are not kept.
-                                fields: lines.saturating_sub(2) as u32,
+                                line: parsed.line as u32,
+                                fields: parsed.fields as u32,
                             });
                             bytes::Buf::advance(&mut *input, parsed.length);
                         }

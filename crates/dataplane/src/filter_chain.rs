@@ -251,6 +251,7 @@ mod tests {
     fn chains(conditions: Vec<(&str, FilterChainMatch)>, default: Option<&str>) -> FilterChains {
         let chain = |name: &str| {
             Arc::new(FilterChain {
+                digest: [0; 2],
                 name: name.into(),
                 transport: crate::tls::DownstreamTransport::Plain,
                 transport_timeout: None,

@@ -112,11 +112,20 @@ pub struct Listener {
     pub ignore_global_limit: bool,
     /// For connections as a whole.
     pub access_log: Vec<AccessLog>,
+    /// Of all that is not in its chains: versions with the same one differ in nothing else.
+    pub digest: Digest,
+    /// Whether connections end, too, when the proxy is told to fail health checks (`drain_type`).
+    pub drains_when_failing: bool,
 }
+
+/// By which messages are compared.
+pub type Digest = [u64; 2];
 
 /// One way to serve a connection.
 #[derive(Debug)]
 pub struct FilterChain {
+    /// Of the whole message, its condition included: chains with the same one are the same.
+    pub digest: Digest,
     /// Its name.
     pub name: Arc<str>,
     /// What a connection passes first.

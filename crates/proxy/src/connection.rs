@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use lateen_dataplane::listener::{Codec, HttpConnectionManager};
 
 use crate::clock::{Alarm, Limits};
+use crate::drain::Drain;
 use crate::ending::{self, Ending};
 use crate::inspect::PREFACE;
 use crate::listener::ConnectionFacts;
@@ -22,6 +23,8 @@ pub struct Client {
     pub worker: Rc<Worker>,
     /// The version of the listener it began with.
     pub listener: Arc<ActiveListener>,
+    /// How its end comes.
+    pub drain: Arc<Drain>,
     /// The connection manager.
     pub runtime: Arc<HttpRuntime>,
     /// Addresses and the like.
@@ -36,6 +39,7 @@ pub struct Client {
 pub async fn serve(
     worker: &Rc<Worker>,
     listener: &Arc<ActiveListener>,
+    drain: &Arc<Drain>,
     runtime: &Arc<HttpRuntime>,
     stream: Stream,
     input: BytesMut,
@@ -54,6 +58,7 @@ pub async fn serve(
     let mut client = Client {
         worker: Rc::clone(worker),
         listener: Arc::clone(listener),
+        drain: Arc::clone(drain),
         runtime: Arc::clone(runtime),
         facts: facts.into(),
         begun,
@@ -147,8 +152,8 @@ pub async fn at(alarm: &mut Alarm, time: Option<Instant>) {
 
 /// Resolves when an idle connection is to end. One on which nothing was said yet has a moment more: it may have been
 /// accepted just when the end began, with its first request on the way.
-pub async fn ended(listener: &ActiveListener, first: bool) {
-    listener.drain.closed().await;
+pub async fn ended(drain: &Drain, first: bool) {
+    drain.closed().await;
     if first {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -180,7 +185,7 @@ async fn sniff(client: &mut Client, shared: &Shared) -> Option<bool> {
                 Ok(1..) => {}
                 _ => return None,
             },
-            () = ended(&client.listener, true) => return None,
+            () = ended(&client.drain, true) => return None,
             () = at(&mut client.alarm, due.map(|(at, _)| at)) => {
                 if let Some((_, due)) = due {
                     client.count(due);

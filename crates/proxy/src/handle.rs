@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Channel;
 
 use crate::bootstrap::{BootstrapError, ads_cluster, default_bind, place};
+use crate::drain::DrainPolicy;
 use crate::manager::{ApplyError, Manager, SharedManager};
 use crate::overload::{self, Limits};
 use crate::runtime::Runtime;
@@ -29,6 +30,8 @@ pub struct ProxyOptions {
     pub concurrency: usize,
     /// How long the end may take.
     pub drain_time: Duration,
+    /// Whether connections of what was replaced end with their next answer, and not with one of the drain time.
+    pub drain_at_once: bool,
     /// Descriptors to listen on in place of making sockets, by the address that the configuration names.
     pub listeners: HashMap<SocketAddr, TcpListener>,
     /// The channel to the control plane, in place of the bootstrap's ADS cluster.
@@ -42,6 +45,7 @@ impl Default for ProxyOptions {
         Self {
             concurrency: 0,
             drain_time: Duration::from_secs(600),
+            drain_at_once: false,
             listeners: HashMap::new(),
             ads: None,
             last_good_config: None,
@@ -107,6 +111,7 @@ impl Proxy {
         overload::raise_file_limit();
         let node = bootstrap.node.clone().unwrap_or_default();
         let mut state = State::new(default_bind(&bootstrap)?).with_node(&node.id, &node.cluster);
+        state.drain = DrainPolicy { time: options.drain_time, gradual: !options.drain_at_once };
         state.runtime = Runtime::new(&bootstrap);
         state.limits = Limits::new(&bootstrap, &state.runtime).0;
         if let Some(place) = place(&bootstrap) {

@@ -16,6 +16,7 @@ pub mod client_cert;
 pub mod clock;
 pub mod connection;
 mod decimal;
+pub mod drain;
 mod ending;
 pub mod filters;
 pub mod forward;

@@ -242,7 +242,14 @@ async fn dispatch(
     worker.stats.increment(stats.downstream_cx_total);
     worker.stats.increment(stats.downstream_cx_active);
     let begun = Instant::now();
-    *info = run_chain(worker, listener, chain, stream, input, facts).await;
+    let socket = facts.direct.zip(stream.descriptor());
+    if let Some((peer, socket)) = socket {
+        worker.open.borrow_mut().add(socket, &chain.drain, peer);
+    }
+    *info = run_chain(worker, listener, &chain, stream, input, facts).await;
+    if let Some((_, socket)) = socket {
+        worker.open.borrow_mut().remove(socket);
+    }
     worker.stats.decrement(stats.downstream_cx_active);
     worker.stats.increment(stats.downstream_cx_destroy);
     worker.stats.record(stats.downstream_cx_length_ms, begun.elapsed().as_millis() as u64);
@@ -256,11 +263,11 @@ fn refuse_bytes(stream: &Stream, input: &BytesMut) {
     }
 }
 
-fn find_chain<'a>(
-    listener: &'a ActiveListener,
+fn find_chain(
+    listener: &ActiveListener,
     facts: &ConnectionFacts,
     found: &inspect::Found,
-) -> Option<&'a ActiveChain> {
+) -> Option<Arc<ActiveChain>> {
     let protocols: Vec<&str> = match found.http {
         Some(http) => vec![http.as_str()],
         None => found.application_protocols.iter().map(String::as_str).collect(),
@@ -276,7 +283,7 @@ fn find_chain<'a>(
         },
         application_protocols: &protocols,
     })?;
-    listener.chain(chain)
+    listener.chain(chain).cloned()
 }
 
 /// Takes a connection through its chain. Gives what the listener's log says of it, if there is such a log.
@@ -365,16 +372,16 @@ async fn run_chain(
     let mut info = (!listener.log.is_empty()).then(|| Box::new(facts.stream_info(worker)));
     match &chain.end {
         ChainRuntime::Http(runtime) => {
-            connection::serve(worker, listener, runtime, stream, input, facts).await;
+            connection::serve(worker, listener, &chain.drain, runtime, stream, input, facts).await;
         }
         ChainRuntime::Tcp(runtime) => {
             let begun = info.unwrap_or_else(|| Box::new(facts.stream_info(worker)));
             // Boxed: the other ends of a chain need less.
-            let served = tcp::serve(worker, listener, runtime, &chain.gates, stream, input, &facts, *begun);
+            let served = tcp::serve(worker, listener, runtime, chain, stream, input, &facts, *begun);
             info = Some(Box::new(Box::pin(served).await));
         }
         ChainRuntime::Echo => {
-            network::echo(listener, stream, input, info.get_or_insert_default()).await;
+            network::echo(&chain.drain, stream, input, info.get_or_insert_default()).await;
         }
         ChainRuntime::DirectResponse(text) => {
             network::respond(text, stream, input, info.get_or_insert_default()).await;

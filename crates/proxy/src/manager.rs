@@ -4,6 +4,7 @@
 //! known, a listener when its routes are. Until then what was there before serves. A resource that is refused changes
 //! nothing.
 
+mod drains;
 mod secrets;
 mod view;
 
@@ -472,7 +473,7 @@ impl Manager {
     }
 
     /// The point from which connections are served by this version.
-    fn activate_listener(&mut self, listener: ActiveListener) -> Result<(), ApplyError> {
+    fn activate_listener(&mut self, mut listener: ActiveListener) -> Result<(), ApplyError> {
         let name = Arc::clone(&listener.config.name);
         self.warming_listeners.remove(&name);
         let current = self.state.listeners.load_full();
@@ -480,9 +481,19 @@ impl Manager {
             && same_sockets(&handle.active.load(), &listener)
         {
             // The sockets stay, so no connection is lost.
-            let old = handle.active.swap(Arc::new(listener));
-            old.drain.replace();
-            self.counts.shard.increment(self.counts.listeners.listener_in_place_updated);
+            let before = handle.active.load_full();
+            if before.config.digest == listener.config.digest {
+                // Nothing but chains changed, and those that are the same go on with their connections.
+                let gone = listener.adopt(&before);
+                handle.active.store(Arc::new(listener));
+                self.drain_replaced(gone);
+                self.counts.shard.increment(self.counts.listeners.listener_in_place_updated);
+            } else {
+                handle.active.store(Arc::new(listener));
+                self.drain_listener(&before);
+                let created = self.workers.len() as u64;
+                self.counts.shard.add(self.counts.listeners.listener_create_success, created);
+            }
             return Ok(());
         }
         let mut sockets = Vec::new();
@@ -500,7 +511,8 @@ impl Manager {
         let handle =
             Arc::new(ListenerHandle { name: Arc::clone(&name), active: Arc::new(listener).into(), bound });
         if let Some(old) = current.by_name.get(&name) {
-            self.close_sockets(old);
+            self.stop_accepting(old);
+            self.drain_listener(&old.active.load());
         }
         let mut listeners = Listeners { by_name: current.by_name.clone(), ..Listeners::default() };
         listeners.by_name.insert(name, Arc::clone(&handle));
@@ -547,14 +559,18 @@ impl Manager {
         }
     }
 
-    fn close_sockets(&self, handle: &ListenerHandle) {
+    fn stop_accepting(&self, handle: &ListenerHandle) {
         for worker in &self.workers {
             let _ = worker.send(Command::Close(Arc::clone(&handle.name)));
         }
-        handle.active.load().drain.close();
     }
 
-    /// Removes a listener: nothing new is accepted, what is under way finishes.
+    fn close_sockets(&self, handle: &ListenerHandle) {
+        self.stop_accepting(handle);
+        handle.active.load().close();
+    }
+
+    /// Removes a listener: nothing new is accepted, and connections end within the drain time.
     pub fn remove_listener(&mut self, name: &str) {
         if self.sources.listeners.remove(name).is_some() {
             self.counts.shard.increment(self.counts.listeners.listener_removed);
@@ -562,7 +578,8 @@ impl Manager {
         self.warming_listeners.remove(name);
         let current = self.state.listeners.load_full();
         if let Some(handle) = current.by_name.get(name) {
-            self.close_sockets(handle);
+            self.stop_accepting(handle);
+            self.drain_listener(&handle.active.load());
             let mut listeners = Listeners { by_name: current.by_name.clone(), ..Listeners::default() };
             listeners.by_name.remove(name);
             self.publish_listeners(listeners);

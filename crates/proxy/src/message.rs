@@ -126,6 +126,14 @@ impl BodyWriter {
         }
     }
 
+    /// Ends our direction of a tunnel; the other one goes on.
+    pub async fn end_direction(&mut self) -> Result<(), MessageError> {
+        match self {
+            Self::Http1(writer) => writer.end_direction().await,
+            Self::Http2(writer) => writer.finish(None),
+        }
+    }
+
     /// Sends what waits.
     pub async fn flush(&mut self) -> Result<(), MessageError> {
         match self {

@@ -334,6 +334,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
             // Envoy takes 0 for 1; not given is one a processor.
             concurrency: options.concurrency.map_or(0, |count| count.max(1) as usize),
             drain_time: Duration::from_secs(options.drain_time_s),
+            drain_at_once: options.drain_strategy == Some(DrainStrategy::Immediate),
             last_good_config: kept.or_else(|| std::env::var_os("LATEEN_LAST_GOOD_CONFIG").map(Into::into)),
             ..ProxyOptions::default()
         },

@@ -12,10 +12,10 @@ use lateen_dataplane::head::ResponseHead;
 use lateen_dataplane::http_protocol::HeaderCase;
 
 use crate::clock::StreamClock;
+use crate::drain::Drain;
 use crate::http1::{self, Framing, ResponseWriting};
 use crate::http2;
 use crate::message::{BodyWriter, MessageError};
-use crate::state::ActiveListener;
 use crate::stream::Shared;
 use crate::stream_end::StreamEnd;
 
@@ -37,8 +37,8 @@ pub struct Http1Responder {
     pub to_head: bool,
     /// Whether the connection is used again.
     pub keep_alive: bool,
-    /// The listener, which may be about to end.
-    pub listener: Arc<ActiveListener>,
+    /// Whether the connection is about to end.
+    pub drain: Arc<Drain>,
     /// Whether all of the request has been received.
     pub complete: Rc<Cell<bool>>,
     /// Whether trailers are passed on.
@@ -255,7 +255,7 @@ impl Responder {
 impl Http1Responder {
     fn send(&mut self, head: &ResponseHead, end: bool, tunnel: bool) -> Option<BodyWriter> {
         // What is left of the request would be taken for the next one.
-        if self.listener.drain.is_draining() || !self.complete.get() {
+        if self.drain.is_draining() || !self.complete.get() {
             self.keep_alive = false;
         }
         let bodiless = self.to_head || matches!(head.status, 100..=199 | 204 | 304);

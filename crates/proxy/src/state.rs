@@ -11,7 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use lateen_dataplane::circuit::Circuit;
 use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet};
 use lateen_dataplane::listener::{
-    AccessLog, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
+    AccessLog, Digest, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
 };
 use lateen_dataplane::route::RouteTable;
 use lateen_dataplane::tls::DownstreamTransport;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::access_log::{LogFiles, LogSink};
+use crate::drain::{Drain, DrainPolicy};
 use crate::filters::Chain;
 use crate::filters::istio::Identity;
 use crate::network::{Gates, Registry};
@@ -188,6 +189,10 @@ pub struct ActiveChain {
     pub tls_timeout: Option<Duration>,
     /// What is at its end.
     pub end: ChainRuntime,
+    /// How the end of its connections comes.
+    pub drain: Arc<Drain>,
+    /// Of its message.
+    digest: Digest,
 }
 
 /// One version of a listener. Connections keep the version with which they began.
@@ -200,11 +205,9 @@ pub struct ActiveListener {
     /// Their names.
     _names: Hold,
     /// By the address of the chain.
-    chains: FastMap<usize, ActiveChain>,
+    chains: FastMap<usize, Arc<ActiveChain>>,
     /// Its log.
     pub log: Vec<LogSink>,
-    /// How its end comes.
-    pub drain: Drain,
     /// The counters of its listener filters.
     pub preamble: PreambleStats,
     /// How many connections it may have, where that is limited, and how many it has.
@@ -218,46 +221,31 @@ impl ActiveListener {
     }
 
     /// The runtime of a chain of this listener.
-    pub fn chain(&self, chain: &Arc<FilterChain>) -> Option<&ActiveChain> {
+    pub fn chain(&self, chain: &Arc<FilterChain>) -> Option<&Arc<ActiveChain>> {
         self.chains.get(&(Arc::as_ptr(chain) as usize))
     }
-}
 
-/// How far the end of a listener has come.
-#[derive(Debug)]
-pub struct Drain {
-    replaced: AtomicBool,
-    closing: watch::Sender<bool>,
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Self { replaced: AtomicBool::new(false), closing: watch::Sender::new(false) }
-    }
-}
-
-impl Drain {
-    /// A newer version is there: connections are asked to end with their next answer.
-    pub fn replace(&self) {
-        self.replaced.store(true, Relaxed);
+    /// All its chains.
+    pub fn chains(&self) -> impl Iterator<Item = &Arc<ActiveChain>> {
+        self.chains.values()
     }
 
-    /// The listener ends: idle connections end now, others with their next answer.
+    /// Takes over the chains of the version before that are the same, with their connections. Gives those that are
+    /// not there any more.
+    pub fn adopt(&mut self, before: &Self) -> Vec<Arc<ActiveChain>> {
+        let mut left: FastMap<Digest, &Arc<ActiveChain>> =
+            before.chains.values().map(|chain| (chain.digest, chain)).collect();
+        for chain in self.chains.values_mut() {
+            if let Some(same) = left.remove(&chain.digest) {
+                *chain = Arc::clone(same);
+            }
+        }
+        left.into_values().cloned().collect()
+    }
+
+    /// Idle connections of all chains end now, others with their next answer.
     pub fn close(&self) {
-        self.replace();
-        self.closing.send_replace(true);
-    }
-
-    /// Whether connections are to end with their next answer.
-    pub fn is_draining(&self) -> bool {
-        self.replaced.load(Relaxed)
-    }
-
-    /// Resolves when idle connections are to end.
-    pub async fn closed(&self) {
-        let mut closing = self.closing.subscribe();
-        // The sender lives in `self`.
-        let _ = closing.wait_for(|closing| *closing).await;
+        self.chains.values().for_each(|chain| chain.drain.close());
     }
 }
 
@@ -346,6 +334,10 @@ pub struct State {
     pub node: Node,
     /// Whether the process is ending.
     pub draining: AtomicBool,
+    /// Whether health checks of this proxy are to fail (`/healthcheck/fail`).
+    pub failing: Arc<AtomicBool>,
+    /// How connections of listeners that change or go end.
+    pub drain: DrainPolicy,
     /// How many threads serve.
     pub(crate) workers: AtomicU64,
     /// Connections of clients.
@@ -381,6 +373,8 @@ impl State {
             local_address: crate::request::machine_address(),
             node: Node::default(),
             draining: AtomicBool::new(false),
+            failing: Arc::default(),
+            drain: DrainPolicy::default(),
             workers: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             limits: Limits::default(),
@@ -469,7 +463,7 @@ impl State {
         let chains = config
             .chains
             .iter()
-            .map(|chain| Ok((Arc::as_ptr(chain) as usize, self.make_chain(chain, &config.stat_prefix)?)))
+            .map(|chain| Ok((Arc::as_ptr(chain) as usize, Arc::new(self.make_chain(chain, &config)?))))
             .collect::<Result<_, TlsError>>()?;
         Ok(ActiveListener {
             stats: ListenerStats::new(&self.stats, &config.stat_prefix),
@@ -479,7 +473,6 @@ impl State {
             preamble: PreambleStats::new(&self.stats, &config),
             limit: self.listener_limit(&config.name),
             config,
-            drain: Drain::default(),
         })
     }
 
@@ -487,7 +480,9 @@ impl State {
         logs.iter().map(|log| self.logs.sink(log)).collect()
     }
 
-    fn make_chain(&self, chain: &FilterChain, listener: &str) -> Result<ActiveChain, TlsError> {
+    fn make_chain(&self, chain: &FilterChain, owner: &Listener) -> Result<ActiveChain, TlsError> {
+        let listener = &*owner.stat_prefix;
+        let failing = owner.drains_when_failing.then(|| Arc::clone(&self.failing));
         let tls = match &chain.transport {
             DownstreamTransport::Plain => None,
             DownstreamTransport::Tls(config) => {
@@ -532,6 +527,8 @@ impl State {
             tls,
             tls_timeout: chain.transport_timeout,
             end,
+            drain: Arc::new(Drain::new(failing)),
+            digest: chain.digest,
         })
     }
 }

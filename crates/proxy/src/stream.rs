@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +41,14 @@ impl Stream {
             Self::Tls(stream) => stream.below().local_address(),
             Self::Exchanged(stream) => stream.below().local_address(),
             Self::Unix(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// Its descriptor, where it is TCP.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_raw_fd()),
+            _ => None,
         }
     }
 

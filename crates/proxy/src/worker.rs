@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::LocalSet;
 
 use crate::bind::Listening;
+use crate::drain::{Connections, Drain};
 use crate::listener;
 use crate::state::{ClusterHandle, ListenerHandle, State};
 use crate::stats::Shard;
@@ -29,6 +30,8 @@ pub enum Command {
     Serve(Arc<ListenerHandle>, tokio::io::DuplexStream),
     /// Stop accepting for this listener.
     Close(Arc<str>),
+    /// End all connections that drain so.
+    End(Arc<Drain>),
     /// Stop accepting at all, and end when nothing is at work or after this time.
     Finish(Duration),
 }
@@ -44,6 +47,8 @@ pub struct Worker {
     pub pools: Rc<Pools>,
     /// Connections of clients.
     pub connections: Cell<u64>,
+    /// Those that can be ended from outside.
+    pub open: RefCell<Connections>,
     random: RefCell<SmallRng>,
     balancers: RefCell<HashMap<usize, Cached, foldhash::fast::RandomState>>,
     date: RefCell<(u64, String)>,
@@ -81,6 +86,7 @@ impl Worker {
             state,
             pools: Rc::default(),
             connections: Cell::new(0),
+            open: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             balancers: RefCell::default(),
             date: RefCell::default(),
@@ -262,6 +268,7 @@ pub fn run(state: Arc<State>, mut commands: UnboundedReceiver<Command>) -> std::
                 Command::Serve(handle, stream) => {
                     tokio::task::spawn_local(listener::serve_memory(Rc::clone(&worker), handle, stream));
                 }
+                Command::End(drain) => worker.open.borrow().end(&drain),
                 Command::Close(name) => accepting.retain(|(other, _)| *other != name),
                 Command::Finish(time) => {
                     accepting.clear();

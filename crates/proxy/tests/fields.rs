@@ -537,7 +537,7 @@ fn what_is_known_to_be_so_is_found() {
     assert_eq!(state(".Listener", "tcp_backlog_size"), State::Handled);
     assert_eq!(state(".Listener", "stats_matcher"), State::Reported);
     assert_eq!(state(".Listener", "filter_chain_matcher"), State::Refused);
-    assert_eq!(state(".TcpProxy", "tunneling_config"), State::Refused);
+    assert_eq!(state(".TcpProxy", "tunneling_config"), State::Handled);
     assert_eq!(state(".TcpProxy", "idle_timeout"), State::Handled);
     assert_eq!(state(".RouteMatch", "path"), State::Handled);
     assert_eq!(state(".Bootstrap", "node"), State::Handled);

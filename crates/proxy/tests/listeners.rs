@@ -191,6 +191,59 @@ async fn there_are_no_more_connections_than_may_be() {
     }
 }
 
+async fn echoes(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    stream.write_all(b"x").await.is_ok() && stream.read_exact(&mut byte).await.is_ok() && byte == *b"x"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_that_stays_keeps_its_connections() {
+    let echo = json!({"filters": [{"name": "e", "typed_config": {"@type": format!("{FILTERS}.network.echo.v3.Echo")}}]});
+    let elsewhere = |text: &str| {
+        let mut chain = says(text);
+        chain["filter_chain_match"] =
+            json!({"prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]});
+        chain
+    };
+    let version = |fields: Value, other: Value, default: &Value| {
+        let mut fields = fields;
+        fields["filter_chains"] = json!([other]);
+        fields["default_filter_chain"] = default.clone();
+        listener(fields)
+    };
+    let proxy = Running::with_drain_time(
+        version(json!({}), elsewhere("a"), &echo),
+        json!([]),
+        Duration::from_millis(100),
+    );
+    let apply = |message: Value| {
+        proxy.handle().manager().lock().apply_listener(from_json(&message).unwrap()).unwrap();
+    };
+    let stat = |name: &str| proxy.handle().stat(&format!("listener_manager.{name}")).unwrap();
+    let mut kept = connect(&proxy).await;
+    assert!(echoes(&mut kept).await);
+    // Another chain changes: nothing happens to this one, even after the drain time.
+    apply(version(json!({}), elsewhere("b"), &echo));
+    assert_eq!((stat("listener_in_place_updated"), stat("total_filter_chains_draining")), (1, 1));
+    support::eventually("the chain is drained", async || stat("total_filter_chains_draining") == 0).await;
+    assert!(echoes(&mut kept).await);
+    // Its own chain changes.
+    apply(version(json!({}), elsewhere("b"), &says("now")));
+    assert_eq!(stat("listener_in_place_updated"), 2);
+    assert_eq!(talk(connect(&proxy).await, b"").await, "now");
+    let end = tokio::time::timeout(Duration::from_secs(20), kept.read_to_end(&mut Vec::new())).await;
+    assert!(end.is_ok(), "the connection ends with the drain time");
+    // Something else changes: all connections of the version before end.
+    apply(version(json!({}), elsewhere("b"), &echo));
+    let mut kept = connect(&proxy).await;
+    assert!(echoes(&mut kept).await);
+    apply(version(json!({"per_connection_buffer_limit_bytes": 5000}), elsewhere("b"), &echo));
+    assert_eq!((stat("listener_in_place_updated"), stat("total_listeners_draining")), (3, 1));
+    let end = tokio::time::timeout(Duration::from_secs(20), kept.read_to_end(&mut Vec::new())).await;
+    assert!(end.is_ok(), "the connection ends with the drain time");
+    support::eventually("the version is drained", async || stat("total_listeners_draining") == 0).await;
+}
+
 #[test]
 fn what_cannot_be_served_is_refused() {
     for (name, fields, expect) in [

@@ -7,15 +7,17 @@ use std::time::Duration;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::listener::v3 as proto;
 use lateen_envoy::envoy::config::listener::v3::filter;
+use lateen_envoy::prost::Message;
 
 use super::access_log::access_logs;
 use super::common::{cidrs, leftover, limit, socket_address, socket_options};
 use super::listener_filter::listener_filters;
 use super::network::{Compiled, network_filter};
 use super::tls::downstream_transport;
+use crate::balance::xx_hash;
 use crate::error::{Context, Result};
 use crate::filter_chain::{self, FilterChainMatch, FilterChains, SourceType};
-use crate::listener::{Address, Direction, FilterChain, Listener, NetworkFilter};
+use crate::listener::{Address, Digest, Direction, FilterChain, Listener, NetworkFilter};
 use crate::listener_filter::Inspect;
 use crate::network::NetworkGate;
 
@@ -52,6 +54,7 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         }
     }
     let chains = filter_chains(context, &mut value)?;
+    let digest = digest(&value);
     let mut inspectors = listener_filters(context, take(&mut value.listener_filters))?;
     // Envoy puts the inspector in where a condition needs it.
     let needs_tls = |(condition, _): &(FilterChainMatch, Arc<FilterChain>)| {
@@ -111,12 +114,12 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         },
         ignore_global_limit: take(&mut value.ignore_global_conn_limit),
         access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
+        digest,
+        drains_when_failing: take(&mut value.drain_type) == proto::listener::DrainType::Default as i32,
     };
     // Every worker has a socket of its own, and connections are spread by the kernel.
     value.connection_balance_config = None;
     value.max_connections_to_accept_per_socket_event = None;
-    // Nothing here depends on health checks that fail, so draining for modifications only is what happens.
-    value.drain_type = 0;
     leftover(context, &value);
     Ok(compiled)
 }
@@ -176,9 +179,10 @@ fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<F
     let mut chains = Vec::new();
     for (at, mut chain) in take(&mut value.filter_chains).into_iter().enumerate() {
         let context = context.field("filter_chains").index(at);
+        let digest = digest(&chain);
         let condition = chain.filter_chain_match.take().unwrap_or_default();
         let condition = chain_match(&context.field("filter_chain_match"), condition)?;
-        chains.push((condition, Arc::new(filter_chain(&context, chain)?)));
+        chains.push((condition, Arc::new(filter_chain(&context, chain, digest)?)));
     }
     if let Some((first, second)) = filter_chain::conflict(&chains) {
         return Err(context.field("filter_chains").index(second).field("filter_chain_match").error(format!(
@@ -186,7 +190,10 @@ fn filter_chains(context: &Context<'_>, value: &mut proto::Listener) -> Result<F
         )));
     }
     let default = match value.default_filter_chain.take() {
-        Some(chain) => Some(Arc::new(filter_chain(&context.field("default_filter_chain"), chain)?)),
+        Some(chain) => {
+            let digest = digest(&chain);
+            Some(Arc::new(filter_chain(&context.field("default_filter_chain"), chain, digest)?))
+        }
         None => None,
     };
     if chains.is_empty() && default.is_none() {
@@ -230,11 +237,18 @@ fn chain_match(context: &Context<'_>, mut value: proto::FilterChainMatch) -> Res
     Ok(compiled)
 }
 
+/// By which two messages are compared: equal messages are equal bytes.
+fn digest(message: &impl Message) -> Digest {
+    let bytes = message.encode_to_vec();
+    [xx_hash(&bytes, 0), xx_hash(&bytes, 1)]
+}
+
 /// A chain.
-fn filter_chain(context: &Context<'_>, mut chain: proto::FilterChain) -> Result<FilterChain> {
+fn filter_chain(context: &Context<'_>, mut chain: proto::FilterChain, digest: Digest) -> Result<FilterChain> {
     let transport = downstream_transport(&context.field("transport_socket"), chain.transport_socket.take())?;
     let (gates, network) = filters(&context.field("filters"), take(&mut chain.filters))?;
     let compiled = FilterChain {
+        digest,
         name: take(&mut chain.name).into(),
         transport,
         transport_timeout: limit(

@@ -13,7 +13,7 @@ mod stats;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use http::{Request, StatusCode};
@@ -71,7 +71,6 @@ struct Served {
     state: Arc<State>,
     options: Options,
     log: Vec<LogSink>,
-    failing: AtomicBool,
 }
 
 const PAGES: &[Page] = &[
@@ -168,7 +167,7 @@ pub async fn start(
 ) -> std::io::Result<Option<SocketAddr>> {
     let state = Arc::clone(admin.manager.lock().state());
     let log = options.access_log.iter().map(|log| state.logs.sink(log)).collect();
-    let served = Arc::new(Served { admin, state, options, log, failing: AtomicBool::new(false) });
+    let served = Arc::new(Served { admin, state, options, log });
     let handler: Handler = Arc::new(move |request| {
         let served = Arc::clone(&served);
         Box::pin(async move { served.answer(&request) })
@@ -310,7 +309,7 @@ impl Served {
 
     /// `DRAINING` where health checks are to fail, too.
     fn state_name(&self) -> &'static str {
-        if self.state.draining.load(Relaxed) || self.failing.load(Relaxed) {
+        if self.state.draining.load(Relaxed) || self.state.failing.load(Relaxed) {
             "DRAINING"
         } else if *self.admin.ready.borrow() {
             "LIVE"

@@ -67,12 +67,12 @@ impl Served {
     }
 
     pub(super) fn healthcheck_fail(&self, _query: &Query) -> Reply {
-        self.failing.store(true, Relaxed);
+        self.state.failing.store(true, Relaxed);
         ok()
     }
 
     pub(super) fn healthcheck_ok(&self, _query: &Query) -> Reply {
-        self.failing.store(false, Relaxed);
+        self.state.failing.store(false, Relaxed);
         ok()
     }
 

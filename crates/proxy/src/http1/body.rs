@@ -193,6 +193,14 @@ impl BodyWriter {
         Ok(self.connection.flush().await?)
     }
 
+    /// Ends our direction of a tunnel, or the body where it is one.
+    pub async fn end_direction(&mut self) -> Result<(), MessageError> {
+        match self.framing {
+            Framing::UntilClose => Ok(self.connection.shutdown().await?),
+            _ => self.finish(None).await,
+        }
+    }
+
     /// Sends what waits.
     pub async fn flush(&mut self) -> Result<(), MessageError> {
         if self.connection.output().is_empty() {

@@ -71,8 +71,8 @@ pub async fn serve(client: Client, shared: Shared) -> Ending {
         draining: None,
     };
     // One for the whole connection: between requests it costs nothing to be told.
-    let listener = Arc::clone(&server.client.listener);
-    let mut end = pin!(ended(&listener, false));
+    let drain = Arc::clone(&server.client.drain);
+    let mut end = pin!(ended(&drain, false));
     server.run(end.as_mut()).await
 }
 
@@ -137,7 +137,7 @@ impl Server {
             http10,
             to_head,
             keep_alive,
-            listener: Arc::clone(&self.client.listener),
+            drain: Arc::clone(&self.client.drain),
             complete,
             trailers: config.http1.trailers,
             case: config.http1.header_case,

@@ -64,8 +64,8 @@ pub async fn serve(mut client: Client, shared: Shared) -> Ending {
     let mut idle_since = client.begun;
     let mut requests = 0u32;
     let mut draining = Draining::default();
-    let listener = Arc::clone(&client.listener);
-    let closed = listener.drain.closed();
+    let drain = Arc::clone(&client.drain);
+    let closed = drain.closed();
     let dead = Ping::dead(&mut ping);
     tokio::pin!(closed, dead);
     loop {
@@ -128,7 +128,7 @@ pub async fn serve(mut client: Client, shared: Shared) -> Ending {
         if full && !draining.has_begun() {
             client.worker.stats.increment(runtime.stats.downstream_cx_max_requests_reached);
         }
-        if full || listener.drain.is_draining() {
+        if full || drain.is_draining() {
             draining.begin(&client, &mut connection);
         }
     }

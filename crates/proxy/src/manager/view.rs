@@ -1,7 +1,7 @@
 //! What the admin listener asks the manager.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use lateen_dataplane::listener::Direction;
 use lateen_envoy::TypeUrl;
@@ -15,9 +15,6 @@ use lateen_envoy::from_any;
 use super::Manager;
 use crate::sources::Origin;
 use crate::state::ListenerHandle;
-
-/// How long connections have to end by themselves when listeners are drained gracefully.
-const GRACE: Duration = Duration::from_secs(600);
 
 impl Manager {
     /// How many workers there are.
@@ -70,26 +67,27 @@ impl Manager {
         listeners.by_name.values().filter(concerned).cloned().collect()
     }
 
-    /// Stops accepting; connections that are idle end, others with their next answer.
+    /// Stops accepting; connections go on.
     pub fn drain_listeners(&self, inbound_only: bool) {
         for handle in self.drained(inbound_only) {
-            self.close_sockets(&handle);
+            self.stop_accepting(&handle);
+            self.counts.shard.increment(self.counts.listeners.listener_stopped);
         }
     }
 
     /// Asks connections to end with their next answer; new ones are still accepted.
     pub fn drain_connections(&self, inbound_only: bool) {
         for handle in self.drained(inbound_only) {
-            handle.active.load().drain.replace();
+            handle.active.load().chains().for_each(|chain| chain.drain.begin(self.state.drain));
         }
     }
 
     /// Both, the second some time after the first.
     pub fn drain_gracefully(&self, inbound_only: bool) {
         self.drain_connections(inbound_only);
-        let this = self.this.clone();
+        let (this, time) = (self.this.clone(), self.state.drain.time);
         tokio::spawn(async move {
-            tokio::time::sleep(GRACE).await;
+            tokio::time::sleep(time).await;
             if let Some(manager) = this.upgrade() {
                 let manager = manager.lock();
                 if !manager.state.draining.load(Relaxed) {

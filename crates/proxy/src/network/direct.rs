@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use lateen_dataplane::stream_info::StreamInfo;
 
-use crate::state::ActiveListener;
+use crate::drain::Drain;
 use crate::stream::{Shared, Stream};
 
 /// Sends everything back, and ends when the client does or when the listener ends.
-pub async fn echo(listener: &ActiveListener, stream: Stream, input: BytesMut, info: &mut StreamInfo) {
+pub async fn echo(drain: &Drain, stream: Stream, input: BytesMut, info: &mut StreamInfo) {
     let shared = Shared::new(stream, input);
     let conversation = async {
         loop {
@@ -29,7 +29,7 @@ pub async fn echo(listener: &ActiveListener, stream: Stream, input: BytesMut, in
     };
     tokio::select! {
         () = conversation => {}
-        () = listener.drain.closed() => {}
+        () = drain.closed() => {}
     }
 }
 

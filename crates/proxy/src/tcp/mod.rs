@@ -17,10 +17,11 @@ use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo};
 use tokio::io::AsyncReadExt;
 
 use self::reports::Reports;
+use crate::drain::Drain;
 use crate::listener::ConnectionFacts;
+use crate::network::Refused;
 use crate::network::pump::{Account, End, Pump, Side};
-use crate::network::{Gates, Refused};
-use crate::state::{ActiveListener, ClusterHandle, TcpRuntime};
+use crate::state::{ActiveChain, ActiveListener, ClusterHandle, TcpRuntime};
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -30,6 +31,7 @@ struct Session<'a> {
     listener: &'a Arc<ActiveListener>,
     runtime: &'a Arc<TcpRuntime>,
     facts: &'a ConnectionFacts,
+    drain: &'a Drain,
     reports: Option<RefCell<Reports<'a>>>,
     begun: Instant,
 }
@@ -40,14 +42,15 @@ pub async fn serve(
     worker: &Rc<Worker>,
     listener: &Arc<ActiveListener>,
     runtime: &Arc<TcpRuntime>,
-    gates: &Gates,
+    chain: &ActiveChain,
     stream: Stream,
     input: BytesMut,
     facts: &ConnectionFacts,
     mut info: StreamInfo,
 ) -> StreamInfo {
-    let reports = Reports::new(worker, gates.observers(), facts).map(RefCell::new);
-    let session = Session { worker, listener, runtime, facts, reports, begun: Instant::now() };
+    let reports = Reports::new(worker, chain.gates.observers(), facts).map(RefCell::new);
+    let drain = &chain.drain;
+    let session = Session { worker, listener, runtime, facts, drain, reports, begun: Instant::now() };
     worker.stats.increment(runtime.stats.downstream_cx_total);
     if runtime.config.log_start {
         info.log_type = LogType::NotSet;
@@ -161,7 +164,7 @@ impl Session<'_> {
         tokio::select! {
             read = stream.read_buf(input) => matches!(read, Ok(1..)),
             () = self.duration_over() => false,
-            () = self.listener.drain.closed() => false,
+            () = self.drain.closed() => false,
         }
     }
 
@@ -232,7 +235,7 @@ impl Session<'_> {
     /// Resolves when the listener ends and nothing was said for a moment; connections with traffic go on until the
     /// drain time is over.
     async fn drained(&self, last_activity: &Cell<Instant>) {
-        self.listener.drain.closed().await;
+        self.drain.closed().await;
         idle(Some(Duration::from_millis(500)), last_activity).await;
     }
 }

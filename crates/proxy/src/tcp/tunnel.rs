@@ -90,7 +90,7 @@ async fn up(
         let mut chunk = BytesMut::with_capacity(16 * 1024);
         match from.read_buf(&mut chunk).await {
             Ok(0) => {
-                writer.finish(None).await.map_err(drop)?;
+                writer.end_direction().await.map_err(drop)?;
                 response.request_sent();
                 return Ok(());
             }

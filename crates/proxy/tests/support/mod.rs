@@ -136,6 +136,16 @@ impl Running {
         Self::with_workers(listener, clusters, 2)
     }
 
+    /// Where what is replaced or removed ends within this time.
+    pub fn with_drain_time(listener: Value, clusters: Value, drain_time: Duration) -> Self {
+        let text = json!({"static_resources": {"listeners": [listener], "clusters": clusters}});
+        let bootstrap = bootstrap::parse(&text.to_string(), None).unwrap();
+        let options = ProxyOptions { concurrency: 2, drain_time, ..ProxyOptions::default() };
+        let handle = Proxy::start(bootstrap, options).unwrap();
+        let address = handle.listener_address("main").unwrap();
+        Self { handle: Some(handle), address }
+    }
+
     /// With so many threads: pools and their limits are each one's own.
     pub fn with_workers(listener: Value, clusters: Value, concurrency: usize) -> Self {
         let text =
@@ -191,4 +201,15 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
+}
+
+/// Waits until something is so.
+pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    for _ in 0..4000 {
+        if so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
 }

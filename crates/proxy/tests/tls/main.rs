@@ -8,6 +8,7 @@ mod pki;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
+mod updates;
 mod upstreams;
 
 use std::time::Duration;

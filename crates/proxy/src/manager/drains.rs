@@ -1,0 +1,42 @@
+//! Connections of what was replaced or removed: asked to end over the drain time, ended by force after it.
+
+use std::sync::Arc;
+
+use super::Manager;
+use crate::state::{ActiveChain, ActiveListener};
+use crate::stats::Counter;
+use crate::worker::Command;
+
+impl Manager {
+    /// A listener is gone, or a version of it that the next one has nothing in common with.
+    pub(super) fn drain_listener(&self, listener: &ActiveListener) {
+        let gauge = self.counts.listeners.total_listeners_draining;
+        self.drain_chains(listener.chains().cloned().collect(), gauge, 1);
+    }
+
+    /// A listener goes on without these.
+    pub(super) fn drain_replaced(&self, chains: Vec<Arc<ActiveChain>>) {
+        let count = chains.len() as u64;
+        if count > 0 {
+            let gauge = self.counts.listeners.total_filter_chains_draining;
+            self.drain_chains(chains, gauge, count);
+        }
+    }
+
+    fn drain_chains(&self, chains: Vec<Arc<ActiveChain>>, gauge: Counter, count: u64) {
+        let policy = self.state.drain;
+        chains.iter().for_each(|chain| chain.drain.begin(policy));
+        let (shard, workers) = (self.counts.shard.clone(), self.workers.clone());
+        (0..count).for_each(|_| shard.increment(gauge));
+        tokio::spawn(async move {
+            tokio::time::sleep(policy.time).await;
+            for chain in chains {
+                chain.drain.close();
+                for worker in &workers {
+                    let _ = worker.send(Command::End(Arc::clone(&chain.drain)));
+                }
+            }
+            (0..count).for_each(|_| shard.decrement(gauge));
+        });
+    }
+}

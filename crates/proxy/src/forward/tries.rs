@@ -273,6 +273,10 @@ impl Tries {
             active.detach();
         }
         if self.automatic_host && !host.hostname.is_empty() {
+            if !self.suppress && host.hostname.as_bytes() != exchange.head.authority() {
+                let original = exchange.head.authority().to_vec();
+                exchange.head.headers.set("x-envoy-original-host", original);
+            }
             exchange.head.set_authority(host.hostname.as_bytes());
         }
         if self.include_attempts {
@@ -333,12 +337,13 @@ impl Tries {
             _ => 1,
         };
         let destination = match &self.cluster.config.discovery {
-            Discovery::OriginalDestination { header: Some(header), .. } => exchange
-                .head
-                .headers
-                .get_str(header)
-                .and_then(|address| address.parse().ok())
-                .or(exchange.connection.destination()),
+            Discovery::OriginalDestination { header: Some(header), .. } => {
+                let named = exchange.head.headers.get_str(header).map(|address| address.parse().ok());
+                if named == Some(None) {
+                    exchange.worker.stats.increment(self.cluster.membership.original_dst_host_invalid);
+                }
+                named.flatten().or(exchange.connection.destination())
+            }
             _ => exchange.connection.destination(),
         };
         let choice = Choice {

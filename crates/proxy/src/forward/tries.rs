@@ -50,6 +50,8 @@ pub(super) struct Tries {
     alternative: bool,
     /// Whether there was another try.
     retried: bool,
+    /// By which number the cluster's statistics know the zone of the last host.
+    zone: u32,
 }
 
 /// What follows a try.
@@ -99,6 +101,7 @@ impl Tries {
             suppress,
             alternative,
             retried: false,
+            zone: 0,
         }
     }
 
@@ -266,6 +269,7 @@ impl Tries {
 
     /// Notes the host, and tells it what it is to know of the tries.
     fn begin_try(&mut self, exchange: &mut Exchange, host: &Arc<Host>) {
+        self.zone = host.zone();
         exchange.info.upstream_host = Some(Arc::clone(&host.text));
         exchange.info.host_metadata.clone_from(&host.metadata);
         exchange.info.upstream_host_name = Some(Arc::clone(&host.hostname));
@@ -307,7 +311,7 @@ impl Tries {
 
     /// The statistics of the zone of the last host.
     fn zone(&self) -> Option<UpstreamCodeStats> {
-        self.cluster.zone_stats(self.tried.last()?)
+        self.cluster.zone_stats(self.zone)
     }
 
     /// Counts the status that the client gets; ours where the upstream has none.

@@ -10,8 +10,10 @@ use crate::filters::HttpFilter;
 use crate::head::Scheme;
 use crate::http_protocol::{AddressDetection, Http1Options, Http2Options, InternalAddresses, Underscores};
 use crate::listener_filter::{Inspect, ProxyProtocol};
+use crate::local_reply::LocalReplies;
 use crate::network::{DirectResponse, NetworkGate};
 use crate::path::PathOptions;
+use crate::proxy_status::ProxyStatus;
 use crate::route::{HeaderMutations, RouteTable};
 use crate::tls::DownstreamTransport;
 
@@ -252,6 +254,10 @@ pub struct HttpConnectionManager {
     pub filters: Vec<HttpFilter>,
     /// Where requests are logged.
     pub access_log: Vec<AccessLog>,
+    /// `local_reply_config`: how answers of our own look.
+    pub local_replies: Option<LocalReplies>,
+    /// `proxy_status_config`: what is told of what went wrong.
+    pub proxy_status: Option<ProxyStatus>,
     /// Whether we are the edge: the client's address is the connection's.
     pub use_remote_address: bool,
     /// How many proxies before us are ours (`xff_num_trusted_hops`), where `use_remote_address` is set.

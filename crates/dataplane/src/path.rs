@@ -26,6 +26,8 @@ pub enum PathOutcome {
     Changed(Vec<u8>),
     /// The client is sent to this one.
     Redirect(Vec<u8>),
+    /// 400, and what is logged is this one.
+    RejectAs(Vec<u8>),
     /// 400.
     Reject,
 }
@@ -41,7 +43,9 @@ pub fn normalize(options: PathOptions, whole: &[u8]) -> PathOutcome {
     let mut redirect = false;
     if options.escaped_slashes != EscapedSlashes::Keep && has_escaped_slash(&path) {
         match options.escaped_slashes {
-            EscapedSlashes::Reject => return PathOutcome::Reject,
+            EscapedSlashes::Reject => {
+                return PathOutcome::RejectAs(with_query(unescape_slashes(&path), query));
+            }
             EscapedSlashes::Redirect => redirect = true,
             EscapedSlashes::Forward | EscapedSlashes::Keep => {}
         }
@@ -61,12 +65,16 @@ pub fn normalize(options: PathOptions, whole: &[u8]) -> PathOutcome {
     if !redirect && *path == *original {
         return PathOutcome::Unchanged;
     }
-    let mut path = path.into_owned();
+    let path = with_query(path.into_owned(), query);
+    if redirect { PathOutcome::Redirect(path) } else { PathOutcome::Changed(path) }
+}
+
+fn with_query(mut path: Vec<u8>, query: Option<&[u8]>) -> Vec<u8> {
     if let Some(query) = query {
         path.push(b'?');
         path.extend_from_slice(query);
     }
-    if redirect { PathOutcome::Redirect(path) } else { PathOutcome::Changed(path) }
+    path
 }
 
 fn has_escaped_slash(path: &[u8]) -> bool {
@@ -180,6 +188,7 @@ mod tests {
         use EscapedSlashes::{Forward, Keep, Redirect, Reject};
         let changed = |path: &str| PathOutcome::Changed(path.into());
         let redirect = |path: &str| PathOutcome::Redirect(path.into());
+        let rejected = |path: &str| PathOutcome::RejectAs(path.as_bytes().to_vec());
         let normalize_only = options(true, false, Keep);
         let merge = options(false, true, Keep);
         for (name, options, path, expect) in [
@@ -207,8 +216,8 @@ mod tests {
             ("slashes in the query", merge, "/a?b=//", PathOutcome::Unchanged),
             ("slashes but no dots", merge, "/a//../b", changed("/a/../b")),
             ("both", options(true, true, Keep), "//a//..//b", changed("/a/b")),
-            ("rejected", options(false, false, Reject), "/a%2fb", PathOutcome::Reject),
-            ("rejected, backslash", options(false, false, Reject), "/a%5Cb", PathOutcome::Reject),
+            ("rejected", options(false, false, Reject), "/a%2fb?c", rejected("/a/b?c")),
+            ("rejected, backslash", options(false, false, Reject), "/a%5Cb", rejected("/a\\b")),
             ("not in the query", options(false, false, Reject), "/a?%2f", PathOutcome::Unchanged),
             ("redirected", options(true, true, Redirect), "/a%2Fb?c", redirect("/a/b?c")),
             ("redirected, all", options(true, true, Redirect), "/a%2f%2f..%5cb", redirect("/a/b")),

@@ -55,6 +55,7 @@ pub async fn serve(
     }
     let begun = Instant::now();
     let shared = Shared::new(stream, input);
+    shared.limit_reads(listener.config.buffer_limit);
     let mut client = Client {
         worker: Rc::clone(worker),
         listener: Arc::clone(listener),

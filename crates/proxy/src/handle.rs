@@ -99,6 +99,7 @@ impl Proxy {
             );
         }
         for listener in resources.listeners {
+            let listener = crate::data_sources::inline(listener).map_err(ApplyError::Config)?;
             warnings.extend(
                 lateen_dataplane::compile::compile_listener(listener).map_err(ApplyError::Config)?.warnings,
             );

@@ -6,7 +6,6 @@
 
 mod drains;
 mod secrets;
-pub(crate) mod updates;
 mod view;
 
 use std::collections::{BTreeSet, HashMap};
@@ -36,7 +35,7 @@ use crate::stats::{ClusterManagerStats, ListenerManagerStats, SharedShard};
 use crate::tls::TlsError;
 use crate::upstream::{destinations, dns, health};
 use crate::worker::Command;
-use crate::xds;
+use crate::{data_sources, xds};
 
 /// How long a resource waits for what it needs.
 const WARMING: Duration = Duration::from_secs(15);
@@ -230,7 +229,6 @@ impl Manager {
                     handle.set_hosts(assignment);
                     self.hosts_known(handle);
                 } else if !existed {
-                    handle.control.increment(handle.membership.update_attempt);
                     self.warm_cluster(handle, xds::fetch_timeout(origin.as_ref()));
                 }
             }
@@ -316,7 +314,6 @@ impl Manager {
             let mut manager = manager.lock();
             // Still the same one: it serves without hosts rather than never.
             if manager.warming_clusters.get(&name).is_some_and(|warming| Arc::ptr_eq(warming, &handle)) {
-                manager.note_late_endpoints(&handle);
                 tracing::warn!(cluster = %name, "no endpoints came in time; requests to this cluster will fail");
                 manager.publish_cluster(handle);
                 manager.count_warming();
@@ -350,18 +347,12 @@ impl Manager {
         let concerned = |handle: &&Arc<ClusterHandle>| {
             handle.config.discovery == Discovery::Endpoints(Arc::clone(&service))
         };
-        let active: Vec<_> = self.state.clusters.load().values().filter(concerned).cloned().collect();
-        let warmed: Vec<_> = self.warming_clusters.values().filter(concerned).cloned().collect();
-        for handle in active.iter().chain(&warmed) {
-            handle.updates.fetch_add(1, Relaxed);
-            if !handle.set_hosts(&assignment) {
-                handle.control.increment(handle.membership.update_no_rebuild);
-            }
+        for handle in self.state.clusters.load().values().filter(concerned) {
+            handle.set_hosts(&assignment);
         }
-        let fresh = |handle: &&Arc<ClusterHandle>| !active.iter().any(|other| Arc::ptr_eq(other, handle));
-        let all: Vec<_> = active.iter().chain(warmed.iter().filter(fresh)).cloned().collect();
-        self.watch_staleness(&assignment, &all);
+        let warmed: Vec<_> = self.warming_clusters.values().filter(concerned).cloned().collect();
         for handle in warmed {
+            handle.set_hosts(&assignment);
             self.hosts_known(handle);
         }
         self.assignments.insert(service, assignment);
@@ -386,7 +377,7 @@ impl Manager {
     /// Adds or replaces a route table.
     pub fn apply_routes(&mut self, message: RouteConfiguration) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
-        let compiled = compile_routes(self.state.runtime.resolve(message))?;
+        let compiled = compile_routes(data_sources::inline(self.state.runtime.resolve(message))?)?;
         self.note(compiled.warnings);
         let table = Arc::new(compiled.value);
         self.sources.routes.insert(table.name.to_string(), source);
@@ -433,7 +424,7 @@ impl Manager {
     /// Adds or replaces a listener.
     pub fn apply_listener(&mut self, message: Listener) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
-        let compiled = compile_listener(self.state.runtime.resolve(message))?;
+        let compiled = compile_listener(data_sources::inline(self.state.runtime.resolve(message))?)?;
         self.note(compiled.warnings);
         let name = Arc::clone(&compiled.value.name);
         if self.sources.listeners.get(&*name) == Some(&source) {
@@ -443,7 +434,6 @@ impl Manager {
         for (routes, origin, _) in discovered_routes(&listener) {
             self.follow(RouteConfiguration::TYPE_URL, &routes, xds::files::path(origin));
         }
-        self.note_routes_wanted(&listener);
         let limit = discovered_routes(&listener).map(|(_, _, limit)| limit).max().unwrap_or(WARMING);
         if self.is_complete(&listener) {
             self.activate_listener(listener)?;
@@ -459,7 +449,6 @@ impl Manager {
                     }
                     if let Some(listener) = manager.warming_listeners.get(&name) {
                         manager.count_late_secrets(listener);
-                        manager.note_late_routes(listener);
                     }
                     manager.finish_listener(&name);
                     manager.count_warming();

@@ -10,6 +10,7 @@ use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
 use lateen_dataplane::http_protocol::AddressDetection;
 use lateen_dataplane::listener::{HttpConnectionManager, ServerHeader, StripPort};
 use lateen_dataplane::path::{self, PathOutcome};
+use lateen_dataplane::proxy_status::ProxyStatus;
 use lateen_dataplane::route::without_port;
 
 use crate::client_cert;
@@ -56,11 +57,15 @@ pub fn sanitize(exchange: &mut Exchange, is_tls: bool) -> Result<(), LocalReply>
         // Clients of gRPC follow no redirects.
         PathOutcome::Redirect(location) if !exchange.head.is_grpc() => {
             shard.increment(stats.downstream_rq_redirected_with_normalized_path);
+            exchange.head.set_path(&location);
             let mut reply = LocalReply::new(307, "", "path_normalization_failed");
             reply.headers.append("location", location);
             return Err(reply);
         }
-        PathOutcome::Redirect(_) | PathOutcome::Reject => {
+        outcome @ (PathOutcome::Redirect(_) | PathOutcome::RejectAs(_) | PathOutcome::Reject) => {
+            if let PathOutcome::Redirect(path) | PathOutcome::RejectAs(path) = outcome {
+                exchange.head.set_path(path);
+            }
             shard.increment(stats.downstream_rq_failed_path_normalization);
             return Err(LocalReply::new(400, "", "path_normalization_failed"));
         }
@@ -329,12 +334,8 @@ fn request_id(worker: &Worker, manager: &HttpConnectionManager, headers: &mut He
 }
 
 /// Finishes a response's head for the client.
-pub fn finish_response(
-    worker: &Worker,
-    manager: &HttpConnectionManager,
-    head: &mut ResponseHead,
-    request: &RequestHead,
-) {
+pub fn finish_response(exchange: &Exchange, head: &mut ResponseHead) {
+    let (worker, manager, request) = (&exchange.worker, &exchange.runtime.config, &exchange.head);
     if !head.headers.contains("date") {
         worker.with_date(|date| head.headers.append("date", date));
     }
@@ -353,6 +354,19 @@ pub fn finish_response(
     }
     if let Some(via) = &manager.via {
         append_list(&mut head.headers, "via", via, ", ");
+    }
+    if let Some(status) = &manager.proxy_status {
+        tell_status(exchange, status, head);
+    }
+}
+
+/// Tells in `proxy-status` what went wrong, if anything did.
+fn tell_status(exchange: &Exchange, config: &ProxyStatus, head: &mut ResponseHead) {
+    let (server, node) = (&exchange.runtime.config.server_name, &exchange.worker.state.node.id);
+    let Some((field, recommended)) = config.field(&exchange.info, server, node) else { return };
+    append_list(&mut head.headers, "proxy-status", &String::from_utf8_lossy(&field), ", ");
+    if config.recommended_status {
+        head.status = recommended;
     }
 }
 

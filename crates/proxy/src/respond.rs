@@ -64,6 +64,8 @@ pub struct Progress {
     pub interim: u32,
     /// How the client left, where it was noticed.
     pub left: Option<StreamEnd>,
+    /// Whether the request is not waited for any longer.
+    pub abandoned: bool,
 }
 
 /// An answer on a stream of an HTTP/2 connection.
@@ -170,6 +172,9 @@ impl Responder {
 
     /// Whether all of the request has been received.
     pub fn request_complete(&self) -> bool {
+        if self.state().abandoned {
+            return false;
+        }
         match self {
             Self::Http1(responder) => responder.complete.get(),
             Self::Http2(responder) => responder.clock.is_request_complete(),
@@ -244,6 +249,12 @@ impl Responder {
         }
     }
 
+    /// The request does not matter any longer, whatever of it has come.
+    pub fn abandon_request(&mut self) {
+        self.progress().abandoned = true;
+        self.close();
+    }
+
     /// The connection ends with this answer.
     pub fn close(&mut self) {
         if let Self::Http1(responder) = self {
@@ -278,6 +289,7 @@ impl Http1Responder {
             keep_alive: (!tunnel).then_some(self.keep_alive),
             http10: self.http10,
             explicit_length: end && !bodiless,
+            would_be_chunked: self.to_head && !self.http10 && !matches!(head.status, 100..=199 | 204 | 304),
             case: self.case,
         };
         http1::write_response(&mut self.connection.output(), head, writing);

@@ -4,18 +4,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use lateen_dataplane::format::{LogType, Source};
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
-use lateen_dataplane::route::{Action, BodyFormat, DirectResponse, Forward, Found, RequireTls, RouteTable};
+use lateen_dataplane::route::{Action, DirectResponse, Forward, Found, RequireTls, RouteTable};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
 use smallvec::SmallVec;
 
 use crate::clock::StreamClock;
 use crate::decimal::Decimal;
-use crate::filters::{Buffered, Outcome, Running};
+use crate::filters::{Outcome, Running};
 use crate::forward::{Failure, Forwarded, stream_limit};
 use crate::listener::ConnectionFacts;
+pub use crate::local_reply::LocalReply;
 use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
 use crate::request;
 use crate::respond::{Interim, Responder};
@@ -59,6 +59,8 @@ pub struct Exchange {
     pub missing_host: bool,
     /// Whether the client said the scheme.
     pub scheme_given: bool,
+    /// Whether it is known already that its body breaks the rules.
+    pub malformed: bool,
     /// Whether it came from inside.
     pub internal: bool,
     /// Whether a CONNECT ends here, and its bytes go on alone.
@@ -71,27 +73,8 @@ pub struct Exchange {
     pub(crate) sent: Sent,
     /// How it ends.
     pub(crate) end: StreamEnd,
-}
-
-/// An answer of our own.
-pub struct LocalReply {
-    /// The status.
-    pub status: u16,
-    /// The body.
-    pub body: Bytes,
-    /// Response code details.
-    pub details: &'static str,
-    /// Fields.
-    pub headers: Headers,
-    /// The gRPC status, where it is not the usual one.
-    pub grpc_status: Option<u32>,
-}
-
-impl LocalReply {
-    /// An answer with a text.
-    pub fn new(status: u16, body: impl Into<Bytes>, details: &'static str) -> Self {
-        Self { status, body: body.into(), details, headers: Headers::new(), grpc_status: None }
-    }
+    /// Flags that count when the answer is sent, and not before: what is said in it does not know of them.
+    pub(crate) flags_at_end: ResponseFlags,
 }
 
 impl Exchange {
@@ -127,12 +110,14 @@ impl Exchange {
             upgrade: None,
             missing_host: false,
             scheme_given: false,
+            malformed: false,
             internal: false,
             terminate: false,
             interim: runtime.config.proxy_continue.then(Rc::default),
             clock: None,
             sent: None,
             end: StreamEnd::Answered,
+            flags_at_end: ResponseFlags::default(),
             found: None,
             table: None,
             request_done: false,
@@ -216,6 +201,9 @@ impl Exchange {
             }
         }
         self.refresh_route();
+        if self.malformed {
+            return Decision::Reply(self.codec_error());
+        }
         self.through_chain(body, responder).await
     }
 
@@ -256,6 +244,9 @@ impl Exchange {
         let Some(found) = self.found.clone() else { return self.no_route() };
         if self.head.scheme == Scheme::Http && self.needs_tls(&found) {
             self.worker.stats.increment(self.runtime.stats.rq_direct_response);
+            // It is the host's answer, whatever the route is.
+            self.found = None;
+            self.info.route_name = None;
             let mut reply = LocalReply::new(301, "", "direct_response");
             reply.headers.append("location", [b"https://", self.head.authority(), self.head.path()].concat());
             return Decision::Reply(reply);
@@ -284,27 +275,12 @@ impl Exchange {
         }
     }
 
-    fn direct(&self, direct: &DirectResponse) -> LocalReply {
+    fn direct(&mut self, direct: &DirectResponse) -> LocalReply {
         let mut reply = LocalReply::new(direct.status, direct.body.clone(), "direct_response");
-        if let Some(BodyFormat { format, content_type }) = &direct.format {
-            let source = Source {
-                info: &self.info,
-                request: Some(&self.head),
-                response: None,
-                trailers: None,
-                hostname: &self.worker.state.hostname,
-            };
-            let mut body = Vec::new();
-            for (at, part) in format.iter().enumerate() {
-                if at > 0 {
-                    body.extend_from_slice(&direct.body);
-                }
-                part.write(&source, &mut body);
-            }
-            reply.body = body.into();
-            if let Some(kind) = content_type {
-                reply.headers.append("content-type", kind.as_bytes());
-            }
+        if let Some(format) = &direct.format {
+            let (body, hostname) = (direct.body.clone(), &self.worker.state.hostname);
+            reply.body = format.render(body, &mut self.info, &self.head, None, hostname);
+            reply.headers.append("content-type", format.content_type());
         }
         // Where what was created is.
         if direct.status == 201 {
@@ -369,7 +345,7 @@ impl Exchange {
     }
 
     /// What the route changes of a response.
-    fn apply_route(&self, head: &mut ResponseHead) {
+    pub(crate) fn apply_route(&self, head: &mut ResponseHead) {
         let hostname = &self.worker.state.hostname;
         if let Some(found) = &self.found {
             for mutations in self.table.iter().flat_map(|table| table.mutations_of(found)) {
@@ -382,32 +358,12 @@ impl Exchange {
     }
 
     /// The log names the cluster of the route also where a request did not get that far.
-    fn note_cluster(&mut self) {
+    pub(crate) fn note_cluster(&mut self) {
         let Some(found) = &self.found else { return };
         if self.info.upstream_cluster.is_none() && matches!(found.route.action, Action::Forward(_)) {
             let clusters = self.worker.state.clusters.load();
             self.info.upstream_cluster = found.cluster(&self.head).filter(|name| clusters.contains_key(name));
         }
-    }
-
-    /// A local reply as a message.
-    pub(crate) fn local_response(&mut self, reply: LocalReply) -> (ResponseHead, BodyReader) {
-        self.info.response_code_details = Some(reply.details);
-        self.info.response_code = reply.status;
-        self.note_cluster();
-        let mut head = ResponseHead { status: reply.status, headers: reply.headers };
-        let mut body = reply.body;
-        if self.head.is_grpc() && !matches!(reply.status, 300..=399) {
-            grpc_reply(&mut head, reply.grpc_status, &body);
-            body = Bytes::new();
-        } else if !body.is_empty() {
-            if !head.headers.contains("content-type") {
-                head.headers.append("content-type", "text/plain");
-            }
-            head.headers.set("content-length", body.len().to_string());
-        }
-        self.apply_route(&mut head);
-        (head, Buffered::new(body).into_reader())
     }
 
     /// Sends an answer of ours.
@@ -428,7 +384,7 @@ impl Exchange {
         if !self.filters.is_empty() {
             self.filter_response(&mut head, &mut body).await;
         }
-        request::finish_response(&self.worker, &self.runtime.config, &mut head, &self.head);
+        request::finish_response(self, &mut head);
         self.info.response_code = head.status;
         let end = body.is_done() || self.head.method() == b"HEAD";
         let mut trailers = None;
@@ -485,7 +441,7 @@ impl Exchange {
         if !self.filters.is_empty() && !tunnel {
             self.filter_response(&mut head, &mut forwarded.body).await;
         }
-        request::finish_response(&self.worker, &self.runtime.config, &mut head, &self.head);
+        request::finish_response(self, &mut head);
         self.info.response_code = head.status;
         let end = forwarded.body.is_done() && !tunnel;
         self.count_answer(head.status);
@@ -682,22 +638,4 @@ async fn next_event(reader: &mut BodyReader, writer: &mut BodyWriter) -> Result<
     }
     writer.flush().await.map_err(PumpError::Target)?;
     next.await.map_err(PumpError::Source)
-}
-
-/// gRPC clients read the status from headers (gRPC over HTTP/2, "Trailers-Only").
-fn grpc_reply(head: &mut ResponseHead, status: Option<u32>, message: &[u8]) {
-    let status = status.unwrap_or(match head.status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    });
-    head.status = 200;
-    head.headers.set("content-type", "application/grpc");
-    head.headers.set("grpc-status", status.to_string());
-    if !message.is_empty() {
-        head.headers.set("grpc-message", message);
-    }
 }

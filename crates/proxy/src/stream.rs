@@ -162,6 +162,8 @@ struct Inner {
     moved: Cell<(u64, u64)>,
     /// Whether the peer ended the connection.
     ended: Cell<bool>,
+    /// Bytes that are read at once.
+    read_limit: Cell<usize>,
 }
 
 impl Shared {
@@ -177,7 +179,16 @@ impl Shared {
             tls,
             moved: Cell::new((0, 0)),
             ended: Cell::new(false),
+            read_limit: Cell::new(SCRATCH),
         }))
+    }
+
+    /// Reads no more than that at once (`per_connection_buffer_limit_bytes`); zero sets no limit. What is read goes on
+    /// before more is read, so this is what a connection holds for a peer that is slower.
+    pub fn limit_reads(&self, limit: usize) {
+        if limit > 0 {
+            self.0.read_limit.set(limit.clamp(1024, SCRATCH));
+        }
     }
 
     /// Our end.
@@ -217,7 +228,8 @@ impl Shared {
 
     fn poll_fill(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let bytes = std::task::ready!(self.poll_read(context, scratch))?;
+            let limit = self.0.read_limit.get();
+            let bytes = std::task::ready!(self.poll_read(context, &mut scratch[..limit]))?;
             self.0.input.borrow_mut().extend_from_slice(bytes);
             Poll::Ready(Ok(bytes.len()))
         })
@@ -244,7 +256,8 @@ impl Shared {
         limit: usize,
     ) -> Poll<Result<usize, PassError>> {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let read = std::task::ready!(self.poll_read(context, scratch));
+            let most = self.0.read_limit.get();
+            let read = std::task::ready!(self.poll_read(context, &mut scratch[..most]));
             let bytes = read.map_err(PassError::Source)?;
             // More than that belongs to the next message.
             let (bytes, rest) = bytes.split_at(bytes.len().min(limit));

@@ -69,10 +69,12 @@ impl Exchange {
         self.end
     }
 
-    /// Answers a request without routing it.
-    pub async fn answer(&mut self, reply: LocalReply, responder: &mut Responder) {
+    /// Answers what is no request.
+    pub async fn refuse(&mut self, reply: LocalReply, responder: &mut Responder) {
         self.begin();
+        self.flags_at_end = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
         let response = self.reply(reply, responder).await;
+        self.info.local_reply_body = Default::default();
         self.finish(response, Some(responder));
     }
 
@@ -91,7 +93,7 @@ impl Exchange {
     }
 
     /// The stream was reset, for its head is not acceptable.
-    pub fn refused(mut self, details: &'static str) {
+    pub fn refused(&mut self, details: &'static str) {
         self.begin();
         self.left(StreamEnd::Reset);
         self.info.response_code_details = Some(details);
@@ -151,6 +153,7 @@ impl Exchange {
         let (shard, stats) = (Arc::clone(&self.worker.stats), self.runtime.stats);
         let duration = self.begun.elapsed();
         self.info.duration = Some(duration);
+        self.info.flags.set(self.flags_at_end);
         shard.decrement(stats.downstream_rq_active);
         shard.record(stats.downstream_rq_time, duration.as_millis() as u64);
         self.count_end(responder);
@@ -158,6 +161,17 @@ impl Exchange {
             self.filters_complete(response.as_ref());
         }
         self.log(response.as_ref());
+    }
+
+    /// The client broke the rules in the middle of its request.
+    pub(crate) fn codec_error(&mut self) -> LocalReply {
+        self.worker.stats.increment(self.runtime.stats.downstream_cx_protocol_error);
+        self.flags_at_end = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+        let details = match self.info.protocol {
+            Some(Protocol::Http2) => "http2.violation.of.messaging.rule",
+            _ => "http1.codec_error",
+        };
+        LocalReply::new(400, "Bad Request", details)
     }
 
     /// Ends a stream whose time is over, or whose client has failed: with an answer where that can still be sent.
@@ -174,15 +188,7 @@ impl Exchange {
                 self.left(StreamEnd::Reset);
                 None
             }
-            Expiry::CodecError => {
-                shard.increment(stats.downstream_cx_protocol_error);
-                self.info.flags.set(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-                let details = match self.info.protocol {
-                    Some(Protocol::Http2) => "http2.violation.of.messaging.rule",
-                    _ => "http1.codec_error",
-                };
-                Some(LocalReply::new(400, "Bad Request", details))
-            }
+            Expiry::CodecError => Some(self.codec_error()),
             Expiry::Idle => {
                 shard.increment(stats.downstream_rq_idle_timeout);
                 self.info.flags.set(ResponseFlags::STREAM_IDLE_TIMEOUT);
@@ -198,7 +204,11 @@ impl Exchange {
             }
             Expiry::Duration => {
                 shard.increment(stats.downstream_rq_max_duration_reached);
-                Some(LocalReply::new(status, "downstream duration timeout", "max_duration_timeout"))
+                let mut reply =
+                    LocalReply::new(status, "downstream duration timeout", "max_duration_timeout");
+                // DEADLINE_EXCEEDED
+                reply.grpc_status = Some(4);
+                Some(reply)
             }
         };
         match reply {

@@ -6,13 +6,12 @@ use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-pub(super) const HEALTHY: HealthFlags = HealthFlags(0);
+const HEALTHY: HealthFlags = HealthFlags(0);
 const DEGRADED: HealthFlags = HealthFlags::DEGRADED_DISCOVERY;
 const UNHEALTHY: HealthFlags = HealthFlags::FAILED_DISCOVERY;
 
-pub(super) fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority: u32) -> Endpoint {
+fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority: u32) -> Endpoint {
     Endpoint {
-        additional: None,
         metadata: None,
         address: Address::Socket(([127, 0, 0, 1], port).into()),
         hostname: "".into(),
@@ -29,7 +28,7 @@ pub(super) fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority
     }
 }
 
-pub(super) fn labelled(port: u16, labels: &[(&str, &str)]) -> Endpoint {
+fn labelled(port: u16, labels: &[(&str, &str)]) -> Endpoint {
     let values = labels.iter().map(|(name, value)| ((*name).into(), ((*value).into(), Vec::new()))).collect();
     let labels = HostLabels { values, hash_key: None };
     Endpoint { balancing_labels: Arc::new(labels), ..endpoint(port, 1, HEALTHY, 0) }
@@ -43,16 +42,16 @@ fn zoned(port: u16, zone: &str, weight: Option<u32>, discovered: HealthFlags) ->
     }
 }
 
-pub(super) fn host_set(endpoints: &[Endpoint]) -> Arc<HostSet> {
+fn host_set(endpoints: &[Endpoint]) -> Arc<HostSet> {
     let rules = HostRules::default();
     Arc::new(HostSet::update(&HostSet::default(), endpoints, 0, rules, Duration::ZERO).0)
 }
 
-pub(super) fn with(policy: BalancePolicy) -> Balancing {
+fn with(policy: BalancePolicy) -> Balancing {
     Balancing { policy, panic_threshold: 50, ..Balancing::default() }
 }
 
-pub(super) fn ring() -> BalancePolicy {
+fn ring() -> BalancePolicy {
     BalancePolicy::RingHash(RingHash {
         minimum: 8192,
         maximum: 1 << 23,
@@ -61,11 +60,11 @@ pub(super) fn ring() -> BalancePolicy {
     })
 }
 
-pub(super) fn maglev() -> BalancePolicy {
+fn maglev() -> BalancePolicy {
     BalancePolicy::Maglev { table_size: 65_537, hashing: Hashing::default() }
 }
 
-pub(super) fn request<'a>(now: Duration, hash: Option<u64>) -> Request<'a> {
+fn request<'a>(now: Duration, hash: Option<u64>) -> Request<'a> {
     Request { now, hash, criteria: None, attempts: 1, avoid: &|_| false }
 }
 
@@ -88,7 +87,7 @@ fn shares_of(balancer: &mut Balancer, rounds: u32, hashed: bool, now: Duration) 
     counts
 }
 
-pub(super) fn balancer(config: Balancing, hosts: &Arc<HostSet>) -> Balancer {
+fn balancer(config: Balancing, hosts: &Arc<HostSet>) -> Balancer {
     let mut random = SmallRng::seed_from_u64(3);
     let around = Surroundings::default();
     Balancer::new(Arc::new(config), Arc::clone(hosts), around, Duration::ZERO, &mut random)
@@ -399,11 +398,11 @@ fn ring_sizes_and_keys() {
     assert!((0..512).any(|at| choose(&mut one, at * step) != choose(&mut other, at * step)));
 }
 
-pub(super) fn subsets(fallback: Fallback, selectors: Vec<Selector>) -> Subsets {
+fn subsets(fallback: Fallback, selectors: Vec<Selector>) -> Subsets {
     Subsets { fallback, default: criteria(&[("version", "1")]), selectors, ..Subsets::default() }
 }
 
-pub(super) fn selector(names: &[&str], fallback: Option<Fallback>) -> Selector {
+fn selector(names: &[&str], fallback: Option<Fallback>) -> Selector {
     Selector { names: names.iter().map(|name| (*name).into()).collect(), fallback, single_host: false }
 }
 

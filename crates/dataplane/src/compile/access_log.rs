@@ -93,7 +93,7 @@ fn file_format(
     }
 }
 
-fn log_format(context: &Context<'_>, format: core::SubstitutionFormatString) -> Result<LogFormat> {
+pub(super) fn log_format(context: &Context<'_>, format: core::SubstitutionFormatString) -> Result<LogFormat> {
     use core::substitution_format_string::Format as Proto;
     let omit_empty = format.omit_empty_values;
     if !format.formatters.is_empty() {
@@ -158,7 +158,7 @@ fn comparison(value: Option<proto::ComparisonFilter>) -> (Comparison, u32) {
     (comparison, with)
 }
 
-fn log_filter(context: &Context<'_>, filter: proto::AccessLogFilter) -> Result<LogFilter> {
+pub(super) fn log_filter(context: &Context<'_>, filter: proto::AccessLogFilter) -> Result<LogFilter> {
     let all = |context: &Context<'_>, filters: Vec<proto::AccessLogFilter>| {
         let filters = filters.into_iter().enumerate();
         filters

@@ -21,6 +21,7 @@ use super::access_log::access_logs;
 use super::common::{cidrs, duration, header_mutations, leftover, limit};
 use super::filters::http_filters;
 use super::http_protocol::{http1_options, http2_options};
+use super::local_reply::local_replies;
 use super::route::route_table;
 use crate::error::{Context, Result};
 use crate::head::Scheme;
@@ -30,6 +31,7 @@ use crate::listener::{
     RouteSource, ServerHeader, StripPort,
 };
 use crate::path::PathOptions;
+use crate::proxy_status::{ProxyName, ProxyStatus};
 use crate::route::HeaderMutations;
 
 pub(crate) fn http_manager(
@@ -79,6 +81,11 @@ pub(crate) fn http_manager(
         filters: http_filters(&context.field("http_filters"), take(&mut value.http_filters))?,
         log_options: log_options(&context.field("access_log_options"), value.access_log_options.take())?,
         access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
+        local_replies: match value.local_reply_config.take() {
+            Some(config) => Some(local_replies(&context.field("local_reply_config"), config)?),
+            None => None,
+        },
+        proxy_status: value.proxy_status_config.take().map(proxy_status),
         use_remote_address: remote,
         trusted_hops: hops,
         detection: detection(
@@ -272,6 +279,21 @@ fn request_id(context: &Context<'_>, extension: proto::RequestIdExtension) -> Re
         Ok(())
     } else {
         Err(context.error(format!("the extension `{}` is not supported; remove it", any.type_url)))
+    }
+}
+
+fn proxy_status(value: proto::http_connection_manager::ProxyStatusConfig) -> ProxyStatus {
+    use proto::http_connection_manager::proxy_status_config::ProxyName as Proto;
+    ProxyStatus {
+        name: match value.proxy_name {
+            Some(Proto::UseNodeId(true)) => ProxyName::Node,
+            Some(Proto::LiteralProxyName(name)) => ProxyName::Literal(name.into()),
+            Some(Proto::UseNodeId(false)) | None => ProxyName::Server,
+        },
+        details: !value.remove_details,
+        termination: !value.remove_connection_termination_details,
+        flags: !value.remove_response_flags,
+        recommended_status: value.set_recommended_response_code,
     }
 }
 

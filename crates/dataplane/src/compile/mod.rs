@@ -19,6 +19,7 @@ mod http_protocol;
 mod listener;
 mod listener_filter;
 mod load_balancing;
+mod local_reply;
 mod metadata;
 mod network;
 mod resilience;

@@ -4,8 +4,6 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::route::v3 as proto;
 use lateen_envoy::envoy::config::route::v3::{redirect_action, route_action};
 use lateen_envoy::{TypeUrl, from_any};
@@ -15,6 +13,7 @@ use super::common::{
     duration, headers, leftover, limit, mutations, pattern, query, runtime_fraction, substitution,
 };
 use super::filters::{Overrides, overrides, rate_limits};
+use super::local_reply::{body, body_format};
 use super::retry::retry;
 use super::template::{rewrite, template};
 use super::values::metadata;
@@ -22,11 +21,10 @@ use super::{hash_policy, metadata};
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::error::{Context, Result};
-use crate::format::Format;
 use crate::route::{
-    Action, BodyFormat, ClusterSpecifier, DirectResponse, Domains, Forward, GrpcTimeout, HostRewrite,
-    InternalRedirects, Mirror, PathMatcher, PathRewrite, Redirect, RequireTls, RetryPolicy, Route,
-    RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+    Action, ClusterSpecifier, DirectResponse, Domains, Forward, GrpcTimeout, HostRewrite, InternalRedirects,
+    Mirror, PathMatcher, PathRewrite, Redirect, RequireTls, RetryPolicy, Route, RouteMatch, RouteTable,
+    VirtualHost, WeightedCluster,
 };
 
 /// Envoy's default for a route without a timeout.
@@ -517,48 +515,12 @@ fn redirect(context: &Context<'_>, mut action: proto::RedirectAction) -> Result<
     Ok(compiled)
 }
 
-/// A text with operators, and its type.
-fn body_format(
-    context: &Context<'_>,
-    mut value: core::SubstitutionFormatString,
-) -> Result<Option<BodyFormat>> {
-    use core::substitution_format_string::Format as Proto;
-    let text = match value.format.take() {
-        Some(Proto::TextFormat(text)) => text,
-        Some(Proto::TextFormatSource(source)) => match source.specifier {
-            Some(core::data_source::Specifier::InlineString(text)) => text,
-            _ => return Err(context.field("text_format_source").error("only inline_string is supported")),
-        },
-        _ => {
-            context.warn("only text formats are supported; the body is sent as it is");
-            return Ok(None);
-        }
-    };
-    let mut format = Vec::new();
-    for part in text.split("%LOCAL_REPLY_BODY%") {
-        format.push(Format::compile(part).map_err(|error| context.error(error))?);
-    }
-    let kind = take(&mut value.content_type);
-    leftover(context, &value);
-    Ok(Some(BodyFormat { format, content_type: (!kind.is_empty()).then(|| kind.into()) }))
-}
-
 fn direct(context: &Context<'_>, action: proto::DirectResponseAction) -> Result<DirectResponse> {
     let status =
         u16::try_from(action.status).ok().filter(|status| (200..600).contains(status)).ok_or_else(|| {
             context.field("status").error(format!("{} is not a final HTTP status", action.status))
         })?;
-    let body = match action.body.and_then(|body| body.specifier) {
-        None => Bytes::new(),
-        Some(core::data_source::Specifier::InlineString(text)) => Bytes::from(text),
-        Some(core::data_source::Specifier::InlineBytes(bytes)) => bytes,
-        Some(_) => {
-            return Err(context.field("body").error("only inline_string and inline_bytes are supported"));
-        }
-    };
-    let format = match action.body_format {
-        Some(format) => body_format(&context.field("body_format"), format)?,
-        None => None,
-    };
-    Ok(DirectResponse { status, body, format })
+    let body = body(&context.field("body"), action.body)?.unwrap_or_default();
+    let format = action.body_format.map(|format| body_format(&context.field("body_format"), format));
+    Ok(DirectResponse { status, body, format: format.transpose()? })
 }

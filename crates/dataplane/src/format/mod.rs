@@ -10,7 +10,7 @@ mod time;
 
 pub use json::JsonFormat;
 use operator::Operator;
-pub(crate) use operator::{grpc_status_number, wire_bytes};
+pub(crate) use operator::{grpc_status_number, wire_bytes, write_details};
 
 use crate::head::{Headers, RequestHead, ResponseHead};
 use crate::stream_info::StreamInfo;

@@ -279,22 +279,7 @@ impl Operator {
             Self::Protocol => out.extend_from_slice(info.protocol?.as_str().as_bytes()),
             Self::UpstreamProtocol => out.extend_from_slice(info.upstream_protocol?.as_str().as_bytes()),
             Self::ResponseCode => write_number(out, u128::from(info.response_code)),
-            Self::ResponseCodeDetails(blanks) => {
-                let details = info.response_code_details?;
-                let bytes = |text: &'static str| {
-                    text.bytes().map(|byte| if byte == b' ' && !blanks { b'_' } else { byte })
-                };
-                match info.upstream_transport_failure.as_deref().filter(|_| details == NO_CONNECTION) {
-                    // The transport's reason is a part of it.
-                    Some(failure) => {
-                        out.extend(bytes(details.trim_end_matches('}')));
-                        out.push(b'|');
-                        underscored(failure, out);
-                        out.push(b'}');
-                    }
-                    None => out.extend(bytes(details)),
-                }
-            }
+            Self::ResponseCodeDetails(blanks) => write_details(info, *blanks, out)?,
             Self::ConnectionTerminationDetails => {
                 out.extend_from_slice(info.connection_termination_details?.as_bytes());
             }
@@ -349,6 +334,24 @@ impl Operator {
         }
         Some(())
     }
+}
+
+/// Writes response code details, with blanks or without.
+pub(crate) fn write_details(info: &StreamInfo, blanks: bool, out: &mut Vec<u8>) -> Option<()> {
+    let details = info.response_code_details?;
+    let bytes =
+        |text: &'static str| text.bytes().map(|byte| if byte == b' ' && !blanks { b'_' } else { byte });
+    match info.upstream_transport_failure.as_deref().filter(|_| details == NO_CONNECTION) {
+        // The transport's reason is a part of it.
+        Some(failure) => {
+            out.extend(bytes(details.trim_end_matches('}')));
+            out.push(b'|');
+            underscored(failure, out);
+            out.push(b'}');
+        }
+        None => out.extend(bytes(details)),
+    }
+    Some(())
 }
 
 fn not_empty(text: Option<&str>) -> Option<&str> {

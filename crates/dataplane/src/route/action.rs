@@ -16,8 +16,8 @@ use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::filters::FilterOverride;
 use crate::filters::rate_limits::RateLimit;
-use crate::format::Format;
 use crate::head::{RequestHead, split_query};
+use crate::local_reply::BodyFormat;
 
 /// `envoy.config.route.v3.Route.action`.
 #[derive(Debug)]
@@ -283,15 +283,6 @@ pub struct DirectResponse {
     pub body: Bytes,
     /// In which the body is put.
     pub format: Option<BodyFormat>,
-}
-
-/// A body made of operators (`envoy.config.core.v3.SubstitutionFormatString`).
-#[derive(Debug, Clone)]
-pub struct BodyFormat {
-    /// Parts of the text, between which the body itself goes.
-    pub format: Vec<Format>,
-    /// `content-type`.
-    pub content_type: Option<Box<str>>,
 }
 
 /// A copy of a request goes to another cluster.

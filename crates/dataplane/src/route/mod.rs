@@ -14,8 +14,8 @@ mod retry;
 use std::sync::Arc;
 
 pub use action::{
-    Action, BodyFormat, ClusterSpecifier, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror,
-    PathRewrite, Redirect, WeightedCluster,
+    Action, ClusterSpecifier, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror, PathRewrite,
+    Redirect, WeightedCluster,
 };
 pub use domains::Domains;
 pub use hash::{HashClient, HashCookie, HashPolicy, HashSource, hash};

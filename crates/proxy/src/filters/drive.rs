@@ -105,9 +105,12 @@ impl Exchange {
         };
         let reply =
             |status, text: &'static str, details| Outcome::Reply(LocalReply::new(status, text, details));
-        if read.is_err() {
+        if let Err(error) = &read {
             self.info.bytes_received += received as u64;
-            responder.close();
+            responder.abandon_request();
+            if matches!(error, BufferError::TooLarge) {
+                self.worker.stats.increment(self.runtime.stats.downstream_rq_too_large);
+            }
         }
         let buffered = read.map_err(|error| match error {
             BufferError::TooLarge => reply(413, "Payload Too Large", "request_payload_too_large"),
@@ -144,7 +147,10 @@ impl Exchange {
                             Ok(buffered) => whole = Some(buffered),
                             Err(error) => {
                                 let details = match error {
-                                    BufferError::TooLarge => "response_payload_too_large",
+                                    BufferError::TooLarge => {
+                                        self.worker.stats.increment(self.runtime.stats.rs_too_large);
+                                        "response_payload_too_large"
+                                    }
                                     _ => "response_payload_incomplete",
                                 };
                                 let reply = LocalReply::new(500, "Internal Server Error", details);
@@ -195,7 +201,10 @@ async fn read_whole(
         match event.map_err(BufferError::Failed)? {
             BodyEvent::Data(chunk) => {
                 *bytes += chunk.len();
-                if *bytes > limit {
+                // What comes together with the end need not wait for it, and does not count: so it is with Envoy, and
+                // only HTTP/2 says both at once.
+                let last = matches!(body, BodyReader::Http2(reader) if reader.is_done());
+                if *bytes > limit && !last {
                     return Err(BufferError::TooLarge);
                 }
                 whole.chunks.push_back(chunk);

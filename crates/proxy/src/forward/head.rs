@@ -28,12 +28,13 @@ pub(super) fn prepare_head(
 fn rewrite_path(head: &mut RequestHead, found: &Found, action: &Forward, suppress: bool) {
     let Some(rewrite) = &action.path else { return };
     let path = rewrite.apply(&found.route.matcher, head.path());
-    if path != head.path() {
+    // Also where the rewrite leaves the path as it was: it is told that the route has one.
+    if !suppress {
         let original = head.path().to_vec();
+        head.headers.set("x-envoy-original-path", original);
+    }
+    if path != head.path() {
         head.set_path(path);
-        if !suppress {
-            head.headers.set("x-envoy-original-path", original);
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lateen_dataplane::route::{Action, NotFollowed};
+use lateen_dataplane::stream_info::Protocol;
 
 use super::Forwarded;
 use crate::message::BodyReader;
@@ -51,13 +52,22 @@ impl Exchange {
         self.info.response_code_details = Some("internal_redirect");
         let kept_body = next.method() == self.head.method();
         let head = std::mem::take(&mut forwarded.head);
-        self.end_of_hop(head);
         self.redirects.push(target);
+        // What is logged of the hop is the request that follows from it, as Envoy does.
         self.head = next;
+        self.refresh_route();
+        self.info.upstream_cluster = self.found.as_ref().and_then(|found| found.cluster(&self.head));
+        self.end_of_hop(head);
+        // The next hop counts as a request of its own.
+        shard.increment(stats.downstream_rq_total);
+        shard.increment(match self.info.protocol {
+            Some(Protocol::Http2) => stats.downstream_rq_http2_total,
+            _ => stats.downstream_rq_http1_total,
+        });
         *body = if kept_body { replay.into_reader() } else { BodyReader::Done };
         self.info.attempts = 0;
         self.info.upstream_host = None;
-        self.refresh_route();
+        self.info.response_code = 0;
         true
     }
 }

@@ -110,6 +110,7 @@ pub(super) fn response(bytes: &[u8]) {
     let Ok(Some(parsed)) = parsed else { return };
     let mut out = Vec::new();
     let writing = ResponseWriting {
+        would_be_chunked: false,
         framing: parsed.framing,
         keep_alive: Some(parsed.keep_alive),
         http10: false,

@@ -163,6 +163,22 @@ impl BodyDecoder {
     }
 }
 
+/// How much of a chunked body is looked at before its request goes on.
+const FORESEEN: usize = 4 * 1024;
+
+/// Whether what has come of a chunked body already breaks the rules: then its request need not begin.
+pub fn is_malformed(input: &[u8]) -> bool {
+    let mut copy = BytesMut::from(&input[..input.len().min(FORESEEN)]);
+    let mut decoder = BodyDecoder::new(Framing::Chunked);
+    loop {
+        match decoder.next(&mut copy) {
+            Ok(Some(BodyEvent::Data(_))) => {}
+            Ok(_) => return false,
+            Err(_) => return true,
+        }
+    }
+}
+
 /// Takes a line that ends with CR LF; a lone LF or CR is refused.
 fn line(input: &mut BytesMut) -> Result<Option<Bytes>, MessageError> {
     let Some(end) = input.iter().position(|byte| *byte == b'\n') else {

@@ -4,6 +4,8 @@ use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
 use lateen_dataplane::http_protocol::{HeaderCase, Underscores};
 use lateen_dataplane::route::without_port;
 
+use smallvec::SmallVec;
+
 use super::Framing;
 use crate::decimal::Decimal;
 
@@ -210,7 +212,7 @@ const ADDED_BYTES: usize = 192;
 const ADDED_FIELDS: usize = 6;
 
 /// The methods that are passed on: those Envoy knows.
-const METHODS: [&str; 35] = [
+const METHODS: [&str; 34] = [
     "GET",
     "POST",
     "PUT",
@@ -233,7 +235,6 @@ const METHODS: [&str; 35] = [
     "MOVE",
     "MSEARCH",
     "NOTIFY",
-    "PRI",
     "PROPFIND",
     "PROPPATCH",
     "PURGE",
@@ -252,22 +253,27 @@ fn refusal(error: httparse::Error, input: &[u8]) -> Refusal {
     match error {
         httparse::Error::TooManyHeaders => Refusal { status: 431, details: "http1.too_many_headers" },
         httparse::Error::HeaderValue => bad("http1.invalid_characters"),
-        httparse::Error::Version if is_other_version(input) => {
-            Refusal { status: 426, details: "low_version" }
-        }
+        _ if is_other_version(input) => Refusal { status: 426, details: "low_version" },
         _ => bad("http1.codec_error"),
     }
 }
 
-/// Whether the first line ends with a version, and only that is not one of ours.
+/// Whether only the version in the first line is not one of ours; none at all is that of HTTP/0.9. What begins HTTP/2
+/// is no request of any version.
 fn is_other_version(input: &[u8]) -> bool {
     let line = input.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
-    let mut words = line.rsplit(|byte| *byte == b' ');
-    let version = words.next().and_then(|version| version.strip_prefix(b"HTTP/"));
-    let shape = version.is_some_and(
-        |version| matches!(version, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit()),
-    );
-    shape && words.count() == 2
+    let words: SmallVec<[&[u8]; 4]> = line.split(|byte| *byte == b' ').collect();
+    let [method, target, version @ ..] = &words[..] else { return false };
+    let understood = METHODS.iter().any(|known| known.as_bytes() == *method)
+        && target.first().is_some_and(|first| matches!(first, b'/' | b'*'))
+        && target.iter().all(u8::is_ascii_graphic);
+    understood
+        && match version {
+            [] => input.len() > line.len(),
+            [version] => matches!(version.strip_prefix(b"HTTP/"),
+                Some([major @ b'0'..=b'9', b'.', minor @ b'0'..=b'9']) if *major != b'1' || *minor > b'1'),
+            _ => false,
+        }
 }
 
 /// A lone LF or CR would let others see other lines.
@@ -473,7 +479,6 @@ pub fn parse_response(
             head.headers.append(field.name, value);
         }
     }
-    connection.drop_named(&mut head.headers);
     if connection.chunked && connection.length.is_some() {
         return Err("the response has both content-length and transfer-encoding");
     }
@@ -538,7 +543,14 @@ pub fn write_request(
     }
     writer.out.extend_from_slice(b" HTTP/1.1\r\n");
     writer.field(b"host", head.authority());
-    writer.fields(framing);
+    let has_length = writer.fields(framing);
+    // A request that could have a body says that it has none (RFC 9110, 8.6).
+    if framing == Framing::Length(0)
+        && !has_length
+        && !matches!(head.method(), b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT")
+    {
+        writer.field(b"content-length", b"0");
+    }
     if let Some(protocol) = upgrade {
         writer.field(b"connection", b"Upgrade");
         writer.field(b"upgrade", protocol.as_bytes());
@@ -557,6 +569,8 @@ pub struct ResponseWriting {
     pub http10: bool,
     /// Whether a body of no bytes is said to be one.
     pub explicit_length: bool,
+    /// Whether the body would be in chunks, had the request not been a HEAD.
+    pub would_be_chunked: bool,
     /// The case of names.
     pub case: HeaderCase,
 }
@@ -574,6 +588,9 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, writing: ResponseW
     let has_length = writer.fields(writing.framing);
     if writing.explicit_length && !has_length {
         writer.field(b"content-length", b"0");
+    }
+    if writing.would_be_chunked && !has_length {
+        writer.field(b"transfer-encoding", b"chunked");
     }
     if head.status == 101 {
         writer.field(b"connection", b"Upgrade");
@@ -729,7 +746,8 @@ mod tests {
                 "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 1\r\n\r\n",
                 400,
             ),
-            ("no version", "GET /\r\n\r\n", 400),
+            ("no version", "GET /\r\n\r\n", 426),
+            ("HTTP/2", "PRI * HTTP/2.0\r\n\r\n", 400),
         ] {
             assert_eq!(parse(text).map_err(|refusal| refusal.status), Err(status), "{name}");
         }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use lateen_dataplane::head::{RequestHead, ResponseHead};
 use lateen_dataplane::http_protocol::{HeaderCase, Underscores};
-use lateen_dataplane::stream_info::{HeadSize, Protocol, ResponseFlags};
+use lateen_dataplane::stream_info::{HeadSize, Protocol};
 
 use super::{Framing, Limits, ParsedRequest, Refusal, RequestRules, parse_request};
 use crate::clock::{Expiry, StreamClock};
 use crate::connection::{Client, ended};
 use crate::ending::{Ending, count_cut_off};
 use crate::http1::BodyReader as Http1BodyReader;
+use crate::http1::decode::is_malformed;
 use crate::message::BodyReader;
 use crate::respond::{Http1Responder, Progress, Responder};
 use crate::router::{Exchange, LocalReply};
@@ -309,6 +310,7 @@ impl Server {
         exchange.info.downstream_head = size;
         exchange.missing_host = parsed.missing_host && exchange.head.authority().is_empty();
         exchange.scheme_given = parsed.scheme_given;
+        exchange.malformed = parsed.framing == Framing::Chunked && is_malformed(&self.shared.input());
         exchange.upgrade = match parsed.upgrade {
             None if exchange.head.method() == b"CONNECT" => Some("CONNECT".to_owned()),
             upgrade => upgrade,
@@ -337,8 +339,7 @@ impl Server {
         let status = http::StatusCode::from_u16(refusal.status).ok();
         let reason = status.and_then(|status| status.canonical_reason()).unwrap_or_default();
         let mut exchange = self.exchange(RequestHead::default(), Protocol::Http11);
-        exchange.info.flags.set(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
         let mut responder = self.responder(false, false, false, Rc::default());
-        exchange.answer(LocalReply::new(refusal.status, reason, refusal.details), &mut responder).await;
+        exchange.refuse(LocalReply::new(refusal.status, reason, refusal.details), &mut responder).await;
     }
 }

@@ -52,7 +52,12 @@ impl Draining {
 pub async fn serve(mut client: Client, shared: Shared) -> Ending {
     let runtime = Arc::clone(&client.runtime);
     let config = &runtime.config;
-    let builder = server_builder(&config.http2, config.max_head_bytes);
+    let mut builder = server_builder(&config.http2, config.max_head_bytes);
+    let buffer_limit = client.listener.config.buffer_limit;
+    if buffer_limit > 0 {
+        // Of a stream, what waits for a client that takes nothing.
+        builder.max_send_buffer_size(buffer_limit);
+    }
     let handshake = builder.handshake::<_, Bytes>(shared);
     let Ok(Ok(mut connection)) = tokio::time::timeout(HANDSHAKE, handshake).await else {
         client.worker.stats.increment(runtime.stats.downstream_cx_protocol_error);

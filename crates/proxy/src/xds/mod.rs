@@ -190,8 +190,7 @@ impl State {
         let rejected = apply(&mut manager, &kind, &update.resources, &update.removed);
         self.subscribe(&manager, handle);
         drop(manager);
-        let changes = !update.resources.is_empty() || !update.removed.is_empty();
-        self.updates.applied(&kind, &update.version, !rejected.is_empty(), changes, true);
+        self.updates.applied(&kind, &update.version, !rejected.is_empty());
         if let Some(store) = &self.last_good {
             store.note(&update, &rejected);
         }

@@ -284,7 +284,7 @@ pub const ROWS: &[Row] = &[
     ("version 2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", Refused(426)),
     ("version 1.10", "GET / HTTP/1.10\r\nHost: a\r\n\r\n", Refused(400)),
     ("version in lower case", "GET / http/1.1\r\nHost: a\r\n\r\n", Refused(400)),
-    ("no version", "GET /\r\n\r\n", Refused(400)),
+    ("no version", "GET /\r\n\r\n", Refused(426)),
     ("no HTTP", "hello\r\n\r\n", Refused(400)),
     // Upgrades.
     (

@@ -6,6 +6,7 @@
 
 mod drains;
 mod secrets;
+pub(crate) mod updates;
 mod view;
 
 use std::collections::{BTreeSet, HashMap};
@@ -229,6 +230,7 @@ impl Manager {
                     handle.set_hosts(assignment);
                     self.hosts_known(handle);
                 } else if !existed {
+                    handle.control.increment(handle.membership.update_attempt);
                     self.warm_cluster(handle, xds::fetch_timeout(origin.as_ref()));
                 }
             }
@@ -314,6 +316,7 @@ impl Manager {
             let mut manager = manager.lock();
             // Still the same one: it serves without hosts rather than never.
             if manager.warming_clusters.get(&name).is_some_and(|warming| Arc::ptr_eq(warming, &handle)) {
+                manager.note_late_endpoints(&handle);
                 tracing::warn!(cluster = %name, "no endpoints came in time; requests to this cluster will fail");
                 manager.publish_cluster(handle);
                 manager.count_warming();
@@ -347,12 +350,18 @@ impl Manager {
         let concerned = |handle: &&Arc<ClusterHandle>| {
             handle.config.discovery == Discovery::Endpoints(Arc::clone(&service))
         };
-        for handle in self.state.clusters.load().values().filter(concerned) {
-            handle.set_hosts(&assignment);
-        }
+        let active: Vec<_> = self.state.clusters.load().values().filter(concerned).cloned().collect();
         let warmed: Vec<_> = self.warming_clusters.values().filter(concerned).cloned().collect();
+        for handle in active.iter().chain(&warmed) {
+            handle.updates.fetch_add(1, Relaxed);
+            if !handle.set_hosts(&assignment) {
+                handle.control.increment(handle.membership.update_no_rebuild);
+            }
+        }
+        let fresh = |handle: &&Arc<ClusterHandle>| !active.iter().any(|other| Arc::ptr_eq(other, handle));
+        let all: Vec<_> = active.iter().chain(warmed.iter().filter(fresh)).cloned().collect();
+        self.watch_staleness(&assignment, &all);
         for handle in warmed {
-            handle.set_hosts(&assignment);
             self.hosts_known(handle);
         }
         self.assignments.insert(service, assignment);
@@ -434,6 +443,7 @@ impl Manager {
         for (routes, origin, _) in discovered_routes(&listener) {
             self.follow(RouteConfiguration::TYPE_URL, &routes, xds::files::path(origin));
         }
+        self.note_routes_wanted(&listener);
         let limit = discovered_routes(&listener).map(|(_, _, limit)| limit).max().unwrap_or(WARMING);
         if self.is_complete(&listener) {
             self.activate_listener(listener)?;
@@ -449,6 +459,7 @@ impl Manager {
                     }
                     if let Some(listener) = manager.warming_listeners.get(&name) {
                         manager.count_late_secrets(listener);
+                        manager.note_late_routes(listener);
                     }
                     manager.finish_listener(&name);
                     manager.count_warming();

@@ -57,6 +57,8 @@ pub struct ClusterHandle {
     pub origin_stats: OriginStats,
     /// Their names are there for as long as the cluster is.
     _names: Hold,
+    /// How many assignments came.
+    pub(crate) updates: AtomicU64,
     /// Of its hash tables, where it has such.
     pub(crate) tables: Option<TableStats>,
     /// Of its transport sockets that fit some hosts only.
@@ -96,8 +98,9 @@ pub struct ClusterHandle {
 }
 
 impl ClusterHandle {
-    /// Replaces the hosts; those that left are marked, so that nothing is sent to them again.
-    pub fn set_hosts(&self, assignment: &Assignment) {
+    /// Replaces the hosts; those that left are marked, so that nothing is sent to them again. False where all stayed as
+    /// they were.
+    pub fn set_hosts(&self, assignment: &Assignment) -> bool {
         let selection = &self.config.transport;
         let placed: Cow<'_, [Endpoint]> = match selection.matches.is_empty() {
             true => Cow::Borrowed(&assignment.endpoints),
@@ -107,7 +110,7 @@ impl ClusterHandle {
                 .map(|endpoint| Endpoint { transport: selection.index(endpoint), ..endpoint.clone() })
                 .collect(),
         };
-        self.update_hosts(&placed, assignment);
+        self.update_hosts(&placed, assignment)
     }
 }
 
@@ -431,6 +434,7 @@ impl State {
                 external: UpstreamCodeStats::within(&self.stats, &config.stat_name, "external."),
             },
             _names: self.stats.hold(&prefix("cluster", &config.stat_name)),
+            updates: AtomicU64::new(0),
             tables: TableStats::new(&self.stats, &config.stat_name, &config.balancing),
             matched: balance_stats::match_stats(&self.stats, &config),
             zones: Zones::new(self.place.get()),

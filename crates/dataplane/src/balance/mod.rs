@@ -4,6 +4,8 @@
 //! pages on load balancing; what each file follows is said there.
 
 mod config;
+#[cfg(test)]
+mod counting_tests;
 mod group;
 mod hash;
 mod locality;

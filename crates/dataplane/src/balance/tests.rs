@@ -6,12 +6,13 @@ use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-const HEALTHY: HealthFlags = HealthFlags(0);
+pub(super) const HEALTHY: HealthFlags = HealthFlags(0);
 const DEGRADED: HealthFlags = HealthFlags::DEGRADED_DISCOVERY;
 const UNHEALTHY: HealthFlags = HealthFlags::FAILED_DISCOVERY;
 
-fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority: u32) -> Endpoint {
+pub(super) fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority: u32) -> Endpoint {
     Endpoint {
+        additional: None,
         metadata: None,
         address: Address::Socket(([127, 0, 0, 1], port).into()),
         hostname: "".into(),
@@ -28,7 +29,7 @@ fn endpoint(port: u16, weight: u32, discovered: HealthFlags, priority: u32) -> E
     }
 }
 
-fn labelled(port: u16, labels: &[(&str, &str)]) -> Endpoint {
+pub(super) fn labelled(port: u16, labels: &[(&str, &str)]) -> Endpoint {
     let values = labels.iter().map(|(name, value)| ((*name).into(), ((*value).into(), Vec::new()))).collect();
     let labels = HostLabels { values, hash_key: None };
     Endpoint { balancing_labels: Arc::new(labels), ..endpoint(port, 1, HEALTHY, 0) }
@@ -42,16 +43,16 @@ fn zoned(port: u16, zone: &str, weight: Option<u32>, discovered: HealthFlags) ->
     }
 }
 
-fn host_set(endpoints: &[Endpoint]) -> Arc<HostSet> {
+pub(super) fn host_set(endpoints: &[Endpoint]) -> Arc<HostSet> {
     let rules = HostRules::default();
     Arc::new(HostSet::update(&HostSet::default(), endpoints, 0, rules, Duration::ZERO).0)
 }
 
-fn with(policy: BalancePolicy) -> Balancing {
+pub(super) fn with(policy: BalancePolicy) -> Balancing {
     Balancing { policy, panic_threshold: 50, ..Balancing::default() }
 }
 
-fn ring() -> BalancePolicy {
+pub(super) fn ring() -> BalancePolicy {
     BalancePolicy::RingHash(RingHash {
         minimum: 8192,
         maximum: 1 << 23,
@@ -60,11 +61,11 @@ fn ring() -> BalancePolicy {
     })
 }
 
-fn maglev() -> BalancePolicy {
+pub(super) fn maglev() -> BalancePolicy {
     BalancePolicy::Maglev { table_size: 65_537, hashing: Hashing::default() }
 }
 
-fn request<'a>(now: Duration, hash: Option<u64>) -> Request<'a> {
+pub(super) fn request<'a>(now: Duration, hash: Option<u64>) -> Request<'a> {
     Request { now, hash, criteria: None, attempts: 1, avoid: &|_| false }
 }
 
@@ -87,7 +88,7 @@ fn shares_of(balancer: &mut Balancer, rounds: u32, hashed: bool, now: Duration) 
     counts
 }
 
-fn balancer(config: Balancing, hosts: &Arc<HostSet>) -> Balancer {
+pub(super) fn balancer(config: Balancing, hosts: &Arc<HostSet>) -> Balancer {
     let mut random = SmallRng::seed_from_u64(3);
     let around = Surroundings::default();
     Balancer::new(Arc::new(config), Arc::clone(hosts), around, Duration::ZERO, &mut random)
@@ -398,11 +399,11 @@ fn ring_sizes_and_keys() {
     assert!((0..512).any(|at| choose(&mut one, at * step) != choose(&mut other, at * step)));
 }
 
-fn subsets(fallback: Fallback, selectors: Vec<Selector>) -> Subsets {
+pub(super) fn subsets(fallback: Fallback, selectors: Vec<Selector>) -> Subsets {
     Subsets { fallback, default: criteria(&[("version", "1")]), selectors, ..Subsets::default() }
 }
 
-fn selector(names: &[&str], fallback: Option<Fallback>) -> Selector {
+pub(super) fn selector(names: &[&str], fallback: Option<Fallback>) -> Selector {
     Selector { names: names.iter().map(|name| (*name).into()).collect(), fallback, single_host: false }
 }
 

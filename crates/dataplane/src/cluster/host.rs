@@ -106,6 +106,8 @@ pub struct HostCounters {
 pub struct Host {
     /// Where it is.
     pub address: Address,
+    /// Where it is, too.
+    pub additional: Option<Arc<[Address]>>,
     /// The address as text, for logs.
     pub text: Arc<str>,
     /// For automatic host rewrites.
@@ -136,6 +138,7 @@ impl Host {
         Self {
             text: address.to_string().into(),
             address,
+            additional: None,
             hostname: hostname.into(),
             metadata: None,
             transport: 0,

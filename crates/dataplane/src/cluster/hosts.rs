@@ -143,7 +143,16 @@ impl HostSet {
                 continue;
             }
             let host = match known.remove(&(key, number)) {
-                Some((member, _)) => Arc::clone(&member.host),
+                Some((member, _)) if member.host.additional == endpoint.additional => {
+                    Arc::clone(&member.host)
+                }
+                Some((member, _)) => {
+                    let host = Arc::new(new_host(endpoint, rules, now));
+                    changes.added.push(Arc::clone(&host));
+                    member.host.remove();
+                    changes.removed.push(Arc::clone(&member.host));
+                    host
+                }
                 None => {
                     let host = Arc::new(new_host(endpoint, rules, now));
                     changes.added.push(Arc::clone(&host));
@@ -215,6 +224,25 @@ impl HostSet {
         (set, changes)
     }
 
+    /// Whether another generation has the same hosts with the same weights, health, localities and metadata.
+    pub fn looks_like(&self, other: &HostSet) -> bool {
+        let same = |(one, other): (&Member, &Member)| {
+            Arc::ptr_eq(&one.host, &other.host)
+                && (one.weight, one.health, one.locality_weight, one.excluded)
+                    == (other.weight, other.health, other.locality_weight, other.excluded)
+                && one.locality == other.locality
+                && one.labels == other.labels
+        };
+        self.priorities.len() == other.priorities.len()
+            && self.overprovisioning == other.overprovisioning
+            && self.weighted_health == other.weighted_health
+            && self
+                .priorities
+                .iter()
+                .zip(&other.priorities)
+                .all(|(one, other)| one.len() == other.len() && one.iter().zip(other).all(same))
+    }
+
     /// How large the hash tables are, once somebody needed them.
     pub fn table_numbers(&self) -> Option<TableNumbers> {
         self.tables.get()?.numbers()
@@ -241,6 +269,7 @@ impl HostSet {
 fn new_host(endpoint: &Endpoint, rules: HostRules, now: Duration) -> Host {
     let mut host = Host::new(endpoint.address.clone(), &endpoint.hostname).through(endpoint.transport);
     host.metadata = endpoint.metadata.clone();
+    host.additional.clone_from(&endpoint.additional);
     host.monitor = rules.monitored.then(Box::<Monitor>::default);
     if rules.checked && !endpoint.check.disabled {
         // "Pending" is said only where hosts do not count before their first check.

@@ -183,6 +183,8 @@ pub struct Assignment {
     pub endpoints: Vec<Endpoint>,
     /// Percent; a level with that many healthy hosts needs no other.
     pub overprovisioning: u32,
+    /// After this time without another the endpoints are forgotten (`endpoint_stale_after`).
+    pub stale_after: Option<Duration>,
     /// Whether levels are judged by the weights of their hosts in place of their number.
     pub weighted_health: bool,
 }
@@ -192,6 +194,8 @@ pub struct Assignment {
 pub struct Endpoint {
     /// Where it is.
     pub address: Address,
+    /// Where it is, too: tried in turn where the first does not answer (`Endpoint.additional_addresses`).
+    pub additional: Option<Arc<[Address]>>,
     /// For automatic host rewrites.
     pub hostname: Box<str>,
     /// Above 0.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::endpoint::v3 as endpoint;
 
-use super::common::{leftover, socket_address};
+use super::common::{duration, leftover, socket_address};
 use super::{metadata, transport};
 use crate::cluster::{Assignment, Endpoint, HealthFlags, Locality};
 use crate::error::{Context, Result};
@@ -56,6 +56,11 @@ pub(crate) fn load_assignment(
         endpoints,
         overprovisioning,
         weighted_health: take(&mut policy.weighted_priority_health),
+        stale_after: duration(
+            &context.field("policy.endpoint_stale_after"),
+            policy.endpoint_stale_after.take(),
+        )?
+        .filter(|time| !time.is_zero()),
     };
     leftover(&context.field("policy"), &policy);
     value.named_endpoints.clear();
@@ -89,12 +94,24 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
         Some(config) => Arc::new(check_target(&context.field("endpoint.health_check_config"), config)?),
         None => Arc::default(),
     };
+    let additional = take(&mut inner.additional_addresses)
+        .into_iter()
+        .enumerate()
+        .map(|(at, additional)| {
+            let context = context.field("endpoint.additional_addresses").index(at);
+            match host_address(&context, additional.address.unwrap_or_default())? {
+                address @ Address::Socket(_) => Ok(address),
+                _ => Err(context.error("an additional address is an IP address with a port")),
+            }
+        })
+        .collect::<Result<Arc<[Address]>>>()?;
     // A name for statistics by host; hosts are shown by their addresses.
     inner.observability_name.clear();
     leftover(&context.field("endpoint"), &inner);
     leftover(context, &value);
     Ok(Some(Endpoint {
         address,
+        additional: (!additional.is_empty()).then_some(additional),
         hostname: hostname.into(),
         weight,
         discovered,

@@ -48,6 +48,13 @@ pub(crate) fn cluster(
     let http = http_options(context, &mut value)?;
     let alternative = take(&mut value.alt_stat_name);
     let (balancing, hosts) = load_balancing::balancing(context, &mut value)?;
+    if discovery == Discovery::LogicalDns
+        && assignment.as_ref().is_none_or(|assignment| assignment.endpoints.len() != 1)
+    {
+        return Err(context
+            .field("load_assignment")
+            .error("a LOGICAL_DNS cluster has one endpoint in one locality; use STRICT_DNS for more"));
+    }
     if balancing.policy.hashes_names() && discovery != Discovery::StrictDns {
         return Err(context
             .field("common_lb_config.consistent_hashing_lb_config.use_hostname_for_hashing")

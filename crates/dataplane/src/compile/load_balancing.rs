@@ -329,48 +329,42 @@ fn list(context: &Context<'_>, value: LoadBalancingPolicy, balancing: &mut Balan
 /// Whether it is known.
 fn extension_policy(context: &Context<'_>, any: &Any, balancing: &mut Balancing) -> Result<bool> {
     use extension::{
-        least_request, maglev, pick_first, random, ring_hash, round_robin, subset, wrr_locality,
+        client_side_weighted_round_robin as client_side, least_request, maglev, override_host, pick_first,
+        random, ring_hash, round_robin, subset, wrr_locality,
     };
     match &*any.type_url {
         round_robin::v3::RoundRobin::TYPE_URL => {
-            let config: round_robin::v3::RoundRobin = typed(context, any)?;
-            locality(config.locality_lb_config, balancing);
-            balancing.policy = round_robin(extension_slow_start(context, config.slow_start_config)?);
+            let mut config: round_robin::v3::RoundRobin = typed(context, any)?;
+            locality(&mut config.locality_lb_config, balancing);
+            balancing.policy = round_robin(extension_slow_start(context, config.slow_start_config.take())?);
+            leftover(context, &config);
         }
         random::v3::Random::TYPE_URL => {
-            let config: random::v3::Random = typed(context, any)?;
-            locality(config.locality_lb_config, balancing);
+            let mut config: random::v3::Random = typed(context, any)?;
+            locality(&mut config.locality_lb_config, balancing);
             balancing.policy = BalancePolicy::Random;
+            leftover(context, &config);
         }
         least_request::v3::LeastRequest::TYPE_URL => {
-            let config: least_request::v3::LeastRequest = typed(context, any)?;
-            locality(config.locality_lb_config, balancing);
+            let mut config: least_request::v3::LeastRequest = typed(context, any)?;
+            locality(&mut config.locality_lb_config, balancing);
+            let full_scan = config.enable_full_scan.take().unwrap_or(false);
             balancing.policy = BalancePolicy::LeastRequest(LeastRequest {
-                choices: config.choice_count.unwrap_or(2),
-                full_scan: config.selection_method == 1 || config.enable_full_scan.unwrap_or(false),
-                bias: bias(config.active_request_bias),
-                slow_start: extension_slow_start(context, config.slow_start_config)?,
+                choices: config.choice_count.take().unwrap_or(2),
+                full_scan: take(&mut config.selection_method) == 1 || full_scan,
+                bias: bias(config.active_request_bias.take()),
+                slow_start: extension_slow_start(context, config.slow_start_config.take())?,
             });
+            leftover(context, &config);
         }
-        ring_hash::v3::RingHash::TYPE_URL => {
-            let mut config: ring_hash::v3::RingHash = typed(context, any)?;
-            let old = consistent(config.use_hostname_for_hashing, config.hash_balance_factor);
-            let hashing = extension_hashing(context, config.consistent_hashing_lb_config.take(), old);
-            weighted(config.locality_weighted_lb_config.is_some(), balancing);
-            balancing.policy = ring_hash(
-                context,
-                config.minimum_ring_size,
-                config.maximum_ring_size,
-                config.hash_function == 2,
-                hashing,
-            )?;
-        }
+        ring_hash::v3::RingHash::TYPE_URL => extension_ring(context, typed(context, any)?, balancing)?,
         maglev::v3::Maglev::TYPE_URL => {
             let mut config: maglev::v3::Maglev = typed(context, any)?;
             let hashing =
                 extension_hashing(context, config.consistent_hashing_lb_config.take(), Hashing::default());
-            weighted(config.locality_weighted_lb_config.is_some(), balancing);
-            balancing.policy = maglev(&context.field("table_size"), config.table_size, hashing)?;
+            weighted(config.locality_weighted_lb_config.take().is_some(), balancing);
+            balancing.policy = maglev(&context.field("table_size"), config.table_size.take(), hashing)?;
+            leftover(context, &config);
         }
         pick_first::v3::PickFirst::TYPE_URL => {
             let config: pick_first::v3::PickFirst = typed(context, any)?;
@@ -382,6 +376,19 @@ fn extension_policy(context: &Context<'_>, any: &Any, balancing: &mut Balancing)
             list(&context, config.endpoint_picking_policy.unwrap_or_default(), balancing)?;
             balancing.locality = LocalityPolicy::Weighted;
         }
+        client_side::v3::ClientSideWeightedRoundRobin::TYPE_URL => {
+            context.warn(
+                "hosts are not asked how loaded they are; they take turns by the weights of the endpoints",
+            );
+            balancing.policy = BalancePolicy::RoundRobin;
+        }
+        override_host::v3::OverrideHost::TYPE_URL => {
+            let config: override_host::v3::OverrideHost = typed(context, any)?;
+            context
+                .field("override_host_sources")
+                .warn("requests do not name their hosts; the fallback policy chooses for all");
+            list(&context.field("fallback_policy"), config.fallback_policy.unwrap_or_default(), balancing)?;
+        }
         subset::v3::Subset::TYPE_URL => {
             let config: subset::v3::Subset = typed(context, any)?;
             extension_subsets(context, config, balancing)?;
@@ -389,6 +396,25 @@ fn extension_policy(context: &Context<'_>, any: &Any, balancing: &mut Balancing)
         other => return Ok(other.ends_with(".cluster_provided.v3.ClusterProvided")),
     }
     Ok(true)
+}
+
+fn extension_ring(
+    context: &Context<'_>,
+    mut config: extension::ring_hash::v3::RingHash,
+    balancing: &mut Balancing,
+) -> Result<()> {
+    let old = consistent(take(&mut config.use_hostname_for_hashing), config.hash_balance_factor.take());
+    let hashing = extension_hashing(context, config.consistent_hashing_lb_config.take(), old);
+    weighted(config.locality_weighted_lb_config.take().is_some(), balancing);
+    balancing.policy = ring_hash(
+        context,
+        config.minimum_ring_size.take(),
+        config.maximum_ring_size.take(),
+        take(&mut config.hash_function) == 2,
+        hashing,
+    )?;
+    leftover(context, &config);
+    Ok(())
 }
 
 fn extension_subsets(
@@ -456,20 +482,26 @@ fn weighted(on: bool, balancing: &mut Balancing) {
     balancing.locality = if on { LocalityPolicy::Weighted } else { LocalityPolicy::None };
 }
 
-fn locality(value: Option<extension::common::v3::LocalityLbConfig>, balancing: &mut Balancing) {
+/// What is handled is taken out; the rest is reported with what holds it.
+fn locality(value: &mut Option<extension::common::v3::LocalityLbConfig>, balancing: &mut Balancing) {
     use extension::common::v3::locality_lb_config::LocalityConfigSpecifier;
-    match value.and_then(|value| value.locality_config_specifier) {
+    let Some(config) = value else { return };
+    match config.locality_config_specifier.as_mut() {
         None => {}
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
             balancing.locality = LocalityPolicy::Weighted;
         }
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone)) => {
             balancing.locality = LocalityPolicy::ZoneAware {
-                enabled: zone.routing_enabled.map_or(100.0, |percent| percent.value),
-                minimum: zone.min_cluster_size.unwrap_or(6),
-                force: zone.force_locality_direct_routing,
+                enabled: zone.routing_enabled.take().map_or(100.0, |percent| percent.value),
+                minimum: zone.min_cluster_size.take().unwrap_or(6),
+                force: take(&mut zone.force_locality_direct_routing),
             };
-            balancing.fail_in_panic = zone.fail_traffic_on_panic;
+            balancing.fail_in_panic = take(&mut zone.fail_traffic_on_panic);
+            if *zone != Default::default() {
+                return;
+            }
         }
     }
+    *value = None;
 }

@@ -50,6 +50,8 @@ pub(super) struct Tries {
     alternative: bool,
     /// Whether there was another try.
     retried: bool,
+    /// By which number the cluster's statistics know the zone of the last host.
+    zone: u32,
 }
 
 /// What follows a try.
@@ -99,6 +101,7 @@ impl Tries {
             suppress,
             alternative,
             retried: false,
+            zone: 0,
         }
     }
 
@@ -266,6 +269,7 @@ impl Tries {
 
     /// Notes the host, and tells it what it is to know of the tries.
     fn begin_try(&mut self, exchange: &mut Exchange, host: &Arc<Host>) {
+        self.zone = host.zone();
         exchange.info.upstream_host = Some(Arc::clone(&host.text));
         exchange.info.host_metadata.clone_from(&host.metadata);
         exchange.info.upstream_host_name = Some(Arc::clone(&host.hostname));
@@ -273,6 +277,10 @@ impl Tries {
             active.detach();
         }
         if self.automatic_host && !host.hostname.is_empty() {
+            if !self.suppress && host.hostname.as_bytes() != exchange.head.authority() {
+                let original = exchange.head.authority().to_vec();
+                exchange.head.headers.set("x-envoy-original-host", original);
+            }
             exchange.head.set_authority(host.hostname.as_bytes());
         }
         if self.include_attempts {
@@ -303,7 +311,7 @@ impl Tries {
 
     /// The statistics of the zone of the last host.
     fn zone(&self) -> Option<UpstreamCodeStats> {
-        self.cluster.zone_stats(self.tried.last()?)
+        self.cluster.zone_stats(self.zone)
     }
 
     /// Counts the status that the client gets; ours where the upstream has none.
@@ -333,12 +341,13 @@ impl Tries {
             _ => 1,
         };
         let destination = match &self.cluster.config.discovery {
-            Discovery::OriginalDestination { header: Some(header), .. } => exchange
-                .head
-                .headers
-                .get_str(header)
-                .and_then(|address| address.parse().ok())
-                .or(exchange.connection.destination()),
+            Discovery::OriginalDestination { header: Some(header), .. } => {
+                let named = exchange.head.headers.get_str(header).map(|address| address.parse().ok());
+                if named == Some(None) {
+                    exchange.worker.stats.increment(self.cluster.membership.original_dst_host_invalid);
+                }
+                named.flatten().or(exchange.connection.destination())
+            }
             _ => exchange.connection.destination(),
         };
         let choice = Choice {

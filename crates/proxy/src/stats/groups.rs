@@ -482,6 +482,29 @@ counters! {
 }
 
 counters! {
+    /// `cluster_manager.cds.config_reload*`.
+    ReloadStats, "", "" {
+        config_reload: Counter, config_reload_time_ms: Gauge,
+    }
+}
+
+counters! {
+    /// `http.PREFIX.rds.NAME.*`: of a route table that a connection manager asks for.
+    RouteUpdateStats, "http", "" {
+        config_reload: Counter, config_reload_time_ms: Gauge, init_fetch_timeout: Counter,
+        update_attempt: Counter, update_empty: Counter, update_failure: Counter, update_rejected: Counter,
+        update_success: Counter, update_time: Gauge, version: Gauge, update_duration: Histogram,
+    }
+}
+
+counters! {
+    /// `cluster.NAME.*` of clusters whose endpoints are discovered, besides what all clusters have.
+    EndpointUpdateStats, "cluster", "" {
+        init_fetch_timeout: Counter, update_rejected: Counter, update_time: Gauge,
+    }
+}
+
+counters! {
     /// `control_plane.*`.
     ControlPlaneStats, "control_plane", "" {
         connected_state: Gauge, pending_requests: Gauge, rate_limit_enforced: Counter,

@@ -131,7 +131,7 @@ impl Session<'_> {
             }
             return;
         };
-        let upstream::Opened { stream: upstream, cluster, account, .. } = upstream;
+        let upstream::Opened { stream: upstream, cluster, host, account, .. } = upstream;
         if let Some(reports) = &self.reports {
             reports.borrow_mut().upstream = upstream.peer().cloned();
         }
@@ -151,7 +151,11 @@ impl Session<'_> {
             info.log_type = LogType::TcpConnectionEnd;
         }
         let mut pump = Pump::new(stream, input, upstream, self.listener.config.buffer_limit);
-        let end = self.run(&mut pump, &moved, info).await;
+        let end = tokio::select! {
+            biased;
+            end = self.run(&mut pump, &moved, info) => end,
+            () = cluster.host_failed(&host) => None,
+        };
         if let Some(account) = account {
             account.end(matches!(end, Some(End::LastBy(Side::Upstream) | End::FailedBy(Side::Upstream))));
         }

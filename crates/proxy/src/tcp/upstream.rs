@@ -23,6 +23,7 @@ use crate::worker::Choice;
 pub(super) struct Opened {
     pub(super) stream: Stream,
     pub(super) cluster: Arc<ClusterHandle>,
+    pub(super) host: Arc<Host>,
     /// None of a tunnel: the pool counts its connection.
     pub(super) account: Option<Account>,
     _places: [Option<Place>; 2],
@@ -95,7 +96,7 @@ impl Session<'_> {
                     cluster.report(&host, Report::ConnectedFinally);
                     info.upstream_local_address = stream.local_address();
                     info.upstream_tls = stream.tls().map(|tls| Arc::clone(tls) as Arc<dyn TlsView>);
-                    return Some(Opened { stream, cluster, account, _places: [place, request] });
+                    return Some(Opened { stream, cluster, host, account, _places: [place, request] });
                 }
                 Err(Failed::Overflow) => worker.stats.increment(stats.upstream_rq_pending_overflow),
                 Err(Failed::Tunnel(reason)) => {

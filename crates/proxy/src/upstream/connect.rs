@@ -2,8 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use lateen_dataplane::cluster::{Bind, Host};
 use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::listener::Address;
@@ -108,7 +111,7 @@ pub async fn connect(
 ) -> Result<Stream, ConnectError> {
     let transport = cluster.transports.get(host.transport);
     let connected = async {
-        let stream = open(cluster, host).await?;
+        let stream = open(shard, cluster, host).await?;
         match transport {
             Some(Transport::Plain) => Ok(stream),
             Some(transport) => Box::pin(negotiate(shard, transport, stream, host, purpose)).await,
@@ -139,14 +142,76 @@ async fn negotiate(
     stream.await.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls)
 }
 
-async fn open(cluster: &ClusterHandle, host: &Host) -> Result<Stream, ConnectError> {
+async fn open(shard: &Shard, cluster: &ClusterHandle, host: &Host) -> Result<Stream, ConnectError> {
     match &host.address {
         Address::Socket(address) => {
-            let stream = open_tcp(*address, &cluster.bind, cluster.config.keepalive).await?;
+            let stream = match &host.additional {
+                None => open_tcp(*address, &cluster.bind, cluster.config.keepalive).await?,
+                Some(additional) => open_any(shard, cluster, host, *address, additional).await?,
+            };
             Ok(Stream::Tcp(stream))
         }
         Address::Pipe(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
         other => Err(ConnectError::Address(other.to_string())),
+    }
+}
+
+/// How long an address has before the next one is tried beside it (RFC 8305, section 5, and Envoy).
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// Connects to the first of a host's addresses that answers. They are tried one after the other, the families in turn;
+/// whichever is slow goes on beside the next.
+async fn open_any(
+    shard: &Shard,
+    cluster: &ClusterHandle,
+    host: &Host,
+    first: SocketAddr,
+    others: &[Address],
+) -> io::Result<TcpStream> {
+    let open = |address: SocketAddr| Box::pin(open_tcp(address, &cluster.bind, cluster.config.keepalive));
+    let mut left = in_turn(first, others).into_iter();
+    let mut trying = FuturesUnordered::new();
+    let mut failure = None;
+    loop {
+        if let Some(address) = left.next() {
+            if address != first {
+                // The first is counted by whoever asked for the connection.
+                shard.increment(cluster.stats.upstream_cx_total);
+                host.counters.cx_total.fetch_add(1, Relaxed);
+            }
+            trying.push(open(address));
+        }
+        let waiting = left.len() > 0;
+        tokio::select! {
+            Some(opened) = trying.next() => match opened {
+                Ok(stream) => return Ok(stream),
+                // What the first address answered is told.
+                Err(error) => failure = failure.or(Some(error)),
+            },
+            () = tokio::time::sleep(HEAD_START), if waiting => {}
+            else => return Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())),
+        }
+        if !waiting && trying.is_empty() {
+            return Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()));
+        }
+    }
+}
+
+/// Addresses in the order in which they are tried: the families in turn, as far as there are both.
+fn in_turn(first: SocketAddr, others: &[Address]) -> Vec<SocketAddr> {
+    let others = others.iter().filter_map(|address| match address {
+        Address::Socket(address) => Some(*address),
+        _ => None,
+    });
+    let (same, other): (Vec<_>, Vec<_>) = others.partition(|address| address.is_ipv4() == first.is_ipv4());
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    let mut out = vec![first];
+    loop {
+        let (one, two) = (other.next(), same.next());
+        if one.is_none() && two.is_none() {
+            return out;
+        }
+        out.extend(one.into_iter().chain(two));
     }
 }
 
@@ -168,4 +233,32 @@ async fn open_tcp(
         socket.bind(&SockAddr::from(source))?;
     }
     TcpSocket::from_std_stream(socket.into()).connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let check = |name: &str, first: &str, others: &[&str], expect: &[&str]| {
+            let others: Vec<Address> = others.iter().map(|text| Address::Socket(address(text))).collect();
+            let expect: Vec<SocketAddr> = expect.iter().map(|text| address(text)).collect();
+            assert_eq!(in_turn(address(first), &others), expect, "{name}");
+        };
+        check("one", "1.1.1.1:1", &[], &["1.1.1.1:1"]);
+        check(
+            "of one family",
+            "1.1.1.1:1",
+            &["2.2.2.2:1", "3.3.3.3:1"],
+            &["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"],
+        );
+        check(
+            "of both",
+            "[::1]:1",
+            &["[::2]:1", "1.1.1.1:1", "2.2.2.2:1"],
+            &["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1"],
+        );
+    }
 }

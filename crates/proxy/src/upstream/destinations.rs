@@ -23,7 +23,9 @@ impl ClusterHandle {
             table.clear();
         }
         let transport = self.config.transport.index_without_labels();
-        let host = Arc::new(Host::new(Address::Socket(address), "").through(transport));
+        // So Envoy calls such a host.
+        let hostname = format!("{}{address}", self.config.name);
+        let host = Arc::new(Host::new(Address::Socket(address), &hostname).through(transport));
         table.insert(address, Arc::clone(&host));
         self.count_match(transport);
         self.count_destinations(table.len());

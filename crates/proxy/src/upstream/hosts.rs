@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lateen_dataplane::circuit::{Circuit, RoutePriority};
-use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint, HostChanges, HostRules, HostSet};
+use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint, Host, HostChanges, HostRules, HostSet};
 
 use crate::state::ClusterHandle;
 
@@ -31,14 +31,29 @@ impl ClusterHandle {
         }
     }
 
+    /// Resolves when a host fails from now on, where its connections are to end then
+    /// (`close_connections_on_host_health_failure`).
+    pub(crate) async fn host_failed(&self, host: &Host) {
+        if !self.config.close_on_health_failure {
+            return std::future::pending().await;
+        }
+        let mut changes = self.hosts_changed.subscribe();
+        let before = host.drains();
+        while changes.changed().await.is_ok() {
+            if host.drains() != before {
+                return;
+            }
+        }
+    }
+
     /// Hosts as discovery says; those that left are marked, so that nothing is sent to them again.
-    pub(crate) fn update_hosts(&self, endpoints: &[Endpoint], assignment: &Assignment) {
+    pub(crate) fn update_hosts(&self, endpoints: &[Endpoint], assignment: &Assignment) -> bool {
         self.change(|old| {
             let (mut new, changes) =
                 HostSet::update(old, endpoints, assignment.overprovisioning, self.rules(), self.now());
             new.weighted_health = assignment.weighted_health;
             (new, changes)
-        });
+        })
     }
 
     /// The same hosts, as their health is now.
@@ -46,10 +61,11 @@ impl ClusterHandle {
         self.change(HostSet::refresh);
     }
 
-    fn change(&self, next: impl FnOnce(&HostSet) -> (HostSet, HostChanges)) {
+    fn change(&self, next: impl FnOnce(&HostSet) -> (HostSet, HostChanges)) -> bool {
         let _changing = self.changing.lock();
         let old = self.hosts.load_full();
         let (new, changes) = next(&old);
+        let same = old.looks_like(&new);
         let (stats, control) = (&self.membership, &self.control);
         let [total, healthy, degraded, excluded] = new.membership();
         control.set(stats.membership_total, total);
@@ -74,5 +90,6 @@ impl ClusterHandle {
         self.zones_changed(&new);
         self.hosts.store(new);
         self.hosts_changed.send_modify(|version| *version += 1);
+        changes.levels > 0 || !same
     }
 }

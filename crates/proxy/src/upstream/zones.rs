@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lateen_dataplane::balance::{Balancing, LocalityPolicy, Notes, Surroundings, zone_notes};
-use lateen_dataplane::cluster::{Host, HostSet, Locality};
+use lateen_dataplane::cluster::{HostSet, Locality};
 
 use crate::state::ClusterHandle;
 use crate::stats::{SharedShard, UpstreamCodeStats};
@@ -76,9 +76,9 @@ impl Zones {
 }
 
 impl ClusterHandle {
-    /// The statistics of requests to a host by its zone.
-    pub(crate) fn zone_stats(&self, host: &Host) -> Option<UpstreamCodeStats> {
-        let at = host.zone().checked_sub(1)? as usize;
+    /// The statistics of requests to hosts of a zone, by the number that these hosts have for it.
+    pub(crate) fn zone_stats(&self, number: u32) -> Option<UpstreamCodeStats> {
+        let at = number.checked_sub(1)? as usize;
         self.zones.as_ref()?.stats.load().get(at).map(|(_, stats)| *stats)
     }
 

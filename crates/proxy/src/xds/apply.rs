@@ -12,8 +12,9 @@ use lateen_envoy::envoy::extensions::transport_sockets::tls::v3::Secret;
 use lateen_envoy::prost::Message;
 use lateen_xds::client::{RejectedResource, Resource};
 
+use crate::manager::updates::{now_ms, version_number};
 use crate::manager::{ApplyError, Manager};
-use crate::stats::{SharedShard, Stats, SubscriptionStats};
+use crate::stats::{ReloadStats, SharedShard, Stats, SubscriptionStats};
 
 /// The types that are asked for, in the order in which they are to be applied.
 pub const KINDS: [&str; 4] =
@@ -43,6 +44,7 @@ pub fn apply(
         let applied =
             applied.and_then(|applied: Result<(), ApplyError>| applied.map_err(|error| error.to_string()));
         let known = KINDS.into_iter().find(|known| *known == kind);
+        manager.note_update(kind, &resource.name, &resource.version, applied.is_ok());
         if let (Some(known), Ok(())) = (known, &applied) {
             manager.sources.discovered(known, &resource.name, &resource.version);
         }
@@ -80,6 +82,8 @@ pub struct UpdateStats {
     shard: SharedShard,
     stats: Stats,
     clusters: Option<SubscriptionStats>,
+    /// Of clusters, too.
+    reloads: Option<ReloadStats>,
     listeners: Option<SubscriptionStats>,
 }
 
@@ -93,6 +97,7 @@ impl UpdateStats {
             shard: stats.common(),
             stats: stats.clone(),
             clusters: clusters.then(|| SubscriptionStats::new(stats, CLUSTERS)),
+            reloads: clusters.then(|| ReloadStats::new(stats, CLUSTERS)),
             listeners: listeners.then(|| SubscriptionStats::new(stats, LISTENERS)),
         }
     }
@@ -126,17 +131,24 @@ impl UpdateStats {
         }
     }
 
-    /// An answer was applied. Of every answer the next one is awaited, so that the attempts are one ahead.
-    pub fn applied(&self, kind: &str, version: &str, rejected: bool) {
+    /// An answer was applied. Of every answer on a stream the next one is awaited, so that the attempts are one ahead.
+    /// `changes`: it had resources, or took some away.
+    pub fn applied(&self, kind: &str, version: &str, rejected: bool, changes: bool, streamed: bool) {
         let Some((stats, name)) = self.of(kind) else { return };
-        self.shard.increment(stats.update_attempt);
+        if streamed {
+            self.shard.increment(stats.update_attempt);
+        }
         if rejected {
             self.shard.increment(stats.update_rejected);
             return;
         }
         self.shard.increment(stats.update_success);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        self.shard.set(stats.update_time, now.as_millis() as u64);
+        self.shard.set(stats.update_time, now_ms());
+        self.shard.set(stats.version, version_number(version));
+        if let (Some(reloads), Cluster::TYPE_URL, true) = (&self.reloads, kind, changes) {
+            self.shard.increment(reloads.config_reload);
+            self.shard.set(reloads.config_reload_time_ms, now_ms());
+        }
         self.stats.set_text(&format!("{name}.version_text"), version);
     }
 }

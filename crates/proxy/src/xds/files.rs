@@ -83,9 +83,7 @@ pub async fn follow(
     let mut last: Option<DiscoveryResponse> = None;
     let mut first = Some(first);
     loop {
-        if let Some(updates) = &updates
-            && first.is_some()
-        {
+        if let Some(updates) = &updates {
             updates.attempt(kind);
         }
         match read(&file) {
@@ -93,8 +91,11 @@ pub async fn follow(
             Ok(response) => {
                 let Some(manager) = manager.upgrade() else { return };
                 let rejected = take(&manager, kind, &response, &mut held);
+                if response.resources.is_empty() {
+                    manager.lock().note_empty(kind, &file, &response.version_info);
+                }
                 if let Some(updates) = &updates {
-                    updates.applied(kind, &response.version_info, rejected);
+                    updates.applied(kind, &response.version_info, rejected, !held.is_empty(), false);
                 }
                 last = Some(response);
             }

@@ -190,7 +190,8 @@ impl State {
         let rejected = apply(&mut manager, &kind, &update.resources, &update.removed);
         self.subscribe(&manager, handle);
         drop(manager);
-        self.updates.applied(&kind, &update.version, !rejected.is_empty());
+        let changes = !update.resources.is_empty() || !update.removed.is_empty();
+        self.updates.applied(&kind, &update.version, !rejected.is_empty(), changes, true);
         if let Some(store) = &self.last_good {
             store.note(&update, &rejected);
         }

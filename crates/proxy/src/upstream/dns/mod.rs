@@ -56,78 +56,84 @@ async fn prefer(
     }
 }
 
-/// The hosts of a cluster, from one round of asking.
-struct Round {
-    endpoints: Vec<Endpoint>,
-    lifetime: Option<Duration>,
-    failed: bool,
-}
-
-async fn round(handle: &ClusterHandle, template: &Assignment, before: &[Endpoint]) -> Round {
-    let dns = &handle.config.dns;
+/// The hosts of one endpoint of the configuration, as they are now.
+async fn resolve(
+    handle: &ClusterHandle,
+    endpoint: &Endpoint,
+    before: &[Endpoint],
+) -> Result<(Vec<Endpoint>, Option<Duration>), ()> {
     let logical = handle.config.discovery == Discovery::LogicalDns;
-    let mut round = Round { endpoints: Vec::new(), lifetime: None, failed: false };
-    for endpoint in &template.endpoints {
-        let Address::Name(name, port) = &endpoint.address else {
-            round.endpoints.push(endpoint.clone());
-            continue;
-        };
-        let hostname: Box<str> =
-            if endpoint.hostname.is_empty() { (**name).into() } else { endpoint.hostname.clone() };
-        let at = |address: IpAddr| Endpoint {
-            address: Address::Socket(SocketAddr::new(address, *port)),
-            hostname: hostname.clone(),
-            ..endpoint.clone()
-        };
-        match lookup(dns, name).await {
-            Ok(mut found) => {
-                round.lifetime = [round.lifetime, found.lifetime].into_iter().flatten().min();
-                if logical {
-                    found.addresses.truncate(1);
-                } else {
-                    found.addresses.sort();
-                    found.addresses.dedup();
-                }
-                round.endpoints.extend(found.addresses.into_iter().map(at));
-            }
-            Err(error) => {
-                tracing::debug!(cluster = %handle.config.name, %name, %error, "a name was not resolved");
-                round.failed = true;
-                // A server that does not answer is no reason to forget the hosts.
-                let same = |old: &&Endpoint| {
-                    old.hostname == hostname
-                        && matches!(&old.address, Address::Socket(address) if address.port() == *port)
-                };
-                round.endpoints.extend(before.iter().filter(same).cloned());
-            }
-        }
+    let name: Box<str> = match &endpoint.address {
+        Address::Name(name, _) => (**name).into(),
+        // An address is a name that has itself for an address.
+        Address::Socket(address) => address.ip().to_string().into(),
+        _ => return Ok((vec![endpoint.clone()], None)),
+    };
+    let hostname = if endpoint.hostname.is_empty() { name.clone() } else { endpoint.hostname.clone() };
+    let Address::Name(_, port) = &endpoint.address else {
+        return Ok((vec![Endpoint { hostname, ..endpoint.clone() }], None));
+    };
+    let mut found = match lookup(&handle.config.dns, &name).await {
+        // A host has to have an address, even if that is the one of yesterday.
+        Ok(found) if logical && found.addresses.is_empty() => Err(std::io::Error::other("no address")),
+        found => found,
     }
-    round
+    .map_err(|error| {
+        tracing::debug!(cluster = %handle.config.name, %name, %error, "a name was not resolved");
+    })?;
+    let at = |address: &IpAddr| Address::Socket(SocketAddr::new(*address, *port));
+    let endpoint = Endpoint { hostname, ..endpoint.clone() };
+    if logical {
+        // One host: its other addresses are tried where the first does not answer. Servers like to give addresses in
+        // another order each time; the one in use stays the first, so that connections stay.
+        let before = before.first().map(|host| &host.address);
+        if let Some(place) = found.addresses.iter().position(|address| Some(&at(address)) == before) {
+            found.addresses.swap(0, place);
+        }
+        let Some((first, others)) = found.addresses.split_first() else { return Err(()) };
+        let mut others = others.to_vec();
+        others.sort();
+        let additional = (!others.is_empty()).then(|| others.iter().map(at).collect());
+        return Ok((vec![Endpoint { address: at(first), additional, ..endpoint }], found.lifetime));
+    }
+    found.addresses.sort();
+    found.addresses.dedup();
+    let hosts = found.addresses.iter().map(|address| Endpoint { address: at(address), ..endpoint.clone() });
+    Ok((hosts.collect(), found.lifetime))
 }
 
 /// Keeps the addresses of a cluster's names up to date, for as long as the cluster lives. `known` is called when the
 /// hosts were asked for once.
 pub async fn keep(cluster: Weak<ClusterHandle>, template: Assignment, known: impl Fn(&Arc<ClusterHandle>)) {
-    let mut before: Vec<Endpoint> = Vec::new();
+    let mut current: Vec<Vec<Endpoint>> = vec![Vec::new(); template.endpoints.len()];
     let mut first = true;
     let mut failures = 0;
     loop {
         let Some(handle) = cluster.upgrade() else { return };
         let (stats, control) = (&handle.membership, &handle.control);
-        control.increment(stats.update_attempt);
-        let Round { endpoints, lifetime, failed } = round(&handle, &template, &before).await;
-        control.increment(if failed { stats.update_failure } else { stats.update_success });
-        if endpoints != before {
-            handle.set_hosts(&Assignment { endpoints: endpoints.clone(), ..template.clone() });
-            before = endpoints;
-        } else if !failed {
-            control.increment(stats.update_no_rebuild);
+        let (mut shortest, mut failed) = (None, false);
+        for (at, endpoint) in template.endpoints.iter().enumerate() {
+            control.increment(stats.update_attempt);
+            // A server that does not answer is no reason to forget the hosts.
+            let Ok((hosts, lifetime)) = resolve(&handle, endpoint, &current[at]).await else {
+                control.increment(stats.update_failure);
+                failed = true;
+                continue;
+            };
+            control.increment(stats.update_success);
+            shortest = [shortest, lifetime].into_iter().flatten().min();
+            if hosts == current[at] {
+                control.increment(stats.update_no_rebuild);
+                continue;
+            }
+            current[at] = hosts;
+            handle.set_hosts(&Assignment { endpoints: current.concat(), ..template.clone() });
         }
         if std::mem::take(&mut first) {
             known(&handle);
         }
         failures = if failed { failures + 1 } else { 0 };
-        let pause = pause(&handle.config.dns, lifetime, failures);
+        let pause = pause(&handle.config.dns, shortest, failures);
         drop(handle);
         tokio::time::sleep(pause).await;
     }

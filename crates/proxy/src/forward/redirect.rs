@@ -57,6 +57,7 @@ impl Exchange {
         self.head = next;
         self.refresh_route();
         self.info.upstream_cluster = self.found.as_ref().and_then(|found| found.cluster(&self.head));
+        self.info.upstream_stat_name = None;
         self.end_of_hop(head);
         // The next hop counts as a request of its own.
         shard.increment(stats.downstream_rq_total);

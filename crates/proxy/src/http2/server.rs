@@ -31,20 +31,24 @@ type Streams = Rc<RefCell<Vec<StreamClock>>>;
 /// (RFC 9113, 6.8), the second when it has answered the first, so that what it sent meanwhile is served.
 #[derive(Default)]
 struct Draining {
-    /// When a client that has not answered is not waited for any longer.
+    begun: bool,
+    /// When a client that has not answered is told the second without.
     until: Option<Instant>,
 }
 
 impl Draining {
     fn begin(&mut self, client: &Client, connection: &mut h2::server::Connection<Shared, Bytes>) {
-        if !self.has_begun() {
+        if !self.begun {
+            self.begun = true;
             self.until = Some(Instant::now() + client.runtime.config.drain_timeout);
             connection.graceful_shutdown();
         }
     }
 
-    fn has_begun(&self) -> bool {
-        self.until.is_some()
+    /// The client has not answered, and nothing is at work.
+    fn finish(&mut self, connection: &mut h2::server::Connection<Shared, Bytes>) {
+        self.until = None;
+        connection.abrupt_shutdown(h2::Reason::NO_ERROR);
     }
 }
 
@@ -77,14 +81,14 @@ pub async fn serve(mut client: Client, shared: Shared) -> Ending {
         let idle = streams.borrow().is_empty();
         let due = client.due(idle_since).filter(|(_, due)| {
             // What has begun to end for its time does not do so again.
-            !draining.has_begun() && (idle || *due == Due::Age)
+            !draining.begun && (idle || *due == Due::Age)
         });
         let last = draining.until.filter(|_| idle);
         let wake = next_time(&streams, due.map(|(at, _)| at).or(last));
         let accepted = tokio::select! {
             biased;
             accepted = connection.accept() => accepted,
-            () = &mut closed, if !draining.has_begun() => {
+            () = &mut closed, if !draining.begun => {
                 draining.begin(&client, &mut connection);
                 continue;
             }
@@ -101,7 +105,7 @@ pub async fn serve(mut client: Client, shared: Shared) -> Ending {
                     draining.begin(&client, &mut connection);
                 }
                 if last.is_some_and(|last| last <= now) {
-                    break;
+                    draining.finish(&mut connection);
                 }
                 continue;
             }
@@ -130,7 +134,7 @@ pub async fn serve(mut client: Client, shared: Shared) -> Ending {
         client.worker.stats.increment(runtime.stats.downstream_rq_http2_total);
         start_stream(&client, &streams, &moved, request, respond);
         let full = config.max_requests_per_connection.is_some_and(|limit| requests >= limit);
-        if full && !draining.has_begun() {
+        if full && !draining.begun {
             client.worker.stats.increment(runtime.stats.downstream_cx_max_requests_reached);
         }
         if full || drain.is_draining() {

@@ -28,8 +28,8 @@ use crate::overload::Limits;
 use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
 use crate::stats::{
-    ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, ListenerStats, MembershipStats,
-    SharedShard, Stats, TcpStats, TransportMatchStats, UpstreamCodeStats, prefix,
+    BalanceStats, ClusterStats, Hold, Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, ListenerStats,
+    MembershipStats, SharedShard, Stats, TcpStats, TransportMatchStats, UpstreamCodeStats, prefix,
 };
 use crate::tls::{Secrets, ServerContext, SslStats, TlsError, Transport};
 use crate::upstream::balance_stats::{self, TableStats};
@@ -53,6 +53,8 @@ pub struct ClusterHandle {
     pub stats: ClusterStats,
     /// Counters of its hosts and updates.
     pub membership: MembershipStats,
+    /// Counters of updates and load balancing.
+    pub balance_stats: BalanceStats,
     /// Counters of requests from inside and outside the mesh.
     pub origin_stats: OriginStats,
     /// Their names are there for as long as the cluster is.
@@ -70,13 +72,13 @@ pub struct ClusterHandle {
     /// Of its limits.
     pub(crate) breaker_stats: [BreakerStats; 2],
     /// Where hosts that misbehave are reported.
-    pub(crate) outlier: Option<OutlierHandle>,
+    pub(crate) outlier: Option<Box<OutlierHandle>>,
     /// Numbers that any thread may change.
     pub(crate) control: SharedShard,
     /// Connections of an older number end (`close_connections_on_host_set_change`).
     pub(crate) connection_epoch: AtomicU64,
     /// Counts the changes of its hosts, for those who check their health.
-    pub(crate) hosts_changed: watch::Sender<u64>,
+    pub(crate) hosts_changed: OnceLock<watch::Sender<u64>>,
     /// Whether its hosts are being checked.
     pub(crate) checking: AtomicBool,
     /// Who resolves its names.
@@ -84,7 +86,7 @@ pub struct ClusterHandle {
     /// Whether anything was ever sent there: health checks are slow before.
     pub(crate) had_traffic: AtomicBool,
     /// What is under way, as far as it is limited: of default and of high priority.
-    pub circuits: [Circuit; 2],
+    pub(crate) circuits: OnceLock<Box<[Circuit; 2]>>,
     /// Held while hosts change.
     pub(crate) changing: Mutex<()>,
     /// The beginning of the proxy's time.
@@ -416,19 +418,20 @@ impl State {
     pub fn make_cluster(&self, config: Cluster) -> Result<ClusterHandle, TlsError> {
         let make_stats = || SslStats::of_cluster(&self.stats, &config.stat_name);
         let transports = Transport::all(&config, &make_stats, &self.secrets)?;
-        let membership = MembershipStats::new(&self.stats, &config.stat_name);
+        let balance_stats = BalanceStats::new(&self.stats, &config.stat_name);
         let balancers = self.workers.load(Relaxed) + 1;
         if let Some(place) = self.place.get()
             && place.counts_for(&config.balancing)
             && place.local_cluster != config.name
         {
             // Once for our own cluster; its hosts are known to all before any request comes.
-            self.stats.common().add(membership.lb_recalculate_zone_structures, balancers);
+            self.stats.common().add(balance_stats.lb_recalculate_zone_structures, balancers);
         }
         Ok(ClusterHandle {
             bind: config.bind.clone().unwrap_or_else(|| self.default_bind.clone()),
             stats: ClusterStats::new(&self.stats, &config.stat_name),
-            membership,
+            membership: MembershipStats::new(&self.stats, &config.stat_name),
+            balance_stats,
             origin_stats: OriginStats {
                 internal: UpstreamCodeStats::within(&self.stats, &config.stat_name, "internal."),
                 external: UpstreamCodeStats::within(&self.stats, &config.stat_name, "external."),
@@ -444,16 +447,19 @@ impl State {
                 &config.stat_name,
                 [&config.breakers.default, &config.breakers.high],
             ),
-            outlier: config.outlier.as_ref().map(|_| OutlierHandle::new(&self.stats, &config.stat_name)),
+            outlier: config
+                .outlier
+                .as_ref()
+                .map(|_| Box::new(OutlierHandle::new(&self.stats, &config.stat_name))),
             control: self.stats.common(),
             connection_epoch: AtomicU64::new(0),
-            hosts_changed: watch::Sender::new(0),
+            hosts_changed: OnceLock::new(),
             checking: AtomicBool::new(false),
             resolver: Mutex::default(),
             had_traffic: AtomicBool::new(false),
             config,
             hosts: ArcSwap::default(),
-            circuits: Default::default(),
+            circuits: OnceLock::new(),
             changing: Mutex::default(),
             epoch: self.epoch,
             destinations: Mutex::default(),

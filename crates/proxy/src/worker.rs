@@ -178,7 +178,7 @@ impl Worker {
     }
 
     fn count_notes(&self, cluster: &ClusterHandle, notes: Notes) {
-        let stats = &cluster.membership;
+        let stats = &cluster.balance_stats;
         for (note, counter) in [
             (Notes::PANIC, stats.lb_healthy_panic),
             (Notes::SUBSET_SELECTED, stats.lb_subsets_selected),

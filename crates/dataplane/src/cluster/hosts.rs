@@ -189,6 +189,8 @@ impl HostSet {
             }
         }
         let overprovisioning = if overprovisioning == 0 { 140 } else { overprovisioning };
+        // Most clusters have few hosts, and keep them for long.
+        priorities.iter_mut().for_each(Vec::shrink_to_fit);
         let set = HostSet { priorities, overprovisioning, ..HostSet::default() };
         changes.levels = changed_levels(old, &set);
         (set, changes)

@@ -1,18 +1,24 @@
 //! `ClusterLoadAssignment`: the hosts of a cluster.
 
 use std::mem::take;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::endpoint::v3 as endpoint;
 
 use super::common::{duration, leftover, socket_address};
 use super::{metadata, transport};
+use crate::balance::HostLabels;
 use crate::cluster::{Assignment, Endpoint, HealthFlags, Locality};
 use crate::error::{Context, Result};
 use crate::health::HealthCheckTarget;
 use crate::listener::Address;
 use crate::transport::Labels;
+
+/// What most endpoints have, once for all of them.
+static NO_PLACE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+static NO_LABELS: LazyLock<Arc<HostLabels>> = LazyLock::new(Arc::default);
+static USUAL_CHECK: LazyLock<Arc<HealthCheckTarget>> = LazyLock::new(Arc::default);
 
 /// Compiles a load assignment.
 pub(crate) fn load_assignment(
@@ -22,12 +28,14 @@ pub(crate) fn load_assignment(
     let mut endpoints = Vec::new();
     for (at, mut locality) in take(&mut value.endpoints).into_iter().enumerate() {
         let context = context.field("endpoints").index(at);
-        let place = locality.locality.take().unwrap_or_default();
-        let place = Arc::new(Locality {
-            region: place.region.into(),
-            zone: place.zone.into(),
-            sub_zone: place.sub_zone.into(),
-        });
+        let place = match locality.locality.take() {
+            None => Arc::clone(&NO_PLACE),
+            Some(place) => Arc::new(Locality {
+                region: place.region.into(),
+                zone: place.zone.into(),
+                sub_zone: place.sub_zone.into(),
+            }),
+        };
         let priority = take(&mut locality.priority);
         if priority > 128 {
             return Err(context.field("priority").error(format!("{priority} is above 128")));
@@ -86,13 +94,14 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
         _ => HealthFlags::default(),
     };
     let weight = value.load_balancing_weight.take().unwrap_or(1).max(1);
-    let balancing_labels = metadata::host_labels(value.metadata.as_ref()).map(Arc::new).unwrap_or_default();
+    let balancing_labels =
+        metadata::host_labels(value.metadata.as_ref()).map_or_else(|| Arc::clone(&NO_LABELS), Arc::new);
     let metadata = super::common::metadata(value.metadata.clone());
     let labels = transport::labels_of(value.metadata.take());
     let hostname = take(&mut inner.hostname);
     let check = match inner.health_check_config.take() {
         Some(config) => Arc::new(check_target(&context.field("endpoint.health_check_config"), config)?),
-        None => Arc::default(),
+        None => Arc::clone(&USUAL_CHECK),
     };
     let additional = take(&mut inner.additional_addresses)
         .into_iter()
@@ -116,7 +125,7 @@ fn lb_endpoint(context: &Context<'_>, mut value: endpoint::LbEndpoint) -> Result
         weight,
         discovered,
         priority: 0,
-        locality: Arc::default(),
+        locality: Arc::clone(&NO_PLACE),
         locality_weight: None,
         transport: 0,
         labels,

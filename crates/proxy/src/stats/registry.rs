@@ -279,6 +279,10 @@ impl Stats {
                     sparse: registry.sparse(blocks_of(names), &self.0),
                 };
                 if let Some(scope) = registry.scopes.get_mut(&key) {
+                    // There are many scopes, each with a few groups.
+                    if scope.groups.len() < 16 {
+                        scope.groups.reserve_exact(1);
+                    }
                     scope.groups.push(group.clone());
                 }
                 group

@@ -67,7 +67,7 @@ impl ClusterHandle {
     pub(crate) fn count_subsets(&self, old: &HostSet, new: &HostSet) {
         let Some(subsets) = &self.config.balancing.subsets else { return };
         let (before, after) = (subsets.keys_of(old), subsets.keys_of(new));
-        let (stats, control) = (&self.membership, &self.control);
+        let (stats, control) = (&self.balance_stats, &self.control);
         let count = |number: usize| number as u64 * self.balancers;
         control.add(stats.lb_subsets_created, count(after.difference(&before).count()));
         control.add(stats.lb_subsets_removed, count(before.difference(&after).count()));

@@ -17,7 +17,7 @@ impl ClusterHandle {
 
     /// What is under way at a priority.
     pub fn circuit(&self, priority: RoutePriority) -> &Circuit {
-        &self.circuits[priority as usize]
+        &self.circuits.get_or_init(Box::default)[priority as usize]
     }
 
     /// What the configuration says about hosts that come and go.
@@ -89,7 +89,9 @@ impl ClusterHandle {
         let new = Arc::new(new);
         self.zones_changed(&new);
         self.hosts.store(new);
-        self.hosts_changed.send_modify(|version| *version += 1);
+        if let Some(sender) = self.hosts_changed.get() {
+            sender.send_modify(|version| *version += 1);
+        }
         changes.levels > 0 || !same
     }
 }

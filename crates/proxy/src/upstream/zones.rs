@@ -97,7 +97,7 @@ impl ClusterHandle {
             let local = place.local_hosts();
             let around = Surroundings { locality: Some(&place.locality), local_cluster: local.as_deref() };
             let notes = zone_notes(&self.config.balancing, new, &around);
-            let stats = &self.membership;
+            let stats = &self.balance_stats;
             self.control.add(stats.lb_recalculate_zone_structures, self.balancers);
             for (note, counter) in [
                 (Notes::ZONE_CLUSTER_TOO_SMALL, stats.lb_zone_cluster_too_small),

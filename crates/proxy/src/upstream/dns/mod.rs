@@ -110,7 +110,7 @@ pub async fn keep(cluster: Weak<ClusterHandle>, template: Assignment, known: imp
     let mut failures = 0;
     loop {
         let Some(handle) = cluster.upgrade() else { return };
-        let (stats, control) = (&handle.membership, &handle.control);
+        let (stats, control) = (&handle.balance_stats, &handle.control);
         let (mut shortest, mut failed) = (None, false);
         for (at, endpoint) in template.endpoints.iter().enumerate() {
             control.increment(stats.update_attempt);

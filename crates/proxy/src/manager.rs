@@ -355,7 +355,7 @@ impl Manager {
         for handle in active.iter().chain(&warmed) {
             handle.updates.fetch_add(1, Relaxed);
             if !handle.set_hosts(&assignment) {
-                handle.control.increment(handle.membership.update_no_rebuild);
+                handle.control.increment(handle.balance_stats.update_no_rebuild);
             }
         }
         let fresh = |handle: &&Arc<ClusterHandle>| !active.iter().any(|other| Arc::ptr_eq(other, handle));

@@ -344,7 +344,7 @@ impl Tries {
             Discovery::OriginalDestination { header: Some(header), .. } => {
                 let named = exchange.head.headers.get_str(header).map(|address| address.parse().ok());
                 if named == Some(None) {
-                    exchange.worker.stats.increment(self.cluster.membership.original_dst_host_invalid);
+                    exchange.worker.stats.increment(self.cluster.balance_stats.original_dst_host_invalid);
                 }
                 named.flatten().or(exchange.connection.destination())
             }

@@ -61,7 +61,7 @@ impl Manager {
         let clusters: Vec<_> = names.iter().flat_map(|name| self.of_service(name)).collect();
         for cluster in clusters {
             count_endpoints(&cluster, version, true, false);
-            cluster.control.increment(cluster.membership.update_empty);
+            cluster.control.increment(cluster.balance_stats.update_empty);
             if self.is_warming_cluster(&cluster) {
                 self.hosts_known(cluster);
             }
@@ -94,7 +94,7 @@ impl Manager {
     pub(super) fn watch_staleness(&self, assignment: &Assignment, handles: &[Arc<ClusterHandle>]) {
         let Some(limit) = assignment.stale_after else { return };
         for handle in handles {
-            handle.control.increment(handle.membership.assignment_timeout_received);
+            handle.control.increment(handle.balance_stats.assignment_timeout_received);
             let (this, weak) = (self.this.clone(), Arc::downgrade(handle));
             let received = handle.updates.load(std::sync::atomic::Ordering::Relaxed);
             let service = Arc::clone(&assignment.name);
@@ -106,7 +106,7 @@ impl Manager {
                 if handle.updates.load(std::sync::atomic::Ordering::Relaxed) != received {
                     return;
                 }
-                handle.control.increment(handle.membership.assignment_stale);
+                handle.control.increment(handle.balance_stats.assignment_stale);
                 let empty = Assignment { name: Arc::clone(&service), ..Assignment::default() };
                 handle.set_hosts(&empty);
                 manager.assignments.insert(service, empty);

@@ -133,10 +133,11 @@ counters! {
 }
 
 counters! {
-    /// `cluster.NAME.*`: hosts. Every cluster writes these, so the others are not among them.
+    /// `cluster.NAME.*`: hosts and their updates. Every cluster writes these, so the others are not among them.
     MembershipStats, "cluster", "" {
         max_host_weight: Gauge, membership_change: Counter, membership_degraded: Gauge,
         membership_excluded: Gauge, membership_healthy: Gauge, membership_total: Gauge,
+        update_attempt: Counter, update_success: Counter, version: Gauge,
     }
 }
 
@@ -144,14 +145,13 @@ counters! {
     /// `cluster.NAME.*`: updates and load balancing.
     BalanceStats, "cluster", "" {
         assignment_stale: Counter, assignment_timeout_received: Counter, assignment_use_cached: Counter,
-        lb_healthy_panic: Counter, lb_local_cluster_not_ok: Counter,
-        lb_recalculate_zone_structures: Counter, lb_subsets_active: Gauge, lb_subsets_created: Counter,
-        lb_subsets_fallback: Counter, lb_subsets_fallback_panic: Counter, lb_subsets_removed: Counter,
-        lb_subsets_selected: Counter, lb_zone_cluster_too_small: Counter, lb_zone_no_capacity_left: Counter,
+        lb_healthy_panic: Counter, lb_local_cluster_not_ok: Counter, lb_recalculate_zone_structures: Counter,
+        lb_subsets_active: Gauge, lb_subsets_created: Counter, lb_subsets_fallback: Counter,
+        lb_subsets_fallback_panic: Counter, lb_subsets_removed: Counter, lb_subsets_selected: Counter,
+        lb_zone_cluster_too_small: Counter, lb_zone_no_capacity_left: Counter,
         lb_zone_routing_all_directly: Counter, lb_zone_routing_cross_zone: Counter,
-        lb_zone_routing_sampled: Counter, original_dst_host_invalid: Counter, update_attempt: Counter,
-        update_empty: Counter, update_failure: Counter, update_no_rebuild: Counter, update_success: Counter,
-        version: Gauge, warming_state: Gauge,
+        lb_zone_routing_sampled: Counter, original_dst_host_invalid: Counter, update_empty: Counter,
+        update_failure: Counter, update_no_rebuild: Counter, warming_state: Gauge,
     }
 }
 

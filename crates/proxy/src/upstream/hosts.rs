@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lateen_dataplane::circuit::{Circuit, RoutePriority};
 use lateen_dataplane::cluster::{Assignment, Discovery, Endpoint, Host, HostChanges, HostRules, HostSet};
+use tokio::sync::watch;
 
 use crate::state::ClusterHandle;
 
@@ -31,13 +32,18 @@ impl ClusterHandle {
         }
     }
 
+    /// Tells of changes of its hosts from now on.
+    pub(crate) fn host_changes(&self) -> watch::Receiver<u64> {
+        self.hosts_changed.get_or_init(|| watch::Sender::new(0)).subscribe()
+    }
+
     /// Resolves when a host fails from now on, where its connections are to end then
     /// (`close_connections_on_host_health_failure`).
     pub(crate) async fn host_failed(&self, host: &Host) {
         if !self.config.close_on_health_failure {
             return std::future::pending().await;
         }
-        let mut changes = self.hosts_changed.subscribe();
+        let mut changes = self.host_changes();
         let before = host.drains();
         while changes.changed().await.is_ok() {
             if host.drains() != before {

@@ -110,17 +110,17 @@ pub async fn keep(cluster: Weak<ClusterHandle>, template: Assignment, known: imp
     let mut failures = 0;
     loop {
         let Some(handle) = cluster.upgrade() else { return };
-        let (stats, control) = (&handle.balance_stats, &handle.control);
+        let (stats, members, control) = (&handle.balance_stats, &handle.membership, &handle.control);
         let (mut shortest, mut failed) = (None, false);
         for (at, endpoint) in template.endpoints.iter().enumerate() {
-            control.increment(stats.update_attempt);
+            control.increment(members.update_attempt);
             // A server that does not answer is no reason to forget the hosts.
             let Ok((hosts, lifetime)) = resolve(&handle, endpoint, &current[at]).await else {
                 control.increment(stats.update_failure);
                 failed = true;
                 continue;
             };
-            control.increment(stats.update_success);
+            control.increment(members.update_success);
             shortest = [shortest, lifetime].into_iter().flatten().min();
             if hosts == current[at] {
                 control.increment(stats.update_no_rebuild);

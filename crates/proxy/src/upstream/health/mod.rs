@@ -40,7 +40,7 @@ pub fn start(state: &State, cluster: &Arc<ClusterHandle>) -> Option<oneshot::Rec
     let job = Job {
         cluster: Arc::downgrade(cluster),
         check,
-        hosts_changed: cluster.hosts_changed.get_or_init(|| watch::Sender::new(0)).subscribe(),
+        hosts_changed: cluster.host_changes(),
         checked: sender,
     };
     let thread = state.health.get_or_init(|| start_thread(state.stats.clone()));

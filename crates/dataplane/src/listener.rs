@@ -18,7 +18,7 @@ use crate::route::{HeaderMutations, RouteTable};
 use crate::tls::DownstreamTransport;
 
 pub use crate::access_log::{AccessLog, LogOptions};
-pub use crate::compile::SocketOption;
+pub use crate::compile::{SocketOption, SocketState};
 pub use crate::network::TcpProxy;
 
 /// Where a listener or a host is.

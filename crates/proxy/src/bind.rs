@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use lateen_dataplane::listener::{Listener, SocketOption};
+use lateen_dataplane::listener::{Listener, SocketOption, SocketState};
 use nix::libc;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
@@ -56,32 +56,47 @@ fn open_tcp(address: SocketAddr, config: &Listener) -> std::io::Result<Socket> {
             (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, libc::IPV6_FREEBIND)
         }
     };
-    let on = |level, name, value: i32| SocketOption { level, name, value: value.to_ne_bytes().to_vec() };
+    let on = |level, name, value: i32| SocketOption {
+        level,
+        name,
+        value: value.to_ne_bytes().to_vec(),
+        state: SocketState::Before,
+    };
     if config.transparent {
         set_option(&socket, &on(level, transparent, 1))?;
     }
     if config.freebind {
         set_option(&socket, &on(level, freebind, 1))?;
     }
-    for option in &config.socket_options {
-        set_option(&socket, option)?;
-    }
+    set_options(&socket, config, SocketState::Before)?;
     if let Some((time, interval, probes)) = config.keepalive {
         let probe = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes);
         socket.set_tcp_keepalive(&probe)?;
     }
     socket.bind(&address.into())?;
+    set_options(&socket, config, SocketState::Bound)?;
     if let Some(length) = config.fast_open {
         set_option(&socket, &on(libc::IPPROTO_TCP, libc::TCP_FASTOPEN, length as i32))?;
     }
     socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    set_options(&socket, config, SocketState::Listening)?;
     Ok(socket)
+}
+
+/// Sets the options whose time has come.
+fn set_options(socket: &Socket, config: &Listener, state: SocketState) -> std::io::Result<()> {
+    config
+        .socket_options
+        .iter()
+        .filter(|option| option.state == state)
+        .try_for_each(|option| set_option(socket, option))
 }
 
 /// Listens on a path, or where it begins with `@` on an abstract name. As Envoy does, it takes the place of what is
 /// there.
 pub fn unix(path: &Path, config: &Listener, workers: usize) -> std::io::Result<Vec<Listening>> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    set_options(&socket, config, SocketState::Before)?;
     let bytes = path.as_os_str().as_bytes();
     if let Some(name) = bytes.strip_prefix(b"@") {
         let name = [b"\0", name].concat();
@@ -93,10 +108,9 @@ pub fn unix(path: &Path, config: &Listener, workers: usize) -> std::io::Result<V
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.pipe_mode))?;
         }
     }
-    for option in &config.socket_options {
-        set_option(&socket, option)?;
-    }
+    set_options(&socket, config, SocketState::Bound)?;
     socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    set_options(&socket, config, SocketState::Listening)?;
     let first = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
     (0..workers).map(|_| first.try_clone().map(Listening::Unix)).collect()
 }

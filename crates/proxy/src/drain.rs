@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::sync::watch;
 
+use crate::stats::{Counter, SharedShard};
+
 /// How long the end may take, and how it is spread (`--drain-time-s`, `--drain-strategy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainPolicy {
@@ -34,12 +36,14 @@ pub struct Drain {
     closing: watch::Sender<bool>,
     /// Whether the proxy was told to fail health checks, where connections end for that, too.
     failing: Option<Arc<AtomicBool>>,
+    /// What counts the connections that end so.
+    counter: Option<(SharedShard, Counter)>,
 }
 
 impl Drain {
     /// Nothing has begun.
-    pub fn new(failing: Option<Arc<AtomicBool>>) -> Self {
-        Self { begun: OnceLock::new(), closing: watch::Sender::new(false), failing }
+    pub fn new(failing: Option<Arc<AtomicBool>>, counter: Option<(SharedShard, Counter)>) -> Self {
+        Self { begun: OnceLock::new(), closing: watch::Sender::new(false), failing, counter }
     }
 
     /// Connections are asked to end with their answers. What has begun goes on as it did.
@@ -57,8 +61,16 @@ impl Drain {
         self.closing.send_replace(true);
     }
 
-    /// Whether a connection is to end with the answer that is being written. Asked once an answer.
-    pub fn is_draining(&self) -> bool {
+    /// Whether a connection is to end with the answer that is being written; asked once an answer, and counted.
+    pub fn ends_connection(&self) -> bool {
+        let ends = self.decide();
+        if let Some((shard, counter)) = self.counter.as_ref().filter(|_| ends) {
+            shard.increment(*counter);
+        }
+        ends
+    }
+
+    fn decide(&self) -> bool {
         if self.failing.as_ref().is_some_and(|failing| failing.load(Relaxed)) {
             return true;
         }
@@ -119,26 +131,26 @@ mod tests {
 
     #[test]
     fn the_chance_of_an_end_grows() {
-        let drain = Drain::new(None);
-        assert!(!drain.is_draining());
+        let drain = Drain::new(None, None);
+        assert!(!drain.ends_connection());
         drain.begin(DrainPolicy { time: Duration::from_secs(3600), gradual: true });
         // At the beginning next to none: 100 of 3600 s would be needed for one in 36.
-        let ends = (0..1000).filter(|_| drain.is_draining()).count();
+        let ends = (0..1000).filter(|_| drain.ends_connection()).count();
         assert!(ends < 100, "{ends}");
         drain.close();
-        assert!(drain.is_draining());
+        assert!(drain.ends_connection());
         for policy in [
             DrainPolicy { time: Duration::from_secs(3600), gradual: false },
             DrainPolicy { time: Duration::ZERO, gradual: true },
         ] {
-            let drain = Drain::new(None);
+            let drain = Drain::new(None, None);
             drain.begin(policy);
-            assert!(drain.is_draining(), "{policy:?}");
+            assert!(drain.ends_connection(), "{policy:?}");
         }
         let failing = Arc::new(AtomicBool::new(false));
-        let drain = Drain::new(Some(Arc::clone(&failing)));
-        assert!(!drain.is_draining());
+        let drain = Drain::new(Some(Arc::clone(&failing)), None);
+        assert!(!drain.ends_connection());
         failing.store(true, Relaxed);
-        assert!(drain.is_draining());
+        assert!(drain.ends_connection());
     }
 }

@@ -350,6 +350,9 @@ async fn run_chain(
                         });
                     }
                     info.downstream_transport_failure = Some(reason);
+                    if let ChainRuntime::Tcp(runtime) = &chain.end {
+                        tcp::refused(worker, runtime, &info);
+                    }
                     return Some(info);
                 }
             }

@@ -266,7 +266,7 @@ impl Responder {
 impl Http1Responder {
     fn send(&mut self, head: &ResponseHead, end: bool, tunnel: bool) -> Option<BodyWriter> {
         // What is left of the request would be taken for the next one.
-        if self.drain.is_draining() || !self.complete.get() {
+        if !self.complete.get() || (self.keep_alive && self.drain.ends_connection()) {
             self.keep_alive = false;
         }
         let bodiless = self.to_head || matches!(head.status, 100..=199 | 204 | 304);

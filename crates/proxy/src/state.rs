@@ -530,6 +530,12 @@ impl State {
             NetworkFilter::DirectResponse(response) => ChainRuntime::DirectResponse(response.0.clone()),
             NetworkFilter::Close => ChainRuntime::Close,
         };
+        let counter = match &end {
+            ChainRuntime::Http(runtime) => {
+                Some((self.stats.common(), runtime.stats.downstream_cx_drain_close))
+            }
+            _ => None,
+        };
         Ok(ActiveChain {
             name: Arc::clone(&chain.name),
             metadata: chain.metadata.clone(),
@@ -537,7 +543,7 @@ impl State {
             tls,
             tls_timeout: chain.transport_timeout,
             end,
-            drain: Arc::new(Drain::new(failing)),
+            drain: Arc::new(Drain::new(failing, counter)),
             digest: chain.digest,
         })
     }

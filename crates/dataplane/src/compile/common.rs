@@ -313,6 +313,20 @@ pub struct SocketOption {
     pub name: i32,
     /// An integer or bytes, as handed to the kernel.
     pub value: Vec<u8>,
+    /// When it is set.
+    pub state: SocketState,
+}
+
+/// When in a socket's life an option is set (`envoy.config.core.v3.SocketOption.SocketState`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum SocketState {
+    /// Before it is bound.
+    #[default]
+    Before,
+    /// When it is bound.
+    Bound,
+    /// When it listens.
+    Listening,
 }
 
 /// How upstream sockets are made (`envoy.config.core.v3.BindConfig`). Part of the key of every pool.
@@ -332,7 +346,12 @@ pub(crate) fn socket_options(options: Vec<core::SocketOption>) -> Vec<SocketOpti
                 core::socket_option::Value::IntValue(number) => (number as i32).to_ne_bytes().to_vec(),
                 core::socket_option::Value::BufValue(bytes) => bytes.to_vec(),
             };
-            Some(SocketOption { level: option.level as i32, name: option.name as i32, value })
+            let state = match option.state {
+                1 => SocketState::Bound,
+                2 => SocketState::Listening,
+                _ => SocketState::Before,
+            };
+            Some(SocketOption { level: option.level as i32, name: option.name as i32, value, state })
         })
         .collect()
 }

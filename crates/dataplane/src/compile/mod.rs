@@ -42,7 +42,7 @@ use lateen_envoy::envoy::config::route::v3 as route_proto;
 use lateen_envoy::envoy::extensions::transport_sockets::tls::v3 as tls_proto;
 
 pub use common::structure;
-pub use common::{Bind, SocketOption};
+pub use common::{Bind, SocketOption, SocketState};
 
 use crate::cluster::{Assignment, Cluster};
 use crate::error::{Context, Result, Warning};

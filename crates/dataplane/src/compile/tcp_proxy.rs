@@ -25,16 +25,9 @@ pub(crate) fn tcp_proxy(context: &Context<'_>, mut value: proto::TcpProxy) -> Re
     let options = value.access_log_options.take().unwrap_or_default();
     let interval = options.access_log_flush_interval.or(value.access_log_flush_interval.take());
     let interval_context = context.field("access_log_options.access_log_flush_interval");
-    let wait_for_data = match proto::UpstreamConnectMode::try_from(take(&mut value.upstream_connect_mode)) {
-        Ok(proto::UpstreamConnectMode::OnDownstreamData) => true,
-        Ok(proto::UpstreamConnectMode::Immediate) => false,
-        _ => {
-            context
-                .field("upstream_connect_mode")
-                .warn("this mode is not supported; the upstream is connected to at once");
-            false
-        }
-    };
+    let mode = proto::UpstreamConnectMode::try_from(take(&mut value.upstream_connect_mode));
+    // Nothing is connected to before a client's TLS handshake is over in any case.
+    let wait_for_data = mode == Ok(proto::UpstreamConnectMode::OnDownstreamData);
     let compiled = TcpProxy {
         stat_prefix: stat_prefix(context, &mut value.stat_prefix)?,
         clusters: clusters(context, value.cluster_specifier.take(), metadata_match.as_ref())?,
@@ -64,7 +57,7 @@ pub(crate) fn tcp_proxy(context: &Context<'_>, mut value: proto::TcpProxy) -> Re
             || take(&mut value.flush_access_log_on_connected),
         access_log: access_logs(&context.field("access_log"), take(&mut value.access_log))?,
     };
-    if wait_for_data {
+    if mode != Ok(proto::UpstreamConnectMode::Immediate) {
         // Early data waits in the connection's own buffer, whose limit is the listener's.
         value.max_early_data_bytes = None;
     }

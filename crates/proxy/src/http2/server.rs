@@ -137,7 +137,7 @@ pub async fn serve(mut client: Client, shared: Shared) -> Ending {
         if full && !draining.begun {
             client.worker.stats.increment(runtime.stats.downstream_cx_max_requests_reached);
         }
-        if full || drain.is_draining() {
+        if full || (!draining.has_begun() && drain.ends_connection()) {
             draining.begin(&client, &mut connection);
         }
     }

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::stream::Stream;
+
 /// What one read takes at most. Large reads halve the cost of bulk, and pages that no read reached take no memory.
 const BUFFER: usize = 1024 * 1024;
 
@@ -33,7 +35,21 @@ pub enum End {
     /// Both directions are at their ends; this side's came last.
     LastBy(Side),
     /// This side failed.
-    FailedBy(Side),
+    FailedBy(Failure),
+}
+
+/// Which side failed, and whether its peer reset it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub side: Side,
+    /// Whether the other side is to be reset, too.
+    pub reset: bool,
+}
+
+/// What an error of a side says.
+fn failed(side: Side) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure { side, reset: error.kind() == io::ErrorKind::ConnectionReset }
 }
 
 /// Two connections, and what is on its way between them.
@@ -91,9 +107,26 @@ impl<D: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
             _ => {}
         }
         match (first, second) {
-            (Poll::Ready(Err(side)), _) | (_, Poll::Ready(Err(side))) => Poll::Ready(End::FailedBy(side)),
+            (Poll::Ready(Err(failure)), _) | (_, Poll::Ready(Err(failure))) => {
+                Poll::Ready(End::FailedBy(failure))
+            }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::LastBy(*last)),
             _ => Poll::Pending,
+        }
+    }
+}
+
+impl Pump<Stream, Stream> {
+    /// A reset is passed on: the other side is not to take what came for all there was.
+    pub fn pass_on(&self, end: End) {
+        match end {
+            End::FailedBy(Failure { side: Side::Upstream, reset: true }) => {
+                self.downstream.reset_when_closed()
+            }
+            End::FailedBy(Failure { side: Side::Downstream, reset: true }) => {
+                self.upstream.reset_when_closed()
+            }
+            _ => {}
         }
     }
 }
@@ -107,22 +140,22 @@ impl Direction {
         limit: usize,
         (reader, writer): (Side, Side),
         account: &impl Account,
-    ) -> Poll<Result<(), Side>> {
+    ) -> Poll<Result<(), Failure>> {
         loop {
             if self.done {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_pending(context, to)).map_err(|_| writer)?;
+            ready!(self.poll_pending(context, to)).map_err(failed(writer))?;
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(context)).map_err(|_| writer)?;
+                ready!(Pin::new(&mut *to).poll_shutdown(context)).map_err(failed(writer))?;
                 self.done = true;
                 continue;
             }
             let bytes = CHUNK.with_borrow_mut(|chunk| {
                 let mut buffer = ReadBuf::new(&mut chunk[..limit]);
-                ready!(Pin::new(&mut *from).poll_read(context, &mut buffer)).map_err(|_| reader)?;
+                ready!(Pin::new(&mut *from).poll_read(context, &mut buffer)).map_err(failed(reader))?;
                 account.moved(reader, buffer.filled().len());
-                self.send(context, to, buffer.filled()).map_err(|_| writer)?;
+                self.send(context, to, buffer.filled()).map_err(failed(writer))?;
                 Poll::Ready(Ok(buffer.filled().len()))
             });
             self.ended = ready!(bytes)? == 0;
@@ -229,7 +262,8 @@ mod tests {
         let (server, upstream) = tokio::io::duplex(64);
         let mut pump = Pump::new(downstream, BytesMut::from(&b"bytes"[..]), upstream, 64);
         drop(server);
-        assert_eq!(pump.run(&Count::default()).await, End::FailedBy(Side::Upstream));
+        let failure = Failure { side: Side::Upstream, reset: false };
+        assert_eq!(pump.run(&Count::default()).await, End::FailedBy(failure));
         drop(client);
     }
 }

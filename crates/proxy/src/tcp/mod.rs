@@ -20,7 +20,7 @@ use self::reports::Reports;
 use crate::drain::Drain;
 use crate::listener::ConnectionFacts;
 use crate::network::Refused;
-use crate::network::pump::{Account, End, Pump, Side};
+use crate::network::pump::{Account, End, Failure, Pump, Side};
 use crate::state::{ActiveChain, ActiveListener, ClusterHandle, TcpRuntime};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -144,6 +144,9 @@ impl Session<'_> {
         };
         if !input.is_empty() {
             moved.moved(Side::Downstream, input.len());
+            if config.wait_for_data {
+                self.worker.stats.increment(self.runtime.stats.early_data_received_count_total);
+            }
         }
         if config.log_connected {
             info.log_type = LogType::TcpUpstreamConnected;
@@ -157,7 +160,16 @@ impl Session<'_> {
             () = cluster.host_failed(&host) => None,
         };
         if let Some(account) = account {
-            account.end(matches!(end, Some(End::LastBy(Side::Upstream) | End::FailedBy(Side::Upstream))));
+            account.end(match end {
+                Some(End::LastBy(side) | End::FailedBy(Failure { side, .. })) => side == Side::Upstream,
+                None => false,
+            });
+        }
+        if let Some(end) = end {
+            pump.pass_on(end);
+            if matches!(end, End::FailedBy(Failure { side: Side::Upstream, reset: true })) {
+                info.flags.set(ResponseFlags::UPSTREAM_RESET);
+            }
         }
         info.bytes_received = moved.received.get();
         info.bytes_sent = moved.sent.get();

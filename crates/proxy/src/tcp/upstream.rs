@@ -98,7 +98,11 @@ impl Session<'_> {
                     info.upstream_tls = stream.tls().map(|tls| Arc::clone(tls) as Arc<dyn TlsView>);
                     return Some(Opened { stream, cluster, host, account, _places: [place, request] });
                 }
-                Err(Failed::Overflow) => worker.stats.increment(stats.upstream_rq_pending_overflow),
+                Err(Failed::Overflow) => {
+                    // No host was asked.
+                    info.upstream_host = None;
+                    worker.stats.increment(stats.upstream_rq_pending_overflow);
+                }
                 Err(Failed::Tunnel(reason)) => {
                     info.upstream_transport_failure = Some(reason.to_owned());
                     info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);

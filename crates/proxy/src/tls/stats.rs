@@ -77,8 +77,8 @@ impl SslStats {
     /// A handshake failed.
     pub(super) fn failed(&self, shard: &Shard, error: &io::Error) {
         let counters = &self.counters;
+        // What failed below TLS is no error of it.
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-            shard.increment(counters.connection_error);
             return;
         };
         shard.increment(match (Rejection::of(error), error) {

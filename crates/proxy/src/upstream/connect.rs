@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lateen_dataplane::cluster::{Bind, Host};
 use lateen_dataplane::head::RequestHead;
-use lateen_dataplane::listener::Address;
+use lateen_dataplane::listener::{Address, SocketState};
 use lateen_dataplane::route::without_port;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt;
@@ -222,9 +222,11 @@ async fn open_tcp(
 ) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
-    for option in &bind.options {
-        socket::set_option(&socket, option)?;
-    }
+    let set = |bound: bool| {
+        let now = bind.options.iter().filter(|option| (option.state != SocketState::Before) == bound);
+        now.into_iter().try_for_each(|option| socket::set_option(&socket, option))
+    };
+    set(false)?;
     if let Some((time, interval, probes)) = keepalive {
         let probe = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes);
         socket.set_tcp_keepalive(&probe)?;
@@ -232,6 +234,7 @@ async fn open_tcp(
     if let Some(source) = bind.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
         socket.bind(&SockAddr::from(source))?;
     }
+    set(true)?;
     TcpSocket::from_std_stream(socket.into()).connect(address).await
 }
 

@@ -50,9 +50,6 @@ impl BreakerStats {
             [Limited::Connections, Limited::Pending, Limited::Requests, Limited::Retries, Limited::Pools];
         for kind in kinds {
             let (limit, _) = limit_of(limits, kind);
-            if limit == 0 {
-                control.increment(self.open_of(kind));
-            }
             if let Some(remaining) = self.remaining_of(kind) {
                 let unlimited = kind == Limited::Pools && limits.pools.is_none();
                 control.add(remaining, if unlimited { u64::MAX } else { u64::from(limit) });

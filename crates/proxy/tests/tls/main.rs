@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ads;
+mod exchange;
 mod peer;
 mod pki;
 mod secrets;

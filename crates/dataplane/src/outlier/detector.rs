@@ -1,7 +1,7 @@
 //! Who is ejected, and for how long.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rand::Rng;
@@ -40,6 +40,30 @@ impl Event {
 #[derive(Debug)]
 pub struct Detector {
     config: Arc<OutlierDetection>,
+    rates: Arc<Rates>,
+}
+
+/// What the success rates of the last interval were compared with: of answers, and of connections.
+#[derive(Debug, Default)]
+pub struct Rates([AtomicU64; 4]);
+
+impl Rates {
+    /// The mean of all hosts, and below what a host is ejected, in percent; none where too few hosts had requests.
+    pub fn of(&self, local: bool) -> Option<(f64, f64)> {
+        let at = 2 * usize::from(local);
+        // Kept with all bits turned, so that the default says that there is none.
+        let value = |at: usize| f64::from_bits(!self.0[at].load(Relaxed));
+        let (mean, threshold) = (value(at), value(at + 1));
+        (!mean.is_nan() && !threshold.is_nan()).then_some((mean, threshold))
+    }
+
+    fn set(&self, local: bool, rates: Option<(f64, f64)>) {
+        let at = 2 * usize::from(local);
+        let bits = |value: f64| !value.to_bits();
+        let (mean, threshold) = rates.map_or((0, 0), |(mean, threshold)| (bits(mean), bits(threshold)));
+        self.0[at].store(mean, Relaxed);
+        self.0[at + 1].store(threshold, Relaxed);
+    }
 }
 
 fn is_ejected(host: &Host) -> bool {
@@ -48,8 +72,8 @@ fn is_ejected(host: &Host) -> bool {
 
 impl Detector {
     /// A detector.
-    pub fn new(config: Arc<OutlierDetection>) -> Self {
-        Self { config }
+    pub fn new(config: Arc<OutlierDetection>, rates: Arc<Rates>) -> Self {
+        Self { config, rates }
     }
 
     /// How often [`tick`](Self::tick) is due.
@@ -162,6 +186,7 @@ impl Detector {
                 rates.push((host, monitor, 100.0 * f64::from(successes) / f64::from(total), total));
             }
         }
+        self.rates.set(local, None);
         let enough = |volume: u32| rates.iter().filter(move |rate| rate.3 >= volume);
         let kind = if local { Kind::LocalSuccessRate } else { Kind::SuccessRate };
         let by_rate: Vec<_> = enough(config.success_rate_volume).collect();
@@ -169,7 +194,8 @@ impl Detector {
             monitor.set_success_rate(local, Some(*rate));
         }
         if !by_rate.is_empty() && by_rate.len() as u32 >= config.success_rate_hosts {
-            let threshold = threshold(by_rate.iter().map(|rate| rate.2), config.success_rate_factor);
+            let (mean, threshold) = threshold(by_rate.iter().map(|rate| rate.2), config.success_rate_factor);
+            self.rates.set(local, Some((mean, threshold)));
             for (host, monitor, rate, _) in by_rate {
                 if *rate < threshold {
                     let outcome = self.eject(host, monitor, kind, hosts, now, random);
@@ -190,12 +216,12 @@ impl Detector {
     }
 }
 
-/// So many thousandths of a standard deviation below the mean.
-fn threshold(rates: impl Iterator<Item = f64> + Clone, factor: u32) -> f64 {
+/// The mean, and so many thousandths of a standard deviation below it.
+fn threshold(rates: impl Iterator<Item = f64> + Clone, factor: u32) -> (f64, f64) {
     let count = rates.clone().count() as f64;
     let mean = rates.clone().sum::<f64>() / count;
     let variance = rates.map(|rate| (rate - mean).powi(2)).sum::<f64>() / count;
-    mean - variance.sqrt() * f64::from(factor) / 1000.0
+    (mean, mean - variance.sqrt() * f64::from(factor) / 1000.0)
 }
 
 #[cfg(test)]
@@ -274,7 +300,7 @@ mod tests {
             max_ejection_time: seconds(70),
             ..Default::default()
         });
-        let detector = Detector::new(config);
+        let detector = Detector::new(config, Arc::default());
         let mut random = SmallRng::seed_from_u64(1);
         let hosts = hosts(2);
         let mut now = seconds(1000);
@@ -299,7 +325,7 @@ mod tests {
     fn rates_are_compared() {
         let check = |name: &str, config: OutlierDetection, good: [u32; 6], expect: &[(usize, Kind)]| {
             let mut random = SmallRng::seed_from_u64(1);
-            let detector = Detector::new(Arc::new(config.clone()));
+            let detector = Detector::new(Arc::new(config.clone()), Arc::default());
             let hosts = hosts(6);
             for (host, good) in hosts.iter().zip(good) {
                 report(&config, host, Report::Answer(200), good);
@@ -351,7 +377,7 @@ mod tests {
                 success_rate_volume: 10,
                 ..Default::default()
             };
-            let detector = Detector::new(Arc::new(config.clone()));
+            let detector = Detector::new(Arc::new(config.clone()), Arc::default());
             let hosts = hosts(random.random_range(1..12));
             let mut now = Duration::ZERO;
             for _ in 0..300 {

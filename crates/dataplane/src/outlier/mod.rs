@@ -5,10 +5,10 @@
 
 mod detector;
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-pub use self::detector::{Detector, Event, Outcome};
+pub use self::detector::{Detector, Event, Outcome, Rates};
 
 /// Why a host is an outlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +167,8 @@ pub struct Monitor {
     backoff: AtomicU32,
     ejected_at: AtomicU64,
     jitter: AtomicU64,
-    /// The last success rate, external and local, in 1/100 percent; below 0 there is none.
-    success_rate: [AtomicI64; 2],
+    /// The last success rate, external and local: the bits of the number, turned, so that 0 says that there is none.
+    success_rate: [AtomicU64; 2],
 }
 
 /// Kinds that a report brought to their limit, as bits by [`Kind::index`].
@@ -240,13 +240,12 @@ impl Monitor {
 
     /// The success rate of the last interval in percent, if there were enough requests: of answers, or of connections.
     pub fn success_rate(&self, local: bool) -> Option<f64> {
-        // Kept one higher, so that the default says that there is none.
-        let value = self.success_rate[usize::from(local)].load(Relaxed) - 1;
-        (value >= 0).then(|| value as f64 / 100.0)
+        let value = f64::from_bits(!self.success_rate[usize::from(local)].load(Relaxed));
+        (!value.is_nan()).then_some(value)
     }
 
     fn set_success_rate(&self, local: bool, rate: Option<f64>) {
-        let value = rate.map_or(0, |rate| (rate * 100.0).round() as i64 + 1);
+        let value = rate.map_or(0, |rate| !rate.to_bits());
         self.success_rate[usize::from(local)].store(value, Relaxed);
     }
 }

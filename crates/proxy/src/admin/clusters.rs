@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
 use lateen_base::admin::{Reply, text};
-use lateen_dataplane::cluster::{HealthFlags, Host, Member};
+use lateen_dataplane::cluster::{Discovery, HealthFlags, Host, Member};
 use lateen_dataplane::listener::Address;
 use serde_json::{Value, json};
 
@@ -99,12 +99,26 @@ fn numbers(host: &Host) -> ([Named; 6], [Named; 3]) {
 fn cluster_text(cluster: &ClusterHandle, dynamic: bool, out: &mut String) {
     let name = &cluster.config.name;
     let _ = writeln!(out, "{name}::observability_name::{}", cluster.config.stat_name);
+    if let Some(outlier) = &cluster.outlier {
+        for (local, prefix) in [(false, ""), (true, "local_origin_")] {
+            let (mean, threshold) = outlier.rates.of(local).unwrap_or((-1.0, -1.0));
+            let _ = writeln!(out, "{name}::outlier::{prefix}success_rate_average::{}", short(mean));
+            let _ = writeln!(
+                out,
+                "{name}::outlier::{prefix}success_rate_ejection_threshold::{}",
+                short(threshold)
+            );
+        }
+    }
     for (priority, limits) in ["default", "high"].into_iter().zip(limits(cluster)) {
         for (limit, value) in limits {
             let _ = writeln!(out, "{name}::{priority}_priority::{limit}::{value}");
         }
     }
     let _ = writeln!(out, "{name}::added_via_api::{dynamic}");
+    if let Some(service) = service_name(cluster) {
+        let _ = writeln!(out, "{name}::eds_service_name::{service}");
+    }
     let hosts = cluster.hosts.load();
     for (priority, members) in hosts.priorities.iter().enumerate() {
         for member in members {
@@ -114,6 +128,32 @@ fn cluster_text(cluster: &ClusterHandle, dynamic: bool, out: &mut String) {
     for member in destinations(cluster) {
         host_text(name, &member, 0, out);
     }
+}
+
+/// The name under which endpoints are discovered, where that is not the cluster's.
+fn service_name(cluster: &ClusterHandle) -> Option<&str> {
+    match &cluster.config.discovery {
+        Discovery::Endpoints(service) if *service != cluster.config.name => Some(service),
+        _ => None,
+    }
+}
+
+/// A number with six digits, as C's `%g` writes it.
+fn short(number: f64) -> String {
+    let digits = match number.abs() {
+        size if size >= 1.0 => 5 - size.log10().floor() as i32,
+        _ => 6,
+    };
+    let text = format!("{number:.*}", digits.clamp(0, 12) as usize);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+/// A host's success rates: of answers, and of connections.
+fn success_rates(host: &Host) -> [Option<f64>; 2] {
+    [false, true].map(|local| host.monitor.as_ref().and_then(|monitor| monitor.success_rate(local)))
 }
 
 /// The hosts of a cluster of original destinations.
@@ -135,11 +175,12 @@ fn host_text(name: &str, member: &Member, priority: usize, out: &mut String) {
     }
     let locality = &member.locality;
     let flags = host.flags().text();
+    let [external, local] = success_rates(host).map(|rate| rate.unwrap_or(-1.0));
     let _ = write!(
         out,
         "{prefix}hostname::{}\n{prefix}health_flags::{flags}\n{prefix}weight::{}\n{prefix}region::{}\n\
          {prefix}zone::{}\n{prefix}sub_zone::{}\n{prefix}canary::false\n{prefix}priority::{priority}\n\
-         {prefix}success_rate::-1\n{prefix}local_origin_success_rate::-1\n",
+         {prefix}success_rate::{external}\n{prefix}local_origin_success_rate::{local}\n",
         host.hostname, member.weight, locality.region, locality.zone, locality.sub_zone
     );
 }
@@ -161,16 +202,22 @@ fn cluster_json(cluster: &ClusterHandle, dynamic: bool) -> Value {
         threshold.extend(limits.into_iter().map(|(limit, value)| (limit.to_owned(), value.into())));
         thresholds.push(Value::Object(threshold));
     }
-    let mut status = json!({
-        "name": *cluster.config.name,
-        "host_statuses": statuses,
-        "circuit_breakers": {"thresholds": thresholds},
-        "observability_name": *cluster.config.stat_name,
-    });
-    if dynamic {
-        status["added_via_api"] = true.into();
-    }
-    status
+    let threshold = |local: bool| {
+        let (_, threshold) = cluster.outlier.as_ref()?.rates.of(local)?;
+        (threshold > 0.0).then(|| json!({"value": threshold}))
+    };
+    let fields = [
+        ("name", Some((*cluster.config.name).into())),
+        ("added_via_api", dynamic.then(|| true.into())),
+        ("success_rate_ejection_threshold", threshold(false)),
+        ("host_statuses", (!statuses.is_empty()).then(|| statuses.into())),
+        ("local_origin_success_rate_ejection_threshold", threshold(true)),
+        ("circuit_breakers", Some(json!({"thresholds": thresholds}))),
+        ("observability_name", Some((*cluster.config.stat_name).into())),
+        ("eds_service_name", service_name(cluster).map(Into::into)),
+    ];
+    let set = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(set.collect())
 }
 
 /// `HostHealthStatus`, its fields in the order of their numbers.
@@ -204,13 +251,14 @@ fn host_json(member: &Member, priority: usize) -> Value {
     let (counters, gauges) = numbers(host);
     // As in protobuf's JSON: numbers of 64 bits are texts, and what is zero is left out.
     let number = |name: &str, value: u64, gauge: bool| {
-        let mut number = match gauge {
-            true => json!({"type": "GAUGE", "name": name}),
-            false => json!({"name": name}),
-        };
+        let mut number = json!({});
+        if gauge {
+            number["type"] = "GAUGE".into();
+        }
         if value > 0 {
             number["value"] = value.to_string().into();
         }
+        number["name"] = name.into();
         number
     };
     let mut stats: Vec<Value> = counters.iter().map(|(name, value)| number(name, *value, false)).collect();
@@ -230,14 +278,40 @@ fn host_json(member: &Member, priority: usize) -> Value {
         "address": address_json(&host.address),
         "stats": stats,
         "health_status": health,
-        "weight": member.weight,
-        "locality": locality,
     });
+    let [external, local] = success_rates(host);
+    if let Some(rate) = external {
+        status["success_rate"] = json!({"value": rate});
+    }
+    status["weight"] = member.weight.into();
     if !host.hostname.is_empty() {
         status["hostname"] = (*host.hostname).into();
     }
     if priority > 0 {
         status["priority"] = priority.into();
     }
+    if let Some(rate) = local {
+        status["local_origin_success_rate"] = json!({"value": rate});
+    }
+    status["locality"] = locality;
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short;
+
+    #[test]
+    fn numbers_with_six_digits() {
+        for (number, expect) in [
+            (-1.0, "-1"),
+            (100.0, "100"),
+            (66.666_666_7, "66.6667"),
+            (0.0, "0"),
+            (99.5, "99.5"),
+            (-12.25, "-12.25"),
+        ] {
+            assert_eq!(short(number), expect);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::head::ResponseHead;
-use lateen_dataplane::outlier::{Detector, Event, Kind, Outcome, Report};
+use lateen_dataplane::outlier::{Detector, Event, Kind, Outcome, Rates, Report};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::state::ClusterHandle;
@@ -17,6 +17,8 @@ type Signals = UnboundedReceiver<(Arc<Host>, Signal)>;
 #[derive(Debug)]
 pub struct OutlierHandle {
     stats: OutlierStats,
+    /// What success rates are compared with.
+    pub(crate) rates: Arc<Rates>,
     sender: UnboundedSender<(Arc<Host>, Signal)>,
     /// Taken by the task.
     receiver: parking_lot::Mutex<Option<Signals>>,
@@ -36,7 +38,7 @@ impl OutlierHandle {
     pub fn new(stats: &Stats, name: &str) -> Self {
         let (sender, receiver) = unbounded_channel();
         let receiver = parking_lot::Mutex::new(Some(receiver));
-        Self { stats: OutlierStats::new(stats, name), sender, receiver }
+        Self { stats: OutlierStats::new(stats, name), rates: Arc::default(), sender, receiver }
     }
 }
 
@@ -90,7 +92,7 @@ impl ClusterHandle {
 pub fn start(cluster: &Arc<ClusterHandle>, control: SharedShard) {
     let (Some(config), Some(handle)) = (&cluster.config.outlier, &cluster.outlier) else { return };
     let Some(receiver) = handle.receiver.lock().take() else { return };
-    let detector = Detector::new(Arc::clone(config));
+    let detector = Detector::new(Arc::clone(config), Arc::clone(&handle.rates));
     tokio::spawn(run(Arc::downgrade(cluster), detector, receiver, control));
 }
 

@@ -137,7 +137,7 @@ pub async fn serve(mut client: Client, shared: Shared) -> Ending {
         if full && !draining.begun {
             client.worker.stats.increment(runtime.stats.downstream_cx_max_requests_reached);
         }
-        if full || (!draining.has_begun() && drain.ends_connection()) {
+        if full || (!draining.begun && drain.ends_connection()) {
             draining.begin(&client, &mut connection);
         }
     }

@@ -12,6 +12,7 @@ use lateen_envoy::prost::Message;
 
 use crate::lenient;
 use crate::overload;
+use crate::refusals;
 use crate::runtime::Runtime;
 use crate::upstream::zones::Place;
 
@@ -147,7 +148,14 @@ pub fn stats_config(bootstrap: &Bootstrap) -> Result<Option<StatsConfig>, Bootst
 /// Fields that are set and have no effect. Those of clusters and listeners are told where these are compiled.
 pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
     check_names(bootstrap)?;
-    let mut warnings = compiled_bind(bootstrap)?.map_or_else(Vec::new, |compiled| compiled.warnings);
+    let mut warnings = refusals::bootstrap(bootstrap)?;
+    warnings.extend(compiled_bind(bootstrap)?.map_or_else(Vec::new, |compiled| compiled.warnings));
+    if let Some(config) = bootstrap.stats_config.clone() {
+        warnings.extend(lateen_dataplane::compile::compile_stats_config(config)?.warnings);
+    }
+    if let Some(admin) = bootstrap.admin.clone() {
+        warnings.extend(lateen_dataplane::compile::compile_admin(admin)?.warnings);
+    }
     // Resources are left out of the copy: they may be large, and are not looked into.
     let rest = Bootstrap { static_resources: None, ..bootstrap.clone() };
     walk_set_fields(&rest, &mut |field| match field.path.as_str() {
@@ -172,7 +180,10 @@ pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
         | "cluster_manager.upstream_bind_config"
         | "dynamic_resources.ads_config"
         | "dynamic_resources.cds_config"
-        | "dynamic_resources.lds_config" => Descend::Skip,
+        | "dynamic_resources.lds_config"
+        // Told already.
+        | "dynamic_resources.cds_resources_locator"
+        | "dynamic_resources.lds_resources_locator" => Descend::Skip,
         path if path.starts_with("layered_runtime.layers[")
             && (path.ends_with("].name") || path.ends_with("].static_layer")) =>
         {
@@ -276,7 +287,15 @@ mod tests {
         };
         let address = "address: {socket_address: {address: 127.0.0.1, port_value: 0}}";
         check("all obeyed", &format!("node: {{id: n}}\nadmin: {{{address}}}"), &[]);
-        check("discovery", "dynamic_resources: {ads_config: {api_type: GRPC}, cds_config: {ads: {}}}", &[]);
+        let clusters = "static_resources: {clusters: [{name: x}]}";
+        let service = "grpc_services: [{envoy_grpc: {cluster_name: x}}]";
+        check(
+            "discovery",
+            &format!(
+                "{clusters}\ndynamic_resources: {{ads_config: {{api_type: GRPC, {service}}}, cds_config: {{ads: {{}}}}}}"
+            ),
+            &[],
+        );
         check("resources tell themselves", "static_resources: {clusters: [{name: c}]}", &[]);
         check(
             "runtime",

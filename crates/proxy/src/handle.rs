@@ -17,6 +17,7 @@ use crate::bootstrap::{BootstrapError, ads_cluster, default_bind, place};
 use crate::drain::DrainPolicy;
 use crate::manager::{ApplyError, Manager, SharedManager};
 use crate::overload::{self, Limits};
+use crate::refusals;
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::stats::ServerStats;
@@ -92,18 +93,7 @@ impl Proxy {
     /// Checks the bootstrap and everything in it, and starts nothing.
     pub fn validate(bootstrap: &Bootstrap) -> Result<Vec<Warning>, StartError> {
         let mut warnings = crate::bootstrap::warnings(bootstrap)?;
-        let resources = bootstrap.static_resources.clone().unwrap_or_default();
-        for cluster in resources.clusters {
-            warnings.extend(
-                lateen_dataplane::compile::compile_cluster(cluster).map_err(ApplyError::Config)?.warnings,
-            );
-        }
-        for listener in resources.listeners {
-            let listener = crate::data_sources::inline(listener).map_err(ApplyError::Config)?;
-            warnings.extend(
-                lateen_dataplane::compile::compile_listener(listener).map_err(ApplyError::Config)?.warnings,
-            );
-        }
+        warnings.extend(crate::validate::resources(bootstrap)?);
         Ok(warnings)
     }
 
@@ -228,11 +218,19 @@ impl Main {
         let identity = crate::filters::istio::Identity::new(&self.bootstrap.node.clone().unwrap_or_default());
         let _ = self.manager.lock().state().identity.set(identity);
         let server = ServerStats::new(&stats, "");
+        {
+            let mut manager = self.manager.lock();
+            manager.services.node = self.bootstrap.node.clone().unwrap_or_default();
+            manager.services.last_good.clone_from(&self.last_good);
+        }
         let resources = self.bootstrap.static_resources.take().unwrap_or_default();
         for secret in resources.secrets {
             self.manager.lock().apply_secret(&SecretSource::Static, secret)?;
         }
-        for cluster in resources.clusters {
+        // Those first that others are discovered through.
+        let (primary, others): (Vec<_>, Vec<_>) =
+            resources.clusters.into_iter().partition(refusals::is_primary);
+        for cluster in primary.into_iter().chain(others) {
             self.manager.lock().apply_cluster(cluster)?;
         }
         for listener in resources.listeners {
@@ -258,19 +256,26 @@ impl Main {
         let dynamic = self.bootstrap.dynamic_resources.clone().unwrap_or_default();
         let discovers = dynamic.cds_config.is_some()
             || dynamic.lds_config.is_some()
+            || !self.manager.lock().wanted_of_ads().is_empty()
             || self.manager.lock().state().secrets.wants(&SecretSource::Ads);
-        let client = self.channel()?.filter(|_| discovers).map(|(channel, delta)| {
+        if let Some(store) = &self.last_good {
+            tokio::spawn(xds::keep(Arc::clone(store), Arc::clone(&self.manager)));
+        }
+        let ads = self.channel()?.filter(|_| discovers).map(|(channel, delta)| {
             let start = xds::Start {
                 node: node.clone(),
                 delta,
                 manager: Arc::clone(&self.manager),
-                ready: self.ready.clone(),
                 last_good: self.last_good.clone(),
             };
             xds::start(channel, start, &dynamic)
         });
-        let ready = client.is_none().then(|| self.ready.clone());
-        tokio::spawn(xds::files::follow_all(Arc::clone(&self.manager), dynamic, ready));
+        let client = ads.as_ref().map(xds::Ads::handle);
+        match &client {
+            Some(handle) => self.manager.lock().ask_ads(handle.clone()),
+            None => self.manager.lock().ask(),
+        }
+        tokio::spawn(xds::follow(Arc::clone(&self.manager), dynamic, ads, self.ready.clone()));
         tokio::spawn(tls::follow(Arc::downgrade(&self.manager), client.clone(), node));
         Ok((admin, client))
     }

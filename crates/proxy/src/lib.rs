@@ -8,7 +8,7 @@
 //! clients ([`connection`], [`http1`], [`http2`]), routes ([`router`], [`forward`]) and keeps its own upstream
 //! connections ([`upstream`]). Between a worker and anything else there is no lock on a request's way.
 
-pub mod access_log;
+mod access_log;
 pub mod admin;
 pub mod bind;
 pub mod bootstrap;
@@ -36,6 +36,7 @@ pub mod options;
 pub mod overload;
 pub mod preamble;
 pub mod proxy_protocol;
+pub mod refusals;
 pub mod request;
 pub mod respond;
 pub mod router;
@@ -49,6 +50,7 @@ mod stream_end;
 pub mod tcp;
 pub mod tls;
 pub mod upstream;
+mod validate;
 pub mod worker;
 pub mod xds;
 

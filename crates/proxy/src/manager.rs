@@ -18,7 +18,7 @@ use std::time::Duration;
 use lateen_dataplane::cluster::{Assignment, Discovery};
 use lateen_dataplane::compile::{compile_assignment, compile_cluster, compile_listener, compile_routes};
 use lateen_dataplane::error::Warning;
-use lateen_dataplane::listener::{Address, NetworkFilter, RouteSource};
+use lateen_dataplane::listener::{Address, Listener as CompiledListener, NetworkFilter, RouteSource};
 use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::core::v3::ConfigSource;
@@ -30,13 +30,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::bind::{self, Listening};
+use crate::refusals::{self, Known};
 use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, SharedShard};
 use crate::tls::TlsError;
 use crate::upstream::{destinations, dns, health};
 use crate::worker::Command;
-use crate::{data_sources, xds};
+use crate::{data_sources, validate, xds};
 
 /// How long a resource waits for what it needs.
 const WARMING: Duration = Duration::from_secs(15);
@@ -101,6 +102,10 @@ pub struct Manager {
     assignments: HashMap<Arc<str>, Assignment>,
     warming_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
     warming_listeners: HashMap<Arc<str>, ActiveListener>,
+    /// Those who are asked for configuration.
+    pub services: xds::Services,
+    /// Where the resources come from that are being applied: what they mean by `self`.
+    pub parent: xds::Origin,
     /// Resources that come from files, by type and name.
     followed: Arc<Mutex<HashMap<(&'static str, String), xds::files::File>>>,
     /// Clusters that have all but their secrets.
@@ -129,6 +134,8 @@ impl Manager {
                 assignments: HashMap::new(),
                 warming_clusters: HashMap::new(),
                 warming_listeners: HashMap::new(),
+                services: xds::Services::default(),
+                parent: xds::Origin::default(),
                 followed: Arc::default(),
                 waiting_clusters: HashMap::new(),
                 counts,
@@ -155,11 +162,18 @@ impl Manager {
         }
     }
 
-    /// Follows the file of a resource of this name, where it comes from one.
-    fn follow(&mut self, kind: &'static str, name: &Arc<str>, file: Option<xds::files::File>) {
+    /// The manager, for those who come back to it later.
+    pub(crate) fn this(&self) -> std::sync::Weak<Mutex<Manager>> {
+        self.this.clone()
+    }
+
+    /// Notes where a resource of this name comes from, and follows its file where it is one.
+    fn follow(&mut self, kind: &'static str, name: &Arc<str>, source: Option<&ConfigSource>) {
+        let origin = xds::Origin::new(source, &self.parent);
+        self.services.note(kind, name, &origin);
         let key = (kind, name.to_string());
         let mut followed = self.followed.lock();
-        let Some(file) = file else {
+        let xds::Origin::File(file) = origin else {
             followed.remove(&key);
             return;
         };
@@ -172,7 +186,7 @@ impl Manager {
         tokio::spawn(xds::files::follow(self.this.clone(), kind, file, None, || (), wanted));
     }
 
-    fn is_followed(&self, kind: &'static str, name: &str) -> bool {
+    pub(crate) fn is_followed(&self, kind: &'static str, name: &str) -> bool {
         let followed = self.followed.lock();
         !followed.is_empty() && followed.contains_key(&(kind, name.to_owned()))
     }
@@ -193,6 +207,8 @@ impl Manager {
     /// Adds or replaces a cluster.
     pub fn apply_cluster(&mut self, message: Cluster) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
+        let primary = |name: &str| self.is_primary(name);
+        validate::check_cluster_source(&Known { primary: &primary }, &message)?;
         let origin = message.eds_cluster_config.as_ref().and_then(|eds| eds.eds_config.clone());
         let compiled = compile_cluster(self.state.runtime.resolve(message))?;
         self.note(compiled.warnings);
@@ -225,7 +241,7 @@ impl Manager {
                 self.publish_cluster(handle);
             }
             Discovery::Endpoints(service) => {
-                self.follow(ClusterLoadAssignment::TYPE_URL, service, xds::files::path(origin.as_ref()));
+                self.follow(ClusterLoadAssignment::TYPE_URL, service, origin.as_ref());
                 if let Some(assignment) = self.assignments.get(service) {
                     handle.set_hosts(assignment);
                     self.hosts_known(handle);
@@ -369,6 +385,15 @@ impl Manager {
         Ok(())
     }
 
+    /// Names of resources of a type that others refer to, wherever they come from.
+    pub fn wanted(&self, kind: &str) -> BTreeSet<String> {
+        match kind {
+            ClusterLoadAssignment::TYPE_URL => self.wanted_endpoints(),
+            RouteConfiguration::TYPE_URL => self.wanted_routes(),
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// Names of endpoints that clusters ask for.
     pub fn wanted_endpoints(&self) -> BTreeSet<String> {
         let clusters = self.state.clusters.load();
@@ -377,8 +402,7 @@ impl Manager {
             _ => None,
         };
         let waiting = self.warming_clusters.values().chain(self.waiting_clusters.values());
-        let wanted = clusters.values().chain(waiting).filter_map(name);
-        wanted.filter(|name| !self.is_followed(ClusterLoadAssignment::TYPE_URL, name)).collect()
+        clusters.values().chain(waiting).filter_map(name).collect()
     }
 
     // === Routes ===
@@ -389,6 +413,7 @@ impl Manager {
         let compiled = compile_routes(data_sources::inline(self.state.runtime.resolve(message))?)?;
         self.note(compiled.warnings);
         let table = Arc::new(compiled.value);
+        refusals::table_clusters(&table, &|name| self.sources.clusters.contains_key(name))?;
         self.sources.routes.insert(table.name.to_string(), source);
         self.state.route_slot(&table.name).store(Some(Arc::clone(&table)));
         let ready: Vec<Arc<str>> = self
@@ -414,11 +439,7 @@ impl Manager {
         for listener in self.warming_listeners.values() {
             names.extend(route_names(listener));
         }
-        names
-            .into_iter()
-            .map(|name| name.to_string())
-            .filter(|name| !self.is_followed(RouteConfiguration::TYPE_URL, name))
-            .collect()
+        names.into_iter().map(|name| name.to_string()).collect()
     }
 
     fn missing_routes(&self, listener: &ActiveListener) -> Vec<Arc<str>> {
@@ -439,9 +460,10 @@ impl Manager {
         if self.sources.listeners.get(&*name) == Some(&source) {
             return Ok(());
         }
+        self.check_listener(&compiled.value)?;
         let listener = self.state.make_listener(compiled.value).map_err(tls_error("Listener", &name))?;
         for (routes, origin, _) in discovered_routes(&listener) {
-            self.follow(RouteConfiguration::TYPE_URL, &routes, xds::files::path(origin));
+            self.follow(RouteConfiguration::TYPE_URL, &routes, origin);
         }
         self.note_routes_wanted(&listener);
         let limit = discovered_routes(&listener).map(|(_, _, limit)| limit).max().unwrap_or(WARMING);
@@ -473,6 +495,25 @@ impl Manager {
         });
         self.count_warming();
         Ok(())
+    }
+
+    /// Refuses a listener that contradicts what else there is.
+    fn check_listener(&self, listener: &CompiledListener) -> Result<(), ApplyError> {
+        let primary = |name: &str| self.is_primary(name);
+        validate::check_route_sources(&Known { primary: &primary }, listener)?;
+        refusals::listener_clusters(listener, &|name| self.sources.clusters.contains_key(name))?;
+        let current = self.state.listeners.load();
+        let active: Vec<_> = current.by_name.values().map(|handle| handle.active.load_full()).collect();
+        let others = active.iter().map(|active| &active.config);
+        let warming = self.warming_listeners.values().map(|warming| &warming.config);
+        refusals::listener_address(listener, others.chain(warming))?;
+        Ok(refusals::log_files(listener)?)
+    }
+
+    /// Whether a cluster is there from the beginning and needs no discovery.
+    fn is_primary(&self, name: &str) -> bool {
+        let source = self.sources.clusters.get(name);
+        source.is_some_and(|source| !source.origin.is_dynamic() && refusals::is_primary(&source.decode()))
     }
 
     fn finish_listener(&mut self, name: &Arc<str>) {
@@ -623,7 +664,7 @@ impl Manager {
     }
 }
 
-fn tls_error(kind: &'static str, name: &str) -> impl FnOnce(TlsError) -> ApplyError {
+pub(crate) fn tls_error(kind: &'static str, name: &str) -> impl FnOnce(TlsError) -> ApplyError {
     let name = name.to_owned();
     move |error| ApplyError::Tls { kind, name, error }
 }

@@ -325,3 +325,139 @@ async fn everything_from_files() {
     assert_eq!(proxy.handle().stat("listener_manager.lds.update_success"), Some(2));
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// Serves the types' own services, and not the aggregated one; gives the port and the methods that were called.
+async fn serve_own(
+    source: &Source,
+    port: u16,
+) -> (u16, Arc<Mutex<Vec<String>>>, tokio::task::JoinHandle<()>) {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let socket = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let server = AdsServer::new(source.clone(), ServerOptions::default());
+    let called: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&called);
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = socket.accept().await.unwrap();
+            let (server, seen) = (server.clone(), Arc::clone(&seen));
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                seen.lock().push(request.uri().path().to_owned());
+                tower::Service::call(&mut server.clone(), request)
+            });
+            connections.spawn(async move {
+                let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = http2.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    (port, called, task)
+}
+
+fn own(cluster: &str, api_type: &str) -> serde_json::Value {
+    json!({"api_config_source": {"api_type": api_type, "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": cluster}}]}})
+}
+
+/// Clusters and endpoints of one service, listeners and routes of another: each type has a stream of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_their_own() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let (clusters, listeners) = (empty(), empty());
+    let (clusters_port, clusters_called, serving) = serve_own(&clusters, 0).await;
+    let (listeners_port, listeners_called, _serving) = serve_own(&listeners, 0).await;
+    let mut cluster = eds("a");
+    cluster["eds_cluster_config"]["eds_config"] = own("x", "GRPC");
+    clusters.put::<Cluster>("a", cluster);
+    clusters.put::<ClusterLoadAssignment>("a", assignment("a", &[one.address]));
+    // Routes come from where their listener came from.
+    let mut listener =
+        listener_with(json!({"rds": {"route_config_name": "9080", "config_source": {"self": {}}}}));
+    listener["name"] = json!("main");
+    listeners.put::<Listener>("main", listener);
+    listeners.put::<RouteConfiguration>("9080", routes("a"));
+    let text = json!({
+        "node": {"id": "sidecar~1"},
+        "dynamic_resources": {"cds_config": own("x", "GRPC"), "lds_config": own("y", "DELTA_GRPC")},
+        "static_resources": {"clusters": [
+            support::cluster("x", &[([127, 0, 0, 1], clusters_port).into()]),
+            support::cluster("y", &[([127, 0, 0, 1], listeners_port).into()])]},
+    });
+    let options = ProxyOptions { concurrency: 1, ..ProxyOptions::default() };
+    let handle = Proxy::start(bootstrap::parse(&text.to_string(), None).unwrap(), options).unwrap();
+    tokio::time::timeout(Duration::from_secs(20), handle.ready()).await.expect("ready");
+    let proxy = Running { address: handle.listener_address("main").unwrap(), handle: Some(handle) };
+    assert_eq!(proxy.get("/", &[]).await.body, "one");
+    let sorted = |called: &Mutex<Vec<String>>| {
+        let mut called = called.lock().clone();
+        called.sort();
+        called
+    };
+    assert_eq!(
+        sorted(&clusters_called),
+        [
+            "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
+            "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+        ]
+    );
+    assert_eq!(
+        sorted(&listeners_called),
+        [
+            "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+            "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+        ]
+    );
+    // A change on each.
+    clusters.put::<ClusterLoadAssignment>("a", assignment("a", &[two.address]));
+    eventually("other endpoints", async || proxy.get("/", &[]).await.body == "two").await;
+    // What a service brought serves on while it is away; when it is back, it is asked again.
+    serving.abort();
+    let _ = serving.await;
+    assert_eq!(proxy.get("/", &[]).await.body, "two");
+    clusters.put::<ClusterLoadAssignment>("a", assignment("a", &[one.address]));
+    let (_, _, _serving) = serve_own(&clusters, clusters_port).await;
+    eventually("endpoints after the return", async || proxy.get("/", &[]).await.body == "one").await;
+    // One that is wrong is refused by name.
+    listeners.put::<RouteConfiguration>("9080", json!({"name": "9080", "virtual_hosts": [{"name": "v"}]}));
+    eventually("the rejection", async || listeners.rejected.lock().contains(&"9080".to_owned())).await;
+    assert_eq!(proxy.handle().stat("http.main.rds.9080.update_rejected"), Some(1));
+    assert_eq!(proxy.get("/", &[]).await.body, "one");
+}
+
+/// What does not come within `initial_fetch_timeout` is not waited for any longer, and that is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_in_time() {
+    // Takes connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let source = || {
+        let mut source = own("x", "GRPC");
+        source["initial_fetch_timeout"] = json!("0.2s");
+        source
+    };
+    let mut cluster = eds("a");
+    cluster["eds_cluster_config"]["eds_config"] = source();
+    let mut listener =
+        listener_with(json!({"rds": {"route_config_name": "9080", "config_source": source()}}));
+    listener["name"] = json!("main");
+    let text = json!({
+        "node": {"id": "sidecar~1"},
+        "dynamic_resources": {"cds_config": source(), "lds_config": source()},
+        "static_resources": {"listeners": [listener], "clusters": [
+            support::cluster("x", &[silent.local_addr().unwrap()]), cluster]},
+    });
+    let options = ProxyOptions { concurrency: 1, ..ProxyOptions::default() };
+    let handle = Proxy::start(bootstrap::parse(&text.to_string(), None).unwrap(), options).unwrap();
+    eventually("the listener", async || handle.listener_address("main").is_some()).await;
+    let count = |name: &str| handle.stat(name) == Some(1);
+    for name in [
+        "cluster.a.init_fetch_timeout",
+        "http.main.rds.9080.init_fetch_timeout",
+        "cluster_manager.cds.init_fetch_timeout",
+        "listener_manager.lds.init_fetch_timeout",
+    ] {
+        eventually(name, async || count(name)).await;
+    }
+    let proxy = Running { address: handle.listener_address("main").unwrap(), handle: Some(handle) };
+    assert_eq!(proxy.get("/", &[]).await.status, 404, "no route is known");
+}

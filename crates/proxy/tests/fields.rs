@@ -15,6 +15,9 @@ use lateen_envoy::fields::{FieldKind, FieldType, field_types};
 use lateen_envoy::json::from_json;
 use serde_json::{Value, json};
 
+#[path = "fields/repair.rs"]
+mod repair;
+
 const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
 
 /// What the compiler says of a document: warnings, or why it is refused.
@@ -408,7 +411,7 @@ fn with_field(base: &Value, fields: &[FieldType], field: &FieldType, value: Valu
 
 fn look_into(root: &Root, rows: &mut Rows, seen: &mut BTreeSet<String>) {
     // Otherwise every field would look as if it were obeyed.
-    let verdict = (root.compile)(&(root.wrap)(root.base.clone()));
+    let verdict = repair::verdict(&(root.wrap)(root.base.clone()), root.compile);
     assert_eq!(verdict, Ok(Vec::new()), "{}: without any field", root.message);
     look(root.message, &root.base, &*root.wrap, &root.path, root.compile, rows, seen, 0);
 }
@@ -460,7 +463,7 @@ fn look(
 
 /// What the compiler makes of a document with this field.
 fn judge(document: &Value, path: &str, compile: fn(&Value) -> Verdict) -> State {
-    match compile(document) {
+    match repair::verdict(document, compile) {
         Ok(warnings) => {
             if warnings
                 .iter()

@@ -39,6 +39,7 @@
 pub mod client;
 mod codec;
 mod name;
+mod path;
 pub mod relay;
 mod resource;
 mod server;
@@ -46,6 +47,7 @@ mod source;
 pub mod transport;
 
 pub use name::resource_name;
+pub use path::service_path;
 pub use resource::EncodedResource;
 pub use server::{
     AdsServer, Protocol, Rejection, ServerOptions, StreamId, StreamStatus, Streams, SyncState, TypeStatus,

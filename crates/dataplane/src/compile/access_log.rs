@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::accesslog::v3 as proto;
 use lateen_envoy::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use lateen_envoy::envoy::config::core::v3 as core;
@@ -9,8 +10,8 @@ use lateen_envoy::envoy::extensions::access_loggers::file::v3 as file;
 use lateen_envoy::envoy::extensions::access_loggers::stream::v3 as stream;
 use lateen_envoy::envoy::r#type::matcher::v3 as matcher;
 use lateen_envoy::google::protobuf::{Any, Struct, Value, value::Kind};
-use lateen_envoy::{TypeUrl, from_any};
 
+use super::checked::unpack;
 use super::common::{header, runtime_fraction, string};
 use crate::access_log::{AccessLog, Comparison, LogFilter, LogFormat};
 use crate::error::{Context, Result};
@@ -38,24 +39,23 @@ pub(crate) fn access_logs(context: &Context<'_>, logs: Vec<proto::AccessLog>) ->
 
 /// Where to and how; none where the kind of log is not supported, which is said.
 fn logger(context: &Context<'_>, any: &Any) -> Result<Option<(String, LogFormat)>> {
-    let decode = |error: lateen_envoy::AnyError| context.error(error);
     Ok(Some(match any.type_url.as_str() {
         file::FileAccessLog::TYPE_URL => {
-            let value: file::FileAccessLog = from_any(any).map_err(decode)?;
+            let value: file::FileAccessLog = unpack(context, any)?;
             if value.path.is_empty() {
                 return Err(context.field("path").error("name the file"));
             }
             (value.path, file_format(context, value.access_log_format)?)
         }
         stream::StdoutAccessLog::TYPE_URL => {
-            let value: stream::StdoutAccessLog = from_any(any).map_err(decode)?;
+            let value: stream::StdoutAccessLog = unpack(context, any)?;
             let stream::stdout_access_log::AccessLogFormat::LogFormat(format) = value
                 .access_log_format
                 .unwrap_or(stream::stdout_access_log::AccessLogFormat::LogFormat(Default::default()));
             ("/dev/stdout".to_owned(), log_format(&context.field("log_format"), format)?)
         }
         stream::StderrAccessLog::TYPE_URL => {
-            let value: stream::StderrAccessLog = from_any(any).map_err(decode)?;
+            let value: stream::StderrAccessLog = unpack(context, any)?;
             let stream::stderr_access_log::AccessLogFormat::LogFormat(format) = value
                 .access_log_format
                 .unwrap_or(stream::stderr_access_log::AccessLogFormat::LogFormat(Default::default()));

@@ -4,17 +4,18 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::cluster::v3 as proto;
 use lateen_envoy::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig};
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::clusters::dns::v3::DnsCluster;
 use lateen_envoy::envoy::extensions::upstreams::http::v3 as upstream;
-use lateen_envoy::{TypeUrl, from_any};
 
 use super::assignment::load_assignment;
+use super::checked::unpack;
 use super::common::{bind, duration, leftover, limit};
 use super::http_protocol::keepalive as keepalive_settings;
-use super::{dns, health_check, load_balancing, network, resilience, transport};
+use super::{dns, health_check, load_balancing, network, refusals, resilience, transport};
 use crate::cluster::{Assignment, AutoServerName, Cluster, Discovery, Dns, UpstreamProtocol};
 use crate::error::{Context, Result};
 use crate::http_protocol::Keepalive;
@@ -25,9 +26,7 @@ pub(crate) fn cluster(
     context: &Context<'_>,
     mut value: proto::Cluster,
 ) -> Result<(Cluster, Option<Assignment>)> {
-    if value.name.is_empty() {
-        return Err(context.field("name").error("name the cluster"));
-    }
+    refusals::cluster(context, &value)?;
     let name: Arc<str> = take(&mut value.name).into();
     let (discovery, resolution) = discovery(context, &mut value, &name)?;
     let assignment = match value.load_assignment.take() {
@@ -173,7 +172,7 @@ fn custom_discovery(
     let context = context.field("cluster_type");
     match custom.typed_config {
         Some(any) if any.type_url == DnsCluster::TYPE_URL => {
-            let config: DnsCluster = from_any(&any).map_err(|error| context.error(error))?;
+            let config: DnsCluster = unpack(&context, &any)?;
             let (resolution, logical) = dns::dns_cluster(&context.field("typed_config"), config)?;
             Ok((if logical { Discovery::LogicalDns } else { Discovery::StrictDns }, resolution))
         }
@@ -268,8 +267,7 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
                 .warn(format!("options of the type `{}` are not supported and have no effect", any.type_url));
             continue;
         }
-        let mut options: upstream::HttpProtocolOptions =
-            from_any(&any).map_err(|error| context.error(error))?;
+        let mut options: upstream::HttpProtocolOptions = unpack(&context, &any)?;
         if let Some(common) = options.common_http_protocol_options.take() {
             out.common(&context.field("common_http_protocol_options"), common)?;
         }

@@ -63,21 +63,33 @@ pub(crate) fn substitution(
         context.field("pattern").error(format!("`{regex}` is not a regular expression (RE2 syntax): {error}"))
     })?;
     let mut out = String::new();
+    let mut groups = 0;
     let mut rest = rewrite.substitution.chars();
     while let Some(character) = rest.next() {
         match character {
             '$' => out.push_str("$$"),
             '\\' => match rest.next() {
-                Some(digit) if digit.is_ascii_digit() => out.push_str(&format!("${{{digit}}}")),
+                Some(digit) if digit.is_ascii_digit() => {
+                    groups = groups.max(digit as usize - '0' as usize);
+                    out.push_str(&format!("${{{digit}}}"));
+                }
                 Some('\\') => out.push('\\'),
+                // RE2 stops where it does not understand a text; what comes before it counts.
                 _ => {
-                    return Err(context
+                    context
                         .field("substitution")
-                        .error("after a backslash comes a digit or a backslash"));
+                        .warn("after a backslash comes a digit or a backslash; what follows has no effect");
+                    break;
                 }
             },
             other => out.push(other),
         }
+    }
+    if groups >= compiled.captures_len() {
+        // RE2 then leaves the text as it is.
+        context.field("substitution").warn(format!("the pattern has no group {groups}: nothing is replaced"));
+        let nothing = Regex::new(r"[^\s\S]").map_err(|error| context.error(error))?;
+        return Ok((nothing, Box::default()));
     }
     Ok((compiled, out.into_bytes().into()))
 }
@@ -210,6 +222,7 @@ pub(crate) fn added(context: &Context<'_>, values: Vec<core::HeaderValueOption>)
     for (at, option) in values.into_iter().enumerate() {
         let context = context.index(at);
         let header = option.header.unwrap_or_default();
+        super::refusals::route_header(&context.field("header.key"), &header.key)?;
         if header.key.is_empty() || header.key.bytes().any(|byte| byte <= b' ' || byte == 127) {
             return Err(context.field("header.key").error(format!("`{}` is not a header name", header.key)));
         }
@@ -239,7 +252,7 @@ pub(crate) fn added(context: &Context<'_>, values: Vec<core::HeaderValueOption>)
 /// Takes the four fields of header changes out of any message that has them.
 macro_rules! mutations {
     ($context:expr, $message:expr) => {
-        crate::compile::common::header_mutations(
+        crate::compile::common::route_mutations(
             $context,
             std::mem::take(&mut $message.request_headers_to_add),
             std::mem::take(&mut $message.request_headers_to_remove),
@@ -249,6 +262,19 @@ macro_rules! mutations {
     };
 }
 pub(crate) use mutations;
+
+/// Changes of a level of the route configuration, which may not take away what says where a request goes.
+pub(crate) fn route_mutations(
+    context: &Context<'_>,
+    request_add: Vec<core::HeaderValueOption>,
+    request_remove: Vec<String>,
+    response_add: Vec<core::HeaderValueOption>,
+    response_remove: Vec<String>,
+) -> Result<HeaderMutations> {
+    super::refusals::removable(&context.field("request_headers_to_remove"), &request_remove)?;
+    super::refusals::removable(&context.field("response_headers_to_remove"), &response_remove)?;
+    header_mutations(context, request_add, request_remove, response_add, response_remove)
+}
 
 pub(crate) fn header_mutations(
     context: &Context<'_>,

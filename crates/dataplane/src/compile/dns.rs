@@ -4,12 +4,13 @@ use std::mem::take;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::cluster::v3 as proto;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::clusters::dns::v3::DnsCluster;
 use lateen_envoy::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
-use lateen_envoy::{TypeUrl, from_any};
 
+use super::checked::unpack;
 use super::common::{duration, leftover, socket_address};
 use crate::cluster::{Dns, LookupFamily};
 use crate::error::{Context, Result};
@@ -97,7 +98,7 @@ fn typed(context: &Context<'_>, value: Option<core::TypedExtensionConfig>, out: 
     let context = context.field("typed_dns_resolver_config");
     let Some(any) = value.and_then(|value| value.typed_config) else { return Ok(()) };
     if any.type_url == CaresDnsResolverConfig::TYPE_URL {
-        let mut config: CaresDnsResolverConfig = from_any(&any).map_err(|error| context.error(error))?;
+        let mut config: CaresDnsResolverConfig = unpack(&context, &any)?;
         let resolvers = addresses(&context.field("resolvers"), take(&mut config.resolvers))?;
         if take(&mut config.use_resolvers_as_fallback) {
             context

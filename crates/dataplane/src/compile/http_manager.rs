@@ -15,13 +15,15 @@ use lateen_envoy::envoy::extensions::http::early_header_mutation::header_mutatio
 use lateen_envoy::envoy::extensions::http::original_ip_detection::custom_header::v3::CustomHeaderConfig;
 use lateen_envoy::envoy::extensions::http::original_ip_detection::xff::v3::XffConfig;
 use lateen_envoy::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
-use lateen_envoy::{TypeUrl, from_any};
+use lateen_envoy::{TypeUrl, };
 
 use super::access_log::access_logs;
+use super::checked::unpack;
 use super::common::{cidrs, duration, header_mutations, leftover, limit};
 use super::filters::http_filters;
 use super::http_protocol::{http1_options, http2_options};
 use super::local_reply::local_replies;
+use super::refusals;
 use super::route::route_table;
 use crate::error::{Context, Result};
 use crate::head::Scheme;
@@ -38,6 +40,7 @@ pub(crate) fn http_manager(
     context: &Context<'_>,
     mut value: proto::HttpConnectionManager,
 ) -> Result<HttpConnectionManager> {
+    refusals::manager(context, &value)?;
     let mut routes_timeout = Duration::from_secs(15);
     let mut routes_origin = None;
     let routes = match value.route_specifier.take() {
@@ -53,7 +56,12 @@ pub(crate) fn http_manager(
             }
             RouteSource::Discovered(rds.route_config_name.into())
         }
-        _ => return Err(context.error("say where routes are: rds or route_config")),
+        Some(RouteSpecifier::ScopedRoutes(_)) => {
+            return Err(context
+                .field("scoped_routes")
+                .error("routes by scope are not supported; write rds or route_config"));
+        }
+        None => return Err(context.error("say where routes are: rds or route_config")),
     };
     let common = common_options(context, &mut value)?;
     let http1 = value.http_protocol_options.take().unwrap_or_default();
@@ -200,7 +208,7 @@ fn detection(
         let context = context.index(at).field("typed_config");
         let any = extension.typed_config.unwrap_or_default();
         if any.type_url == XffConfig::TYPE_URL {
-            let value: XffConfig = from_any(&any).map_err(|error| context.error(error))?;
+            let value: XffConfig = unpack(&context, &any)?;
             let trusted = value.xff_trusted_cidrs.unwrap_or_default().cidrs;
             out.push(AddressDetection::ForwardedFor {
                 hops: value.xff_num_trusted_hops,
@@ -208,7 +216,7 @@ fn detection(
                 skip_append: value.skip_xff_append.unwrap_or(true),
             });
         } else if any.type_url == CustomHeaderConfig::TYPE_URL {
-            let value: CustomHeaderConfig = from_any(&any).map_err(|error| context.error(error))?;
+            let value: CustomHeaderConfig = unpack(&context, &any)?;
             out.push(AddressDetection::Header {
                 name: value.header_name.to_ascii_lowercase().into_bytes().into(),
                 trusted: value.allow_extension_to_set_address_as_trusted,
@@ -241,7 +249,7 @@ fn early_mutations(
                 context.error(format!("the extension `{}` is not supported; remove it", any.type_url))
             );
         }
-        let value: early::HeaderMutation = from_any(&any).map_err(|error| context.error(error))?;
+        let value: early::HeaderMutation = unpack(&context, &any)?;
         for (at, mutation) in value.mutations.into_iter().enumerate() {
             let context = context.field("mutations").index(at);
             let (add, remove) = match mutation.action {
@@ -275,7 +283,7 @@ fn scheme(context: &Context<'_>, value: &mut proto::HttpConnectionManager) -> Re
 fn request_id(context: &Context<'_>, extension: proto::RequestIdExtension) -> Result<()> {
     let any = extension.typed_config.unwrap_or_default();
     if any.type_url == UuidRequestIdConfig::TYPE_URL {
-        let _: UuidRequestIdConfig = from_any(&any).map_err(|error| context.error(error))?;
+        let _: UuidRequestIdConfig = unpack(context, &any)?;
         Ok(())
     } else {
         Err(context.error(format!("the extension `{}` is not supported; remove it", any.type_url)))

@@ -45,11 +45,23 @@ pub(crate) fn http1_options(
     Ok(options)
 }
 
+/// `SETTINGS_ENABLE_PUSH` (RFC 9113, section 6.5.2).
+const ENABLE_PUSH: u32 = 2;
+
 /// `Http2ProtocolOptions`.
 pub(crate) fn http2_options(
     context: &Context<'_>,
     mut value: core::Http2ProtocolOptions,
 ) -> Result<Http2Options> {
+    for (at, setting) in value.custom_settings_parameters.iter().enumerate() {
+        let (identifier, number) = (setting.identifier.unwrap_or(0), setting.value.unwrap_or(0));
+        if identifier == ENABLE_PUSH && number != 0 {
+            return Err(context
+                .field("custom_settings_parameters")
+                .index(at)
+                .error("nothing is ever pushed to clients; remove this setting"));
+        }
+    }
     let defaults = Http2Options::default();
     let window = |name: &str, size: Option<u32>, default: u32| match size {
         Some(size) if !(65_535..=0x7fff_ffff).contains(&size) => {

@@ -6,8 +6,9 @@ use lateen_envoy::envoy::config::listener::v3 as proto;
 use lateen_envoy::envoy::config::listener::v3::listener_filter::ConfigType;
 use lateen_envoy::envoy::extensions::filters::listener as filters;
 use lateen_envoy::prost::Message;
-use lateen_envoy::{Any, TypeUrl, from_any};
+use lateen_envoy::{Any, TypeUrl};
 
+use super::checked::unpack;
 use super::common::leftover;
 use crate::error::{Context, Result};
 use crate::listener_filter::{Inspect, PassOn, Predicate, ProxyProtocol};
@@ -79,7 +80,7 @@ pub(crate) fn listener_filters(
 }
 
 fn read<M: Message + Default + TypeUrl>(context: &Context<'_>, any: &Any) -> Result<M> {
-    from_any(any).map_err(|error| context.error(error))
+    unpack(context, any)
 }
 
 fn by_name(name: &str) -> Any {

@@ -12,8 +12,9 @@ use lateen_envoy::envoy::extensions::load_balancing_policies as extension;
 use lateen_envoy::envoy::r#type::v3 as types;
 use lateen_envoy::google::protobuf;
 use lateen_envoy::prost::Message;
-use lateen_envoy::{Any, TypeUrl, from_any};
+use lateen_envoy::{Any, TypeUrl};
 
+use super::checked::unpack;
 use super::common::{duration, leftover};
 use super::metadata::{canonical, criteria};
 use crate::balance::{
@@ -307,7 +308,7 @@ fn criteria_of(value: Option<protobuf::Struct>) -> Criteria {
 }
 
 fn typed<M: Message + TypeUrl + Default>(context: &Context<'_>, any: &Any) -> Result<M> {
-    from_any(any).map_err(|error| context.error(error))
+    unpack(context, any)
 }
 
 /// The first policy of the list that is known counts.

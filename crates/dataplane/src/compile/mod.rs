@@ -8,6 +8,7 @@
 
 mod access_log;
 mod assignment;
+mod checked;
 mod cluster;
 mod common;
 mod dns;
@@ -22,6 +23,7 @@ mod load_balancing;
 mod local_reply;
 mod metadata;
 mod network;
+mod refusals;
 mod resilience;
 mod retry;
 mod route;
@@ -34,12 +36,14 @@ mod values;
 
 use std::cell::RefCell;
 
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::cluster::v3 as cluster_proto;
 use lateen_envoy::envoy::config::core::v3 as core_proto;
 use lateen_envoy::envoy::config::endpoint::v3 as endpoint_proto;
 use lateen_envoy::envoy::config::listener::v3 as listener_proto;
 use lateen_envoy::envoy::config::route::v3 as route_proto;
 use lateen_envoy::envoy::extensions::transport_sockets::tls::v3 as tls_proto;
+use lateen_envoy::prost::Message;
 
 pub use common::structure;
 pub use common::{Bind, SocketOption, SocketState};
@@ -58,6 +62,18 @@ pub struct Compiled<T> {
     pub warnings: Vec<Warning>,
 }
 
+/// Compiles a message that breaks no rule of its definition.
+fn compile_checked<M: Message + TypeUrl, T>(
+    resource: &str,
+    message: M,
+    run: impl FnOnce(&Context<'_>, M) -> Result<T>,
+) -> Result<Compiled<T>> {
+    compile(resource, |context| {
+        checked::check(context, &message)?;
+        run(context, message)
+    })
+}
+
 fn compile<T>(resource: &str, run: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<Compiled<T>> {
     let warnings = RefCell::new(Vec::new());
     let value = run(&Context::new(resource, &warnings))?;
@@ -66,31 +82,35 @@ fn compile<T>(resource: &str, run: impl FnOnce(&Context<'_>) -> Result<T>) -> Re
 
 /// A listener.
 pub fn compile_listener(message: listener_proto::Listener) -> Result<Compiled<Listener>> {
-    compile(&format!("Listener {}", message.name), |context| listener::listener(context, message))
+    compile_checked(&format!("Listener {}", message.name), message, listener::listener)
 }
 
 /// A route configuration.
 pub fn compile_routes(message: route_proto::RouteConfiguration) -> Result<Compiled<RouteTable>> {
-    compile(&format!("RouteConfiguration {}", message.name), |context| route::route_table(context, message))
+    compile_checked(&format!("RouteConfiguration {}", message.name), message, route::route_table)
 }
 
 /// A cluster, and its endpoints where they are part of it.
 pub fn compile_cluster(message: cluster_proto::Cluster) -> Result<Compiled<(Cluster, Option<Assignment>)>> {
-    compile(&format!("Cluster {}", message.name), |context| cluster::cluster(context, message))
+    compile_checked(&format!("Cluster {}", message.name), message, cluster::cluster)
 }
 
 /// The endpoints of a cluster.
 pub fn compile_assignment(message: endpoint_proto::ClusterLoadAssignment) -> Result<Compiled<Assignment>> {
-    compile(&format!("ClusterLoadAssignment {}", message.cluster_name), |context| {
-        assignment::load_assignment(context, message)
-    })
+    let resource = format!("ClusterLoadAssignment {}", message.cluster_name);
+    compile_checked(&resource, message, assignment::load_assignment)
 }
 
 /// A secret: its name and what it is.
 pub fn compile_secret(
     message: tls_proto::Secret,
 ) -> Result<Compiled<(std::sync::Arc<str>, crate::tls::Secret)>> {
-    compile(&format!("Secret {}", message.name), |context| tls::secret(context, message))
+    compile_checked(&format!("Secret {}", message.name), message, tls::secret)
+}
+
+/// Looks at a source of configuration, at this path of the bootstrap.
+pub fn check_source(path: &str, source: &core_proto::ConfigSource) -> Result<Compiled<()>> {
+    compile("Bootstrap", |context| refusals::config_source(&context.field(path), source))
 }
 
 /// A bind configuration, as the bootstrap has one for all clusters.

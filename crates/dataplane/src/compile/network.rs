@@ -12,8 +12,9 @@ use lateen_envoy::envoy::r#type::v3 as types;
 use lateen_envoy::prost::Message;
 use lateen_envoy::stats::PluginConfig;
 use lateen_envoy::udpa::r#type::v1::TypedStruct;
-use lateen_envoy::{Any, TypeUrl, from_any};
+use lateen_envoy::{Any, TypeUrl};
 
+use super::checked::unpack;
 use super::common::{duration, leftover, limit};
 use super::filters::{istio, unwrapped};
 use super::http_manager::http_manager;
@@ -163,7 +164,7 @@ fn exchange(context: &Context<'_>, any: &Any) -> Result<Option<Arc<str>>> {
 }
 
 fn read<M: Message + Default + TypeUrl>(context: &Context<'_>, any: &Any) -> Result<M> {
-    from_any(any).map_err(|error| context.error(error))
+    unpack(context, any)
 }
 
 /// A filter's statistics need a name.

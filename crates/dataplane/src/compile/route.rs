@@ -4,10 +4,11 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::route::v3 as proto;
 use lateen_envoy::envoy::config::route::v3::{redirect_action, route_action};
-use lateen_envoy::{TypeUrl, from_any};
 
+use super::checked::unpack;
 use super::common::cookie;
 use super::common::{
     duration, headers, leftover, limit, mutations, pattern, query, runtime_fraction, substitution,
@@ -17,7 +18,7 @@ use super::local_reply::{body, body_format};
 use super::retry::retry;
 use super::template::{rewrite, template};
 use super::values::metadata;
-use super::{hash_policy, metadata};
+use super::{hash_policy, metadata, refusals};
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::error::{Context, Result};
@@ -55,6 +56,8 @@ fn stream_duration(
 #[derive(Clone)]
 struct Inherited {
     buffer_limit: Option<u64>,
+    /// The longest body of a direct response.
+    direct_body: usize,
     retry: Option<Arc<RetryPolicy>>,
     mirrors: Vec<Mirror>,
     overrides: Overrides,
@@ -62,6 +65,7 @@ struct Inherited {
 
 /// Compiles a route configuration.
 pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfiguration) -> Result<RouteTable> {
+    let direct_body = refusals::table(context, &table)?;
     let mut domains = Domains::default();
     let table_mutations = Arc::new(mutations!(context, table)?);
     let table_overrides = overrides(context, take(&mut table.typed_per_filter_config))?;
@@ -79,6 +83,7 @@ pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfigur
         }
         let inherited = Inherited {
             buffer_limit: None,
+            direct_body,
             retry: None,
             mirrors: mirrors.clone(),
             overrides: table_overrides.clone(),
@@ -96,9 +101,9 @@ pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfigur
             .into_iter()
             .map(|name| name.to_ascii_lowercase().into_bytes().into())
             .collect(),
+        validate_clusters: table.validate_clusters.take(),
     };
-    // Clusters are looked up when a request comes, so that a route may arrive before its cluster.
-    table.validate_clusters = None;
+    // It counted above.
     table.max_direct_response_body_size_bytes = None;
     table.metadata = None;
     leftover(context, &table);
@@ -181,7 +186,7 @@ fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) 
             Action::Redirect(redirect(&context.field("redirect"), action)?)
         }
         Some(proto::route::Action::DirectResponse(action)) => {
-            Action::Direct(direct(&context.field("direct_response"), action)?)
+            Action::Direct(direct(&context.field("direct_response"), action, inherited.direct_body)?)
         }
         Some(proto::route::Action::NonForwardingAction(_)) => Action::NonForwarding,
         Some(proto::route::Action::FilterAction(_)) => {
@@ -266,6 +271,7 @@ fn forward(
     inherited: &Inherited,
     overrides: &Overrides,
 ) -> Result<Forward> {
+    refusals::action(context, &action)?;
     let own_match = metadata::metadata_match(action.metadata_match.take());
     let cluster = match action.cluster_specifier.take() {
         Some(route_action::ClusterSpecifier::Cluster(name)) => ClusterSpecifier::Named(name.into()),
@@ -385,7 +391,7 @@ fn internal_redirects(
         } else if any.type_url == SafeCrossSchemeConfig::TYPE_URL {
             compiled.safe_cross_scheme = true;
         } else if any.type_url == AllowListedRoutesConfig::TYPE_URL {
-            let allowed: AllowListedRoutesConfig = from_any(&any).map_err(|error| context.error(error))?;
+            let allowed: AllowListedRoutesConfig = unpack(&context, &any)?;
             compiled.allowed_routes = Some(allowed.allowed_route_names.into_iter().map(Into::into).collect());
         } else {
             // A predicate that is not understood must not be taken for one that agrees.
@@ -402,6 +408,7 @@ fn weighted(
     inherited: &Overrides,
     route_match: Option<&Criteria>,
 ) -> Result<ClusterSpecifier> {
+    refusals::weighted(context, &value)?;
     let mut clusters = Vec::new();
     let mut total = 0u64;
     for (at, mut each) in take(&mut value.clusters).into_iter().enumerate() {
@@ -515,12 +522,17 @@ fn redirect(context: &Context<'_>, mut action: proto::RedirectAction) -> Result<
     Ok(compiled)
 }
 
-fn direct(context: &Context<'_>, action: proto::DirectResponseAction) -> Result<DirectResponse> {
+fn direct(
+    context: &Context<'_>,
+    action: proto::DirectResponseAction,
+    longest: usize,
+) -> Result<DirectResponse> {
     let status =
         u16::try_from(action.status).ok().filter(|status| (200..600).contains(status)).ok_or_else(|| {
             context.field("status").error(format!("{} is not a final HTTP status", action.status))
         })?;
     let body = body(&context.field("body"), action.body)?.unwrap_or_default();
+    refusals::direct_response(&context.field("body"), &body, longest)?;
     let format = action.body_format.map(|format| body_format(&context.field("body_format"), format));
     Ok(DirectResponse { status, body, format: format.transpose()? })
 }

@@ -18,6 +18,9 @@ pub(crate) fn stats_config(context: &Context<'_>, mut value: proto::StatsConfig)
     };
     for (at, tag) in std::mem::take(&mut value.stats_tags).into_iter().enumerate() {
         let context = context.field("stats_tags").index(at);
+        if tag.tag_name.is_empty() {
+            return Err(context.field("tag_name").error("name the tag"));
+        }
         let label = sanitized(&tag.tag_name);
         match tag.tag_value {
             Some(TagValue::FixedValue(fixed)) => out.fixed.push((label, fixed)),

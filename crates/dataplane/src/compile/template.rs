@@ -1,12 +1,13 @@
 //! Path templates (`envoy.extensions.path.match.uri_template.v3` and `envoy.extensions.path.rewrite.uri_template.v3`),
 //! compiled to a regular expression and a substitution: `/a/{name}/*/{rest=**}`.
 
+use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::core::v3::TypedExtensionConfig;
 use lateen_envoy::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use lateen_envoy::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
-use lateen_envoy::{TypeUrl, from_any};
 use regex::bytes::Regex;
 
+use super::checked::unpack;
 use crate::error::{Context, Result};
 
 /// The pattern of a `path_match_policy`.
@@ -15,7 +16,7 @@ pub(super) fn template(context: &Context<'_>, policy: TypedExtensionConfig) -> R
     if any.type_url != UriTemplateMatchConfig::TYPE_URL {
         return Err(context.error(format!("`{}` is not supported; use a path template", any.type_url)));
     }
-    let value: UriTemplateMatchConfig = from_any(&any).map_err(|error| context.error(error))?;
+    let value: UriTemplateMatchConfig = unpack(context, &any)?;
     let context = context.field("path_template");
     let pattern = pattern(&value.path_template)
         .ok_or_else(|| context.error(format!("`{}` is not a path template", value.path_template)))?;
@@ -28,7 +29,7 @@ pub(super) fn rewrite(context: &Context<'_>, policy: TypedExtensionConfig) -> Re
     if any.type_url != UriTemplateRewriteConfig::TYPE_URL {
         return Err(context.error(format!("`{}` is not supported; use a path template", any.type_url)));
     }
-    let value: UriTemplateRewriteConfig = from_any(&any).map_err(|error| context.error(error))?;
+    let value: UriTemplateRewriteConfig = unpack(context, &any)?;
     let text = value.path_template_rewrite.replace('$', "$$").replace('{', "${");
     Ok(text.into_bytes().into())
 }

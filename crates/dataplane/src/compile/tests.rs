@@ -220,14 +220,14 @@ fn what_is_parsed_for_later_is_reported() {
     );
     cluster(
         "monitors of others",
-        json!({"outlier_detection": {"consecutive_5xx": 3, "monitors": [{"name": "m"}]}}),
+        json!({"outlier_detection": {"consecutive_5xx": 3, "monitors": [{"name": "m", "typed_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {}}}]}}),
         &["outlier_detection.monitors"],
     );
     cluster("preconnecting", json!({"preconnect_policy": {}}), &["preconnect_policy"]);
     cluster(
         "destination from metadata",
         json!({"type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
-            "original_dst_lb_config": {"metadata_key": {"key": "k"}}}),
+            "original_dst_lb_config": {"metadata_key": {"key": "k", "path": [{"key": "p"}]}}}),
         &["original_dst_lb_config.metadata_key"],
     );
     cluster(
@@ -337,6 +337,9 @@ fn with_matches(kind: &str, matches: &[(Value, bool)], otherwise: Option<bool>) 
     let mut cluster = json!({"name": "c", "type": kind, "transport_socket_matches": matches});
     if kind == "ORIGINAL_DST" {
         cluster["lb_policy"] = "CLUSTER_PROVIDED".into();
+    }
+    if kind == "EDS" {
+        cluster["eds_cluster_config"] = json!({"eds_config": {"ads": {}}});
     }
     if let Some(plain) = otherwise {
         cluster["transport_socket"] = socket(plain);

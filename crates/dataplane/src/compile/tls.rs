@@ -8,11 +8,13 @@ use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
 use lateen_envoy::envoy::extensions::transport_sockets::tls::v3 as proto;
 use lateen_envoy::envoy::r#type::matcher::v3 as matcher;
-use lateen_envoy::{Any, TypeUrl, from_any};
+use lateen_envoy::{Any, TypeUrl};
 use proto::common_tls_context::ValidationContextType;
 use proto::downstream_tls_context::SessionTicketKeysType;
 
+use super::checked::unpack;
 use super::common::{duration, leftover, string};
+use super::refusals;
 use crate::error::{Context, Result};
 use crate::tls::{
     CertificateSource, Certificates, CommonTls, DataSource, DownstreamTls, DownstreamTransport, SanKind,
@@ -58,7 +60,7 @@ pub(crate) fn downstream_transport(
             any.type_url
         )));
     }
-    let value: proto::DownstreamTlsContext = from_any(&any).map_err(|error| context.error(error))?;
+    let value: proto::DownstreamTlsContext = unpack(&context, &any)?;
     let mut tls = downstream_tls(&context, value)?;
     tls.source = any.value;
     Ok(DownstreamTransport::Tls(Arc::new(tls)))
@@ -77,14 +79,13 @@ pub(crate) fn upstream_transport(
     };
     let context = context.field("typed_config");
     if any.type_url == proto::UpstreamTlsContext::TYPE_URL {
-        let value: proto::UpstreamTlsContext = from_any(&any).map_err(|error| context.error(error))?;
+        let value: proto::UpstreamTlsContext = unpack(&context, &any)?;
         let mut tls = upstream_tls(&context, value)?;
         tls.source = any.value;
         return Ok(UpstreamTransport::Tls(Arc::new(tls)));
     }
     if any.type_url == proxy_protocol::ProxyProtocolUpstreamTransport::TYPE_URL {
-        let mut value: proxy_protocol::ProxyProtocolUpstreamTransport =
-            from_any(&any).map_err(|error| context.error(error))?;
+        let mut value: proxy_protocol::ProxyProtocolUpstreamTransport = unpack(&context, &any)?;
         let mut config = value.config.take().unwrap_or_default();
         let version =
             if take(&mut config.version) == core::proxy_protocol_config::Version::V2 as i32 { 2 } else { 1 };
@@ -312,6 +313,7 @@ fn secret_reference(context: &Context<'_>, value: proto::SdsSecretConfig) -> Res
     let source = match value.sds_config {
         None => SecretSource::Static,
         Some(config) => {
+            refusals::config_source(&context, &config)?;
             if config.initial_fetch_timeout.is_some() {
                 timeout = duration(&context.field("initial_fetch_timeout"), config.initial_fetch_timeout)?
                     .filter(|timeout| !timeout.is_zero());
@@ -457,8 +459,7 @@ fn spiffe(context: &Context<'_>, config: core::TypedExtensionConfig) -> Result<V
             config.name, any.type_url
         )));
     }
-    let mut value: proto::SpiffeCertValidatorConfig =
-        from_any(&any).map_err(|error| context.field("typed_config").error(error))?;
+    let mut value: proto::SpiffeCertValidatorConfig = unpack(&context.field("typed_config"), &any)?;
     let context = context.field("typed_config");
     let mut domains = Vec::new();
     for (at, domain) in take(&mut value.trust_domains).into_iter().enumerate() {

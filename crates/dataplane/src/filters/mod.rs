@@ -59,8 +59,6 @@ pub enum HttpFilterKind {
 pub enum FilterOverride {
     /// It is off.
     Disabled,
-    /// It is on, as the chain configures it.
-    Enabled,
     /// Another fault.
     Fault(Arc<Fault>),
     /// Another way to compress.

@@ -4,6 +4,7 @@
 //! matches. Everything a request needs afterwards hangs on the [`Route`] by shared pointers, merged at compile time.
 
 mod action;
+mod clusters;
 mod domains;
 mod hash;
 mod matching;
@@ -46,6 +47,8 @@ pub struct RouteTable {
     pub nearest_wins: bool,
     /// Fields that only we may send; removed from requests at the edge.
     pub internal_only_headers: Vec<Box<[u8]>>,
+    /// Whether the clusters that it names have to exist when it is taken; not said: where it is part of a listener.
+    pub validate_clusters: Option<bool>,
 }
 
 /// Which plain requests a virtual host redirects (`VirtualHost.TlsRequirementType`).

@@ -70,6 +70,11 @@ impl Target {
     }
 }
 
+/// Whether lines could be written to a file. It is made where it is not there.
+pub(crate) fn can_open(path: &str) -> std::io::Result<()> {
+    Target::open(path).map(drop)
+}
+
 impl LogFile {
     pub(super) fn open(path: Arc<str>, signal: Arc<Signal>, meter: Meter) -> Self {
         let target = Target::open(&path).unwrap_or_else(|error| {

@@ -6,6 +6,8 @@
 
 mod file;
 
+pub(crate) use file::can_open;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -117,9 +117,11 @@ impl Follower {
         let channel = channel::to_cluster(locked, cluster)
             .inspect_err(|reason| tracing::error!(%cluster, %reason, "secrets cannot be asked for"))
             .ok()?;
+        let protocol = if delta { Protocol::Delta } else { Protocol::Sotw };
         let options = ClientOptions {
             node: self.node.clone(),
-            protocol: if delta { Protocol::Delta } else { Protocol::Sotw },
+            protocol,
+            path: lateen_xds::service_path(Secret::TYPE_URL, protocol),
             ..ClientOptions::default()
         };
         let consumer = Consumer { manager: Arc::downgrade(manager), source: source.clone() };

@@ -12,6 +12,7 @@ use lateen_envoy::envoy::extensions::transport_sockets::tls::v3::Secret;
 use lateen_envoy::prost::Message;
 use lateen_xds::client::{RejectedResource, Resource};
 
+use super::Origin;
 use crate::manager::updates::{now_ms, version_number};
 use crate::manager::{ApplyError, Manager};
 use crate::stats::{ReloadStats, SharedShard, Stats, SubscriptionStats};
@@ -20,14 +21,20 @@ use crate::stats::{ReloadStats, SharedShard, Stats, SubscriptionStats};
 pub const KINDS: [&str; 4] =
     [Cluster::TYPE_URL, ClusterLoadAssignment::TYPE_URL, Listener::TYPE_URL, RouteConfiguration::TYPE_URL];
 
-/// Applies resources of one type; gives those that were refused.
+/// Applies resources of one type that came from there; gives those that were refused.
 pub fn apply(
     manager: &mut Manager,
     kind: &str,
     resources: &[Resource],
     removed: &[String],
+    origin: &Origin,
 ) -> Vec<RejectedResource> {
     let mut rejected = Vec::new();
+    manager.parent = origin.clone();
+    if kind == Listener::TYPE_URL {
+        // Before those that come, which may be at the same address.
+        removed.iter().for_each(|name| manager.remove_listener(name));
+    }
     for resource in resources {
         let applied = match kind {
             Cluster::TYPE_URL => decode(resource).map(|message| manager.apply_cluster(message)),
@@ -59,11 +66,12 @@ pub fn apply(
     for name in removed {
         match kind {
             Cluster::TYPE_URL => manager.remove_cluster(name),
-            Listener::TYPE_URL => manager.remove_listener(name),
             // Routes and endpoints live as long as somebody refers to them.
             _ => {}
         }
     }
+    manager.parent = Origin::Ads;
+    manager.ask();
     rejected
 }
 
@@ -100,6 +108,11 @@ impl UpdateStats {
             reloads: clusters.then(|| ReloadStats::new(stats, CLUSTERS)),
             listeners: listeners.then(|| SubscriptionStats::new(stats, LISTENERS)),
         }
+    }
+
+    /// Those of one type.
+    pub fn of_kind(stats: &Stats, kind: &str) -> Self {
+        Self::new(stats, kind == Cluster::TYPE_URL, kind == Listener::TYPE_URL)
     }
 
     fn of(&self, kind: &str) -> Option<(&SubscriptionStats, &'static str)> {

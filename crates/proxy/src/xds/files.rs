@@ -6,14 +6,10 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
-use lateen_envoy::TypeUrl;
-use lateen_envoy::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
-use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::core::v3::ConfigSource;
 use lateen_envoy::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::service::discovery::v3::DiscoveryResponse;
 use lateen_envoy::prost::Message;
 use lateen_xds::client::Resource;
@@ -21,12 +17,12 @@ use lateen_xds::resource_name;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use parking_lot::Mutex;
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::{oneshot, watch};
 
+use super::Origin;
 use super::apply::{self, UpdateStats};
 use crate::bootstrap;
 use crate::lenient;
-use crate::manager::{Manager, SharedManager};
+use crate::manager::Manager;
 
 /// A file, and the folder whose changes count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +86,7 @@ pub async fn follow(
             Ok(response) if last.as_ref() == Some(&response) => {}
             Ok(response) => {
                 let Some(manager) = manager.upgrade() else { return };
-                let rejected = take(&manager, kind, &response, &mut held);
+                let rejected = take(&manager, kind, &file, &response, &mut held);
                 if response.resources.is_empty() {
                     manager.lock().note_empty(kind, &file, &response.version_info);
                 }
@@ -125,6 +121,7 @@ pub async fn follow(
 fn take(
     manager: &Mutex<Manager>,
     kind: &str,
+    file: &File,
     response: &DiscoveryResponse,
     held: &mut BTreeSet<String>,
 ) -> bool {
@@ -138,37 +135,9 @@ fn take(
         response.resources.iter().filter(|any| any.type_url == kind).map(resource).collect();
     let names = apply::names(&resources);
     let removed: Vec<String> = held.difference(&names).cloned().collect();
-    let rejected = apply::apply(&mut manager.lock(), kind, &resources, &removed);
+    let rejected = apply::apply(&mut manager.lock(), kind, &resources, &removed, &Origin::File(file.clone()));
     *held = names;
     !rejected.is_empty()
-}
-
-/// Follows the files of clusters and listeners, if they come from files; listeners when their clusters serve. `ready`
-/// is told when everything was read, unless somebody else tells it.
-pub async fn follow_all(
-    manager: SharedManager,
-    dynamic: DynamicResources,
-    ready: Option<watch::Sender<bool>>,
-) {
-    let (clusters, listeners) = (path(dynamic.cds_config.as_ref()), path(dynamic.lds_config.as_ref()));
-    let mut warming = manager.lock().warming.subscribe();
-    let stats = manager.lock().state().stats.clone();
-    for (kind, file) in [(Cluster::TYPE_URL, clusters), (Listener::TYPE_URL, listeners)] {
-        if let Some(file) = file {
-            let (came, first) = oneshot::channel();
-            let updates =
-                Some(UpdateStats::new(&stats, kind == Cluster::TYPE_URL, kind == Listener::TYPE_URL));
-            let say = move || {
-                let _ = came.send(());
-            };
-            tokio::spawn(follow(Arc::downgrade(&manager), kind, file, updates, say, || true));
-            let _ = first.await;
-        }
-        let _ = warming.wait_for(|warming| *warming == 0).await;
-    }
-    if let Some(ready) = ready {
-        ready.send_replace(true);
-    }
 }
 
 /// The events of a folder: a descriptor of which can be read when something has happened.

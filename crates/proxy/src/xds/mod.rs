@@ -4,6 +4,8 @@ mod apply;
 pub mod channel;
 pub mod files;
 mod last_good;
+mod origin;
+mod services;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,9 +15,7 @@ use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::core::v3::{ConfigSource, Node};
-use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
-use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use lateen_xds::Protocol;
 use lateen_xds::client::{self, ClientOptions, Handle, Handler, RejectedResource, Update};
 use parking_lot::Mutex;
@@ -23,9 +23,11 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 pub use apply::{KINDS, UpdateStats, apply};
-pub use last_good::LastGood;
+pub use last_good::{LastGood, keep};
+pub use origin::{Origin, Service};
+pub use services::Services;
 
-use crate::manager::{Manager, SharedManager};
+use crate::manager::SharedManager;
 use crate::stats::{ControlPlaneStats, SharedShard};
 
 /// How long a control plane that takes the connection may be silent before the last good configuration serves.
@@ -48,7 +50,7 @@ async fn within(limit: Option<Duration>, came: &mut watch::Receiver<bool>) -> bo
     }
 }
 
-/// What a client is started with, besides its channel.
+/// What the stream of all discovery is started with, besides its channel.
 pub struct Start {
     /// Who we are.
     pub node: Node,
@@ -56,34 +58,43 @@ pub struct Start {
     pub delta: bool,
     /// Where resources go.
     pub manager: SharedManager,
-    /// Becomes true when the first configuration serves.
-    pub ready: watch::Sender<bool>,
     /// What serves when no control plane answers.
     pub last_good: Option<Arc<LastGood>>,
 }
 
-/// Starts the client.
-pub fn start(channel: Channel, start: Start, dynamic: &DynamicResources) -> Handle {
-    let Start { node, delta, manager, ready, last_good } = start;
-    let is_ads = |source: &Option<ConfigSource>| source.is_some() && files::path(source.as_ref()).is_none();
-    let wants_listeners = is_ads(&dynamic.lds_config);
-    let wants_clusters = is_ads(&dynamic.cds_config);
+/// The stream of all discovery, and what the followers of clusters and listeners need of it.
+pub struct Ads {
+    handle: Handle,
+    updates: Arc<UpdateStats>,
+    clusters_came: watch::Receiver<bool>,
+    listeners_came: watch::Receiver<bool>,
+}
+
+impl Ads {
+    /// Steers it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+/// Starts the stream of all discovery.
+pub fn start(channel: Channel, start: Start, dynamic: &DynamicResources) -> Ads {
+    let Start { node, delta, manager, last_good } = start;
+    let is_ads = |source: &Option<ConfigSource>| {
+        source.is_some() && Origin::new(source.as_ref(), &Origin::Ads) == Origin::Ads
+    };
+    let (wants_clusters, wants_listeners) = (is_ads(&dynamic.cds_config), is_ads(&dynamic.lds_config));
     let options = ClientOptions {
         node,
         protocol: if delta { Protocol::Delta } else { Protocol::Sotw },
         ..ClientOptions::default()
     };
-    let (first_listeners, mut listeners_came) = watch::channel(!wants_listeners);
-    let (first_clusters, mut clusters_came) = watch::channel(!wants_clusters);
+    let (first_listeners, listeners_came) = watch::channel(false);
+    let (first_clusters, clusters_came) = watch::channel(false);
     let stats = manager.lock().state().stats.clone();
     let updates = Arc::new(UpdateStats::new(&stats, wants_clusters, wants_listeners));
-    if let Some(store) = &last_good {
-        tokio::spawn(last_good::keep(Arc::clone(store), SharedManager::clone(&manager)));
-    }
     let consumer = Consumer(Arc::new(Mutex::new(State {
         manager: SharedManager::clone(&manager),
-        endpoints: BTreeSet::new(),
-        routes: BTreeSet::new(),
         first_clusters,
         first_listeners,
         last_good,
@@ -96,40 +107,79 @@ pub fn start(channel: Channel, start: Start, dynamic: &DynamicResources) -> Hand
     })));
     let state = Arc::clone(&consumer.0);
     let handle = client::start(channel, options, consumer);
-    if wants_clusters {
-        updates.attempt(Cluster::TYPE_URL);
-        handle.subscribe_all(Cluster::TYPE_URL);
-    }
     let silent = handle.clone();
-    let first = state.clone();
     tokio::spawn(async move {
         tokio::time::sleep(SILENCE).await;
-        first.lock().load(&silent, false);
+        state.lock().load(&silent, false);
     });
-    let later = handle.clone();
-    let limits = (fetch_timeout(dynamic.cds_config.as_ref()), fetch_timeout(dynamic.lds_config.as_ref()));
-    // Listeners are asked for when the clusters they lead to serve, as Envoy does: no request meets a route whose
-    // cluster is still missing.
-    tokio::spawn(async move {
-        let mut warming = manager.lock().warming.subscribe();
-        if !within(limits.0, &mut clusters_came).await {
-            updates.timeout(Cluster::TYPE_URL);
+    Ads { handle, updates, clusters_came, listeners_came }
+}
+
+/// Follows clusters and listeners, wherever they come from. Listeners are asked for when the clusters they lead to
+/// serve, as Envoy does: no request meets a route whose cluster is still missing. `ready` becomes true when the first
+/// configuration serves.
+pub async fn follow(
+    manager: SharedManager,
+    dynamic: DynamicResources,
+    ads: Option<Ads>,
+    ready: watch::Sender<bool>,
+) {
+    let mut warming = manager.lock().warming.subscribe();
+    let mut awaited = Vec::new();
+    for (kind, source) in
+        [(Cluster::TYPE_URL, &dynamic.cds_config), (Listener::TYPE_URL, &dynamic.lds_config)]
+    {
+        if let Some(source) = source
+            && let Some(mut came) = follow_one(&manager, kind, source, ads.as_ref())
+        {
+            if !within(fetch_timeout(Some(source)), &mut came).await {
+                UpdateStats::of_kind(&manager.lock().state().stats, kind).timeout(kind);
+            }
+            awaited.push(came);
         }
         let _ = warming.wait_for(|warming| *warming == 0).await;
-        if wants_listeners {
-            updates.attempt(Listener::TYPE_URL);
-            later.subscribe_all(Listener::TYPE_URL);
+    }
+    // A proxy that was given nothing is not ready, however long that takes.
+    for mut came in awaited {
+        let _ = came.wait_for(|came| *came).await;
+    }
+    let _ = warming.wait_for(|warming| *warming == 0).await;
+    ready.send_replace(true);
+}
+
+/// Asks for all resources of a type; what comes back becomes true with the first answer.
+fn follow_one(
+    manager: &SharedManager,
+    kind: &'static str,
+    source: &ConfigSource,
+    ads: Option<&Ads>,
+) -> Option<watch::Receiver<bool>> {
+    let (sender, came) = watch::channel(false);
+    match Origin::new(Some(source), &Origin::Ads) {
+        Origin::Ads => {
+            let ads = ads?;
+            ads.updates.attempt(kind);
+            ads.handle.subscribe_all(kind);
+            let came = if kind == Cluster::TYPE_URL { &ads.clusters_came } else { &ads.listeners_came };
+            Some(came.clone())
         }
-        if !within(limits.1, &mut listeners_came).await {
-            updates.timeout(Listener::TYPE_URL);
+        Origin::File(file) => {
+            let updates = UpdateStats::of_kind(&manager.lock().state().stats, kind);
+            let say = move || {
+                sender.send_replace(true);
+            };
+            tokio::spawn(files::follow(Arc::downgrade(manager), kind, file, Some(updates), say, || true));
+            Some(came)
         }
-        // A proxy that was given nothing is not ready, however long that takes.
-        let _ = clusters_came.wait_for(|came| *came).await;
-        let _ = listeners_came.wait_for(|came| *came).await;
-        let _ = warming.wait_for(|warming| *warming == 0).await;
-        ready.send_replace(true);
-    });
-    handle
+        Origin::Service(service) => {
+            let mut manager = manager.lock();
+            let updates = UpdateStats::of_kind(&manager.state().stats, kind);
+            updates.attempt(kind);
+            manager.ask_for_all(&service, kind, updates, sender);
+            Some(came)
+        }
+        Origin::Nobody => None,
+    }
 }
 
 /// The client's handler; whoever loads the last good configuration works with the same state.
@@ -137,8 +187,6 @@ struct Consumer(Arc<Mutex<State>>);
 
 struct State {
     manager: SharedManager,
-    endpoints: BTreeSet<String>,
-    routes: BTreeSet<String>,
     first_clusters: watch::Sender<bool>,
     first_listeners: watch::Sender<bool>,
     last_good: Option<Arc<LastGood>>,
@@ -153,8 +201,8 @@ struct State {
 }
 
 impl Handler for Consumer {
-    fn update(&mut self, update: Update, handle: &Handle) -> Vec<RejectedResource> {
-        self.0.lock().update(update, handle)
+    fn update(&mut self, update: Update, _: &Handle) -> Vec<RejectedResource> {
+        self.0.lock().update(update)
     }
 
     fn connection(&mut self, connection: client::Connection<'_>) {
@@ -178,7 +226,7 @@ impl Handler for Consumer {
 }
 
 impl State {
-    fn update(&mut self, mut update: Update, handle: &Handle) -> Vec<RejectedResource> {
+    fn update(&mut self, mut update: Update) -> Vec<RejectedResource> {
         let kind = update.type_url.clone();
         self.received = true;
         if let Some(provisional) = self.provisional.remove(&*kind) {
@@ -187,8 +235,7 @@ impl State {
         }
         let manager = SharedManager::clone(&self.manager);
         let mut manager = manager.lock();
-        let rejected = apply(&mut manager, &kind, &update.resources, &update.removed);
-        self.subscribe(&manager, handle);
+        let rejected = apply(&mut manager, &kind, &update.resources, &update.removed, &Origin::Ads);
         drop(manager);
         let changes = !update.resources.is_empty() || !update.removed.is_empty();
         self.updates.applied(&kind, &update.version, !rejected.is_empty(), changes, true);
@@ -208,14 +255,6 @@ impl State {
             Listener::TYPE_URL => drop(self.first_listeners.send_replace(true)),
             _ => {}
         }
-    }
-
-    /// Asks for what clusters and listeners refer to.
-    fn subscribe(&mut self, manager: &Manager, handle: &Handle) {
-        let endpoints = manager.wanted_endpoints();
-        subscribe(handle, ClusterLoadAssignment::TYPE_URL, &mut self.endpoints, endpoints);
-        let routes = manager.wanted_routes();
-        subscribe(handle, RouteConfiguration::TYPE_URL, &mut self.routes, routes);
     }
 
     /// Serves what an earlier run left, where nothing came yet. `resume`: no stream is open, and the next one begins
@@ -238,8 +277,7 @@ impl State {
             handle.subscribe_all(Listener::TYPE_URL);
         }
         for (kind, kept) in kept {
-            let rejected = apply(&mut manager, kind, &kept.resources, &[]);
-            self.subscribe(&manager, handle);
+            let rejected = apply(&mut manager, kind, &kept.resources, &[], &Origin::Ads);
             store.note_loaded(kind, &kept);
             let taken = kept.resources.iter().filter(|one| !rejected.iter().any(|bad| bad.name == one.name));
             if resume {
@@ -251,16 +289,4 @@ impl State {
             self.came(kind);
         }
     }
-}
-
-fn subscribe(handle: &Handle, kind: &'static str, held: &mut BTreeSet<String>, wanted: BTreeSet<String>) {
-    let added: Vec<String> = wanted.difference(held).cloned().collect();
-    let removed: Vec<String> = held.difference(&wanted).cloned().collect();
-    if !added.is_empty() {
-        handle.subscribe(kind, added);
-    }
-    if !removed.is_empty() {
-        handle.unsubscribe(kind, removed);
-    }
-    *held = wanted;
 }

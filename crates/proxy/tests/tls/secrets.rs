@@ -155,8 +155,8 @@ async fn without_its_secret_nothing_is_served_in_plain_text() {
     .await;
     assert_eq!(server.requests.load(Relaxed), 0);
     // The other way round: static secrets have to be there.
-    let text = json!({"static_resources": {"listeners": [listener_with_tls(json!({"common_tls_context": {
-        "tls_certificate_sds_secret_configs": [{"name": "none"}]}}))]}});
+    let text = json!({"static_resources": {"clusters": [{"name": "c"}], "listeners": [listener_with_tls(json!({
+        "common_tls_context": {"tls_certificate_sds_secret_configs": [{"name": "none"}]}}))]}});
     let bootstrap = bootstrap::parse(&text.to_string(), None).unwrap();
     let error = Proxy::start(bootstrap, ProxyOptions::default()).unwrap_err().to_string();
     assert!(error.contains("there is no static secret `none`"), "{error}");

@@ -48,6 +48,8 @@ pub struct ClientOptions {
     pub node: Node,
     /// Which protocol it speaks.
     pub protocol: Protocol,
+    /// The method that is called, where it is not the aggregated one: [`service_path`](crate::service_path).
+    pub path: Option<&'static str>,
     /// Metadata of each stream.
     pub metadata: MetadataSource,
     /// The first delay after a failure; it doubles up to [`max_backoff`](Self::max_backoff), with jitter.
@@ -61,6 +63,7 @@ impl Default for ClientOptions {
         Self {
             node: Node::default(),
             protocol: Protocol::Delta,
+            path: None,
             metadata: no_metadata(),
             min_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(15),

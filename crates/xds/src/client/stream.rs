@@ -79,7 +79,8 @@ impl<H: Handler> Task<H> {
         let mut request = tonic::Request::new(UnboundedReceiverStream::new(messages));
         *request.metadata_mut() = metadata;
         let codec = MessageCodec::<R, R::Response>::default();
-        let opening = grpc.streaming(request, PathAndQuery::from_static(R::PATH), codec);
+        let opening =
+            grpc.streaming(request, PathAndQuery::from_static(self.options.path.unwrap_or(R::PATH)), codec);
         tokio::pin!(opening);
         // A server may send its headers with the first response only, which it owes to a request: so requests go on.
         let mut inbound: Streaming<R::Response> = loop {

@@ -17,8 +17,9 @@ use super::status::Streams;
 use super::stream::{self, DiscoveryMessage, Head};
 use super::{Response, ServerOptions};
 use crate::codec::ServerCodec;
+use crate::path::protocol_of;
 use crate::source::ResourceSource;
-use crate::{DELTA_PATH, SERVICE, SOTW_PATH};
+use crate::{Protocol, SERVICE};
 
 /// Serves the aggregated discovery service from a source; a service for tonic's router. Clones share everything.
 pub struct AdsServer<S> {
@@ -66,10 +67,13 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let server = self.clone();
         Box::pin(async move {
-            Ok(match request.uri().path() {
-                DELTA_PATH => server.stream::<DeltaDiscoveryRequest, B>(request).await,
-                SOTW_PATH => server.stream::<DiscoveryRequest, B>(request).await,
-                path => Status::unimplemented(format!("{path} is not served here")).into_http(),
+            Ok(match protocol_of(request.uri().path()) {
+                Some(Protocol::Delta) => server.stream::<DeltaDiscoveryRequest, B>(request).await,
+                Some(Protocol::Sotw) => server.stream::<DiscoveryRequest, B>(request).await,
+                None => {
+                    let path = request.uri().path();
+                    Status::unimplemented(format!("{path} is not served here")).into_http()
+                }
             })
         })
     }

@@ -24,7 +24,12 @@ pub(super) fn local_ratelimit(
     };
     let mut descriptors = Vec::new();
     for (at, each) in take(&mut value.descriptors).into_iter().enumerate() {
-        descriptors.push(descriptor(&context.field("descriptors").index(at), each)?);
+        let context = context.field("descriptors").index(at);
+        let compiled = descriptor(&context, each)?;
+        if descriptors.iter().any(|other: &LimitedDescriptor| other.entries == compiled.entries) {
+            return Err(context.error("another descriptor has the same entries; remove one of them"));
+        }
+        descriptors.push(compiled);
     }
     descriptors.sort_by(|left: &LimitedDescriptor, right| left.rate().total_cmp(&right.rate()));
     let status = value.status.take().map_or(429, |status| status.code);

@@ -29,7 +29,7 @@ use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::
 use lateen_envoy::io::istio::http::peer_metadata::Config as PeerMetadata;
 use lateen_envoy::prost::Message;
 use lateen_envoy::stats::PluginConfig;
-use lateen_envoy::{Any, TypeUrl, from_any};
+use lateen_envoy::{Any, TypeUrl};
 
 use super::common::leftover;
 use crate::error::{Context, Result};
@@ -71,7 +71,7 @@ pub(crate) fn overrides(context: &Context<'_>, filters: PerFilter) -> Result<Ove
 }
 
 fn unpack<M: Message + TypeUrl + Default>(context: &Context<'_>, any: &Any) -> Result<M> {
-    from_any(any).map_err(|error| context.error(error))
+    super::checked::unpack(context, any)
 }
 
 fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>> {
@@ -102,13 +102,40 @@ fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>>
         let config: FilterConfig = unpack(context, any)?;
         match config.config {
             _ if config.disabled => Some(FilterOverride::Disabled),
-            Some(inner) => per_route(context, &inner)?,
-            None => Some(FilterOverride::Enabled),
+            Some(inner) => {
+                let context = context.field("config");
+                match per_route(&context, &inner) {
+                    // It is said of a filter that need not be there.
+                    Err(error) if config.is_optional && !is_known(&inner) => {
+                        context.warn(error.message);
+                        None
+                    }
+                    compiled => compiled?,
+                }
+            }
+            None => {
+                return Err(context.error("say what is different: disabled or config"));
+            }
         }
+    } else if let Some(known) = NOT_BY_ROUTE.iter().find(|known| url.ends_with(**known)) {
+        return Err(context.error(format!("`{known}` is not what a route says of a filter; remove it")));
     } else {
         context.warn(format!("filters of type `{url}` are not supported; this configuration has no effect"));
         None
     })
+}
+
+/// Configurations of filters that routes cannot have: what routes say of these filters is another message, or nothing.
+const NOT_BY_ROUTE: [&str; 5] = [
+    "envoy.extensions.filters.http.router.v3.Router",
+    "envoy.extensions.filters.http.cors.v3.Cors",
+    "envoy.extensions.filters.http.buffer.v3.Buffer",
+    "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+    "google.protobuf.Struct",
+];
+
+fn is_known(any: &Any) -> bool {
+    !NOT_BY_ROUTE.iter().any(|known| any.type_url.ends_with(known))
 }
 
 /// Compiles the filters of a connection manager. What is not known and not optional is refused: a filter may be there

@@ -6,6 +6,9 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use crate::format::Format;
+use crate::outside::{Nothing, Outside};
+
 /// A resource that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{resource}: {path}: {message}")]
@@ -44,23 +47,43 @@ pub struct Context<'a> {
     resource: &'a str,
     path: String,
     warnings: &'a RefCell<Vec<Warning>>,
+    outside: &'a dyn Outside,
 }
 
 impl<'a> Context<'a> {
     /// The root of a resource; `resource` is kind and name.
     pub fn new(resource: &'a str, warnings: &'a RefCell<Vec<Warning>>) -> Self {
-        Self { resource, path: String::new(), warnings }
+        Self::within(resource, warnings, &Nothing)
+    }
+
+    /// The same, of a resource that may refer to files and variables.
+    pub fn within(resource: &'a str, warnings: &'a RefCell<Vec<Warning>>, outside: &'a dyn Outside) -> Self {
+        Self { resource, path: String::new(), warnings, outside }
+    }
+
+    /// Files and variables.
+    pub fn outside(&self) -> &'a dyn Outside {
+        self.outside
+    }
+
+    /// Compiles a text with operators.
+    pub fn format(&self, text: &str) -> Result<Format> {
+        Format::compile_in(text, self.outside).map_err(|error| self.error(error))
+    }
+
+    fn at(&self, path: String) -> Context<'a> {
+        Context { resource: self.resource, path, warnings: self.warnings, outside: self.outside }
     }
 
     /// A field of this message.
     pub fn field(&self, name: &str) -> Context<'a> {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
-        Context { resource: self.resource, path, warnings: self.warnings }
+        self.at(path)
     }
 
     /// An element of this list.
     pub fn index(&self, index: usize) -> Context<'a> {
-        Context { resource: self.resource, path: format!("{}[{index}]", self.path), warnings: self.warnings }
+        self.at(format!("{}[{index}]", self.path))
     }
 
     /// An error at this place.

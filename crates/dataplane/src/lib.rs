@@ -29,6 +29,7 @@ pub mod matcher;
 pub mod metadata;
 pub mod network;
 pub mod outlier;
+pub mod outside;
 pub mod path;
 pub mod peer_exchange;
 pub mod proxy_status;

@@ -11,6 +11,7 @@ use lateen_envoy::json::{JsonError, from_json};
 use lateen_envoy::prost::Message;
 
 use crate::lenient;
+use crate::outside::Process;
 use crate::overload;
 use crate::refusals;
 use crate::runtime::Runtime;
@@ -134,7 +135,7 @@ fn compiled_bind(bootstrap: &Bootstrap) -> Result<Option<Compiled<Bind>>, Bootst
 /// What the admin listener is told besides its address.
 pub fn admin_options(bootstrap: &Bootstrap) -> Result<crate::admin::Options, BootstrapError> {
     let Some(admin) = bootstrap.admin.clone() else { return Ok(crate::admin::Options::default()) };
-    let (access_log, allow_paths) = lateen_dataplane::compile::compile_admin(admin)?.value;
+    let (access_log, allow_paths) = lateen_dataplane::compile::compile_admin(admin, &Process)?.value;
     Ok(crate::admin::Options { access_log, allow_paths })
 }
 
@@ -154,7 +155,7 @@ pub fn warnings(bootstrap: &Bootstrap) -> Result<Vec<Warning>, BootstrapError> {
         warnings.extend(lateen_dataplane::compile::compile_stats_config(config)?.warnings);
     }
     if let Some(admin) = bootstrap.admin.clone() {
-        warnings.extend(lateen_dataplane::compile::compile_admin(admin)?.warnings);
+        warnings.extend(lateen_dataplane::compile::compile_admin(admin, &Process)?.warnings);
     }
     // Resources are left out of the copy: they may be large, and are not looked into.
     let rest = Bootstrap { static_resources: None, ..bootstrap.clone() };

@@ -16,7 +16,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lateen_dataplane::cluster::{Assignment, Discovery};
-use lateen_dataplane::compile::{compile_assignment, compile_cluster, compile_listener, compile_routes};
+use lateen_dataplane::compile::{
+    compile_assignment, compile_cluster, compile_listener_in, compile_routes_in,
+};
 use lateen_dataplane::error::Warning;
 use lateen_dataplane::listener::{Address, Listener as CompiledListener, NetworkFilter, RouteSource};
 use lateen_envoy::TypeUrl;
@@ -30,6 +32,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::bind::{self, Listening};
+use crate::outside::Process;
 use crate::refusals::{self, Known};
 use crate::sources::{Encoded, Sources};
 use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
@@ -37,7 +40,7 @@ use crate::stats::{ClusterManagerStats, ListenerManagerStats, SharedShard};
 use crate::tls::TlsError;
 use crate::upstream::{destinations, dns, health};
 use crate::worker::Command;
-use crate::{data_sources, validate, xds};
+use crate::{validate, xds};
 
 /// How long a resource waits for what it needs.
 const WARMING: Duration = Duration::from_secs(15);
@@ -410,7 +413,7 @@ impl Manager {
     /// Adds or replaces a route table.
     pub fn apply_routes(&mut self, message: RouteConfiguration) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
-        let compiled = compile_routes(data_sources::inline(self.state.runtime.resolve(message))?)?;
+        let compiled = compile_routes_in(self.state.runtime.resolve(message), &Process)?;
         self.note(compiled.warnings);
         let table = Arc::new(compiled.value);
         refusals::table_clusters(&table, &|name| self.sources.clusters.contains_key(name))?;
@@ -454,7 +457,7 @@ impl Manager {
     /// Adds or replaces a listener.
     pub fn apply_listener(&mut self, message: Listener) -> Result<(), ApplyError> {
         let source = Encoded::new(&message);
-        let compiled = compile_listener(data_sources::inline(self.state.runtime.resolve(message))?)?;
+        let compiled = compile_listener_in(self.state.runtime.resolve(message), &Process)?;
         self.note(compiled.warnings);
         let name = Arc::clone(&compiled.value.name);
         if self.sources.listeners.get(&*name) == Some(&source) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lateen_dataplane::format::{LogType, Source};
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
-use lateen_dataplane::route::{Action, DirectResponse, Forward, Found, RequireTls, RouteTable};
+use lateen_dataplane::route::{Action, DirectResponse, Facts, Forward, Found, RequireTls, RouteTable};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
 use smallvec::SmallVec;
 
@@ -229,7 +229,10 @@ impl Exchange {
 
     /// Finds the route (again: a filter may have changed what it depends on).
     pub fn refresh_route(&mut self) {
-        self.found = self.table.as_ref().and_then(|table| table.find(&self.head, self.random));
+        let facts =
+            Facts { metadata: Some(&self.info.metadata), filter_state: Some(&self.info.filter_state) };
+        let found = self.table.as_ref().and_then(|table| table.find_with(&self.head, self.random, facts));
+        self.found = found;
         let Some(found) = &self.found else { return };
         self.info.route_name = Some(Arc::clone(&found.route.name));
         self.info.virtual_host = Some(Arc::clone(&found.virtual_host.name));
@@ -360,6 +363,10 @@ impl Exchange {
     /// The log names the cluster of the route also where a request did not get that far.
     pub(crate) fn note_cluster(&mut self) {
         let Some(found) = &self.found else { return };
+        // A redirect to TLS comes before the route counts.
+        if self.info.response_code_details == Some("direct_response") {
+            return;
+        }
         if self.info.upstream_cluster.is_none() && matches!(found.route.action, Action::Forward(_)) {
             let clusters = self.worker.state.clusters.load();
             self.info.upstream_cluster = found.cluster(&self.head).filter(|name| clusters.contains_key(name));

@@ -12,6 +12,9 @@ use lateen_envoy::json::{from_json, to_json};
 use lateen_envoy::prost::Message;
 use serde_json::{Value, json};
 
+/// The configuration of faults.
+const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+
 /// All values; later layers have replaced those of earlier ones.
 #[derive(Debug, Default)]
 pub struct Runtime {
@@ -79,7 +82,73 @@ impl Runtime {
             return false;
         }
         let bytes = message.encode_to_vec();
+        let is_fault = |key: &String| key.starts_with("fault.http.");
+        if self.values.keys().any(is_fault)
+            && bytes.windows(FAULT.len()).any(|window| window == FAULT.as_bytes())
+        {
+            return true;
+        }
+        let bytes = &bytes;
+        let prefixes = |key: &str| key.rsplit_once('.').map(|(prefix, _)| prefix.to_owned());
+        let holds = |text: &str| bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes());
+        if self
+            .values
+            .keys()
+            .filter_map(|key| prefixes(key))
+            .any(|prefix| prefix.contains('.') && holds(&prefix))
+        {
+            return true;
+        }
         keys.any(|key| bytes.windows(key.len().max(1)).any(|window| window == key.as_bytes()))
+    }
+
+    /// Weights of clusters (`WeightedCluster.runtime_key_prefix`): the key is the prefix, a dot and the cluster's name.
+    fn substitute_weights(&self, object: &mut serde_json::Map<String, Value>) {
+        let Some(prefix) = object.get("runtime_key_prefix").and_then(Value::as_str).map(str::to_owned) else {
+            return;
+        };
+        let Some(clusters) = object.get_mut("clusters").and_then(Value::as_array_mut) else { return };
+        for cluster in clusters {
+            let name = cluster.get("name").and_then(Value::as_str).unwrap_or_default();
+            if let Some(weight) = self.number(&format!("{prefix}.{name}")) {
+                cluster["weight"] = json!(weight);
+            }
+        }
+    }
+
+    /// Shares and values of faults (`HTTPFault.*_runtime`), by keys of the configuration or Envoy's own.
+    fn substitute_faults(&self, object: &mut serde_json::Map<String, Value>) {
+        if !object.get("@type").and_then(Value::as_str).is_some_and(|kind| kind.ends_with(FAULT)) {
+            return;
+        }
+        let key = |field: &str, default: &str| {
+            let own = object.get(field).and_then(Value::as_str);
+            self.number(own.unwrap_or(default))
+        };
+        let changes = [
+            ("delay", "percentage", key("delay_percent_runtime", "fault.http.delay.fixed_delay_percent")),
+            ("delay", "fixed_delay", key("delay_duration_runtime", "fault.http.delay.fixed_duration_ms")),
+            ("abort", "percentage", key("abort_percent_runtime", "fault.http.abort.abort_percent")),
+            ("abort", "http_status", key("abort_http_status_runtime", "fault.http.abort.http_status")),
+        ];
+        for (part, field, number) in changes {
+            let (Some(number), Some(part)) = (number, object.get_mut(part).and_then(Value::as_object_mut))
+            else {
+                continue;
+            };
+            match field {
+                "percentage" => {
+                    let share = part.entry(field).or_insert_with(|| json!({}));
+                    share["numerator"] = json!(number);
+                }
+                "fixed_delay" if part.contains_key(field) => {
+                    part.insert(field.to_owned(), json!(format!("{}.{:03}s", number / 1000, number % 1000)));
+                }
+                // Of a fault of another kind it says nothing.
+                field if part.contains_key(field) => drop(part.insert(field.to_owned(), json!(number))),
+                _ => {}
+            }
+        }
     }
 
     fn substitute(&self, value: &mut Value) {
@@ -92,6 +161,8 @@ impl Runtime {
                         object.insert("default_value".to_owned(), value);
                     }
                 }
+                self.substitute_weights(object);
+                self.substitute_faults(object);
                 object.values_mut().for_each(|value| self.substitute(value));
             }
             Value::Array(items) => items.iter_mut().for_each(|item| self.substitute(item)),
@@ -161,6 +232,33 @@ mod tests {
         assert_eq!(numerator(runtime.resolve(table("a.share"))), (5, 1));
         assert_eq!(numerator(runtime.resolve(table("b"))), (7, 0));
         assert_eq!(numerator(runtime.resolve(table("unknown"))), (100, 0));
+    }
+
+    #[test]
+    fn weights_and_faults() {
+        let layers = "layered_runtime: {layers: [{name: s, static_layer: {shop.weights: {a: 30, b: 70},
+            fault.http.abort.abort_percent: 5, my.delay: 250, my.share: 7}}]}";
+        let runtime = Runtime::new(&crate::bootstrap::parse(layers, None).unwrap());
+        let fault = json!({"@type": format!("type.googleapis.com/{FAULT}"),
+            "abort": {"http_status": 503, "percentage": {"numerator": 100}},
+            "delay": {"fixed_delay": "1s", "percentage": {"numerator": 1}},
+            "delay_duration_runtime": "my.delay", "delay_percent_runtime": "my.share"});
+        let weighted = json!({"runtime_key_prefix": "shop.weights",
+            "clusters": [{"name": "a", "weight": 1}, {"name": "b", "weight": 1}, {"name": "c", "weight": 1}]});
+        let table: RouteConfiguration = from_json(&json!({"name": "r", "virtual_hosts": [{
+            "name": "v", "domains": ["*"], "typed_per_filter_config": {"f": fault},
+            "routes": [{"match": {"prefix": "/"}, "route": {"weighted_clusters": weighted}}]}]}))
+        .unwrap();
+        let resolved = to_json(&runtime.resolve(table));
+        let host = &resolved["virtual_hosts"][0];
+        let clusters = &host["routes"][0]["route"]["weighted_clusters"]["clusters"];
+        let weights: Vec<&Value> = (0..3).map(|at| &clusters[at]["weight"]).collect();
+        assert_eq!(weights, [30, 70, 1]);
+        let fault = &host["typed_per_filter_config"]["f"];
+        assert_eq!(fault["abort"]["percentage"]["numerator"], 5);
+        assert_eq!(fault["abort"]["http_status"], 503);
+        assert_eq!(fault["delay"]["percentage"]["numerator"], 7);
+        assert_eq!(fault["delay"]["fixed_delay"], "0.250s");
     }
 
     #[test]

@@ -86,6 +86,17 @@ impl<M> std::fmt::Debug for Encoded<M> {
     }
 }
 
+/// A secret that was discovered, for dumps.
+#[derive(Debug)]
+pub struct DynamicSecret {
+    /// Its message in JSON; private keys and passwords are not in it.
+    pub shown: serde_json::Value,
+    /// Its version.
+    pub version: String,
+    /// When it came.
+    pub updated: SystemTime,
+}
+
 /// The resources that serve, for dumps.
 #[derive(Debug, Default)]
 pub struct Sources {
@@ -97,6 +108,8 @@ pub struct Sources {
     pub routes: BTreeMap<String, Encoded<RouteConfiguration>>,
     /// By cluster name.
     pub endpoints: BTreeMap<String, Encoded<ClusterLoadAssignment>>,
+    /// Secrets that were discovered, as dumps show them: without what is secret. By name.
+    pub secrets: BTreeMap<String, DynamicSecret>,
     /// What was refused last, by kind and name.
     refusals: BTreeMap<(&'static str, String), Refusal>,
 }

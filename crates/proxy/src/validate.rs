@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use lateen_dataplane::compile::{compile_cluster, compile_listener, compile_secret};
+use lateen_dataplane::compile::{compile_cluster, compile_listener_in, compile_secret};
 use lateen_dataplane::error::Warning;
 use lateen_dataplane::listener::{Listener, NetworkFilter};
 use lateen_dataplane::tls::DownstreamTransport;
@@ -12,6 +12,7 @@ use lateen_envoy::envoy::config::cluster::v3::Cluster;
 
 use crate::bootstrap::default_bind;
 use crate::manager::{self, ApplyError};
+use crate::outside::Process;
 use crate::refusals::{self, Known};
 use crate::runtime::Runtime;
 use crate::state::State;
@@ -44,7 +45,7 @@ pub fn resources(bootstrap: &Bootstrap) -> Result<Vec<Warning>, crate::handle::S
     }
     let mut listeners: Vec<Listener> = Vec::new();
     for message in resources.listeners {
-        let compiled = compile_listener(runtime.resolve(message)).map_err(ApplyError::Config)?;
+        let compiled = compile_listener_in(runtime.resolve(message), &Process).map_err(ApplyError::Config)?;
         warnings.extend(compiled.warnings);
         let listener = compiled.value;
         check_route_sources(&known, &listener)?;

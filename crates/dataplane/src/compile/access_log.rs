@@ -12,7 +12,7 @@ use lateen_envoy::envoy::r#type::matcher::v3 as matcher;
 use lateen_envoy::google::protobuf::{Any, Struct, Value, value::Kind};
 
 use super::checked::unpack;
-use super::common::{header, runtime_fraction, string};
+use super::common::{data_text, header, runtime_fraction, string};
 use crate::access_log::{AccessLog, Comparison, LogFilter, LogFormat};
 use crate::error::{Context, Result};
 use crate::format::{ENVOY_DEFAULT, Format, JsonFormat, LogType};
@@ -71,7 +71,7 @@ fn logger(context: &Context<'_>, any: &Any) -> Result<Option<(String, LogFormat)
 }
 
 fn compiled(context: &Context<'_>, format: &str) -> Result<Format> {
-    Format::compile(format).map_err(|error| context.error(error))
+    context.format(format)
 }
 
 fn text(context: &Context<'_>, format: &str, omit_empty: bool) -> Result<LogFormat> {
@@ -104,15 +104,7 @@ pub(super) fn log_format(context: &Context<'_>, format: core::SubstitutionFormat
         Some(Proto::JsonFormat(fields)) => json(&context.field("json_format"), fields, omit_empty),
         Some(Proto::TextFormatSource(source)) => {
             let context = context.field("text_format_source");
-            match source.specifier {
-                Some(core::data_source::Specifier::InlineString(format)) => {
-                    text(&context, &format, omit_empty)
-                }
-                Some(core::data_source::Specifier::InlineBytes(format)) => {
-                    text(&context, &String::from_utf8_lossy(&format), omit_empty)
-                }
-                _ => Err(context.error("write the format as inline_string or inline_bytes")),
-            }
+            text(&context, &data_text(&context, source)?, omit_empty)
         }
         Some(Proto::TextFormat(format)) => text(&context.field("text_format"), &format, omit_empty),
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ipnet::IpNet;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::config::route::v3 as route;
@@ -13,7 +14,6 @@ use lateen_envoy::{TypeUrl, prost::Message};
 use regex::bytes::Regex;
 
 use crate::error::{Context, Result};
-use crate::format::Format;
 use crate::matcher::{CookieMatcher, HeaderMatcher, HeaderRule, QueryMatcher, StringMatcher, StringPattern};
 use crate::metadata::{Metadata, Struct, Value};
 use crate::route::{AppendAction, Fraction, HeaderMutations, HeaderValue};
@@ -44,6 +44,29 @@ pub(crate) fn limit(
         Some(Duration::ZERO) => None,
         some => some,
     })
+}
+
+/// What is in a `DataSource`, wherever it is.
+pub(crate) fn data(context: &Context<'_>, source: core::DataSource) -> Result<Bytes> {
+    use core::data_source::Specifier;
+    match source.specifier {
+        Some(Specifier::InlineString(text)) => Ok(text.into()),
+        Some(Specifier::InlineBytes(bytes)) => Ok(bytes),
+        Some(Specifier::Filename(path)) => {
+            context.outside().file(&path).map_err(|error| context.field("filename").error(error))
+        }
+        Some(Specifier::EnvironmentVariable(name)) => match context.outside().variable(&name) {
+            Some(value) => Ok(value.into()),
+            None => Err(context.field("environment_variable").error(format!("`{name}` is not set"))),
+        },
+        None => Ok(Bytes::new()),
+    }
+}
+
+/// The same, as text.
+pub(crate) fn data_text(context: &Context<'_>, source: core::DataSource) -> Result<String> {
+    let bytes = data(context, source)?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| context.error("this is not UTF-8"))
 }
 
 pub(crate) fn pattern(context: &Context<'_>, regex: &str) -> Result<Regex> {
@@ -88,8 +111,7 @@ pub(crate) fn substitution(
     if groups >= compiled.captures_len() {
         // RE2 then leaves the text as it is.
         context.field("substitution").warn(format!("the pattern has no group {groups}: nothing is replaced"));
-        let nothing = Regex::new(r"[^\s\S]").map_err(|error| context.error(error))?;
-        return Ok((nothing, Box::default()));
+        return Ok((compiled, b"${0}".to_vec().into()));
     }
     Ok((compiled, out.into_bytes().into()))
 }
@@ -227,10 +249,11 @@ pub(crate) fn added(context: &Context<'_>, values: Vec<core::HeaderValueOption>)
             return Err(context.field("header.key").error(format!("`{}` is not a header name", header.key)));
         }
         let value = if header.raw_value.is_empty() {
-            Format::compile(&header.value).map_err(|error| context.field("header.value").error(error))?
+            context.field("header.value").format(&header.value)?
         } else {
-            Format::compile(&String::from_utf8_lossy(&header.raw_value).replace('%', "%%"))
-                .map_err(|error| context.field("header.raw_value").error(error))?
+            context
+                .field("header.raw_value")
+                .format(&String::from_utf8_lossy(&header.raw_value).replace('%', "%%"))?
         };
         #[allow(deprecated)]
         let action = match (option.append, option.append_action) {
@@ -393,7 +416,6 @@ pub fn bind(context: &Context<'_>, mut value: core::BindConfig) -> Result<Bind> 
         None => None,
     };
     let options = socket_options(std::mem::take(&mut value.socket_options));
-    value.freebind = None;
     leftover(context, &value);
     Ok(Bind { source, options })
 }

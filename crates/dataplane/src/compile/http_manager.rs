@@ -185,8 +185,6 @@ pub(crate) fn http_manager(
             _ => StripPort::Never,
         },
     };
-    // Said for a tracer, and there is none.
-    value.tracing = None;
     if let Some(extension) = value.request_id_extension.take() {
         request_id(&context.field("request_id_extension.typed_config"), extension)?;
     }

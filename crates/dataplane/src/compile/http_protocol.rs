@@ -38,8 +38,7 @@ pub(crate) fn http1_options(
         allow_chunked_length: take(&mut value.allow_chunked_length),
         fully_qualified_url: take(&mut value.send_fully_qualified_url),
     };
-    // Which parser of Envoy's is used; methods are checked by syntax alone, as with custom methods allowed.
-    value.use_balsa_parser = None;
+    // Methods are checked by syntax alone, as with custom methods allowed.
     value.allow_custom_methods = false;
     leftover(context, &value);
     Ok(options)
@@ -94,16 +93,6 @@ pub(crate) fn http2_options(
             None => None,
         },
     };
-    // Metadata frames are Envoy's own and are ignored, as RFC 9113 says of unknown frames. Floods of control frames,
-    // empty frames, priorities and window updates are bounded by limits of the library's own; which codec of Envoy's
-    // is used, and how it encodes text, changes nothing that a peer sees.
-    value.max_outbound_frames = None;
-    value.max_outbound_control_frames = None;
-    value.max_consecutive_inbound_frames_with_empty_payload = None;
-    value.max_inbound_priority_frames_per_stream = None;
-    value.max_inbound_window_update_frames_per_data_frame_sent = None;
-    value.use_oghttp2_codec = None;
-    value.enable_huffman_encoding = None;
     leftover(context, &value);
     Ok(options)
 }

@@ -117,9 +117,6 @@ pub(crate) fn listener(context: &Context<'_>, mut value: proto::Listener) -> Res
         digest,
         drains_when_failing: take(&mut value.drain_type) == proto::listener::DrainType::Default as i32,
     };
-    // Every worker has a socket of its own, and connections are spread by the kernel.
-    value.connection_balance_config = None;
-    value.max_connections_to_accept_per_socket_event = None;
     leftover(context, &value);
     Ok(compiled)
 }

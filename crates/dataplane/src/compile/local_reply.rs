@@ -7,7 +7,7 @@ use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 
 use super::access_log::{log_filter, log_format};
-use super::common::header_mutations;
+use super::common::{data, header_mutations};
 use crate::error::{Context, Result};
 use crate::local_reply::{BodyFormat, LocalReplies, Mapper};
 
@@ -26,15 +26,9 @@ pub(super) fn body_format(
     })
 }
 
-/// A body that is written in the configuration. Files were read before anything is compiled.
+/// A body: written in the configuration, in a file, or in a variable.
 pub(super) fn body(context: &Context<'_>, source: Option<core::DataSource>) -> Result<Option<Bytes>> {
-    use core::data_source::Specifier;
-    match source.and_then(|source| source.specifier) {
-        None => Ok(None),
-        Some(Specifier::InlineString(text)) => Ok(Some(Bytes::from(text))),
-        Some(Specifier::InlineBytes(bytes)) => Ok(Some(bytes)),
-        Some(_) => Err(context.error("write the body as inline_string, inline_bytes or filename")),
-    }
+    source.filter(|source| source.specifier.is_some()).map(|source| data(context, source)).transpose()
 }
 
 /// `local_reply_config`.

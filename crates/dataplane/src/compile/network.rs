@@ -4,6 +4,7 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lateen_envoy::envoy::config::cluster::v3 as cluster;
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::filters::common::set_filter_state::v3 as state;
@@ -15,12 +16,11 @@ use lateen_envoy::udpa::r#type::v1::TypedStruct;
 use lateen_envoy::{Any, TypeUrl};
 
 use super::checked::unpack;
-use super::common::{duration, leftover, limit};
+use super::common::{data, data_text, duration, leftover, limit};
 use super::filters::{istio, unwrapped};
 use super::http_manager::http_manager;
 use super::tcp_proxy::tcp_proxy;
 use crate::error::{Context, Result};
-use crate::format::Format;
 use crate::listener::NetworkFilter;
 use crate::network::{ConnectionLimit, DirectResponse, FilterStateValue, LocalRateLimit, NetworkGate};
 
@@ -240,15 +240,10 @@ fn direct_response(
     context: &Context<'_>,
     value: filters::direct_response::v3::Config,
 ) -> Result<DirectResponse> {
-    use core::data_source::Specifier;
     let context = context.field("response");
-    Ok(DirectResponse(match value.response.and_then(|source| source.specifier) {
-        Some(Specifier::InlineString(text)) => text.into_bytes().into(),
-        Some(Specifier::InlineBytes(bytes)) => bytes,
-        Some(_) => {
-            return Err(context.error("files and variables are not supported; write inline_string"));
-        }
-        None => Default::default(),
+    Ok(DirectResponse(match value.response {
+        Some(source) => data(&context, source)?,
+        None => Bytes::new(),
     }))
 }
 
@@ -285,17 +280,14 @@ pub(crate) fn filter_state_value(
     };
     let at = context.field("format_string");
     let text = match format.format {
-        Some(Proto::TextFormatSource(core::DataSource {
-            specifier: Some(core::data_source::Specifier::InlineString(text)),
-            ..
-        })) => text,
+        Some(Proto::TextFormatSource(source)) => data_text(&at.field("text_format_source"), source)?,
         #[allow(deprecated)]
         Some(Proto::TextFormat(text)) => text,
         _ => return Err(at.error("write text_format_source with an inline_string")),
     };
     let compiled = FilterStateValue {
         key: key.into(),
-        value: Format::compile(&text).map_err(|error| at.error(error))?,
+        value: at.format(&text)?,
         skip_if_empty: take(&mut value.skip_if_empty),
     };
     // All values are text here, whatever type Envoy's factory would make of them, and nothing overwrites them unasked.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::route::v3 as proto;
 use lateen_envoy::envoy::config::route::v3::{redirect_action, route_action};
+use lateen_envoy::envoy::r#type::matcher::v3 as matcher;
 
+use super::access_log::metadata_matcher;
 use super::checked::unpack;
 use super::common::cookie;
 use super::common::{
@@ -18,14 +20,14 @@ use super::local_reply::{body, body_format};
 use super::retry::retry;
 use super::template::{rewrite, template};
 use super::values::metadata;
-use super::{hash_policy, metadata, refusals};
+use super::{hash_policy, matcher_tree, metadata, refusals};
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::error::{Context, Result};
 use crate::route::{
     Action, ClusterSpecifier, DirectResponse, Domains, Forward, GrpcTimeout, HostRewrite, InternalRedirects,
     Mirror, PathMatcher, PathRewrite, Redirect, RequireTls, RetryPolicy, Route, RouteMatch, RouteTable,
-    VirtualHost, WeightedCluster,
+    StateMatcher, VirtualHost, WeightedCluster,
 };
 
 /// Envoy's default for a route without a timeout.
@@ -130,10 +132,22 @@ fn virtual_host(
     for (index, each) in take(&mut host.routes).into_iter().enumerate() {
         routes.push(Arc::new(route(&context.field("routes").index(index), each, &inherited)?));
     }
+    let tree = match host.matcher.take() {
+        Some(matcher) => {
+            let context = context.field("matcher");
+            let one = |context: &Context<'_>, each| route(context, each, &inherited);
+            Some(matcher_tree::tree(&context, matcher, &one)?)
+        }
+        None => None,
+    };
+    if tree.is_some() && !routes.is_empty() {
+        return Err(context.field("matcher").error("this and routes exclude each other; keep one"));
+    }
     let mutations = Arc::new(mutations!(context, host)?);
     let compiled = VirtualHost {
         name: take(&mut host.name).into(),
         routes,
+        tree,
         metadata: super::common::metadata(host.metadata.take()),
         require_tls: match take(&mut host.require_tls) {
             0 => RequireTls::No,
@@ -203,8 +217,6 @@ fn route(context: &Context<'_>, mut route: proto::Route, inherited: &Inherited) 
         metadata: Arc::new(route.metadata.take().map(metadata).unwrap_or_default()),
         filters: overrides.into_list(),
     };
-    // Said about the route, not by it: a trace's name.
-    route.decorator = None;
     leftover(context, &route);
     Ok(compiled)
 }
@@ -249,20 +261,34 @@ fn route_match(context: &Context<'_>, mut value: proto::RouteMatch) -> Result<Ro
         grpc: value.grpc.take().is_some(),
         tls: value.tls_context.take().and_then(|tls| tls.presented),
         fraction: runtime_fraction(value.runtime_fraction.take()),
+        metadata: take(&mut value.dynamic_metadata)
+            .into_iter()
+            .enumerate()
+            .map(|(at, matcher)| metadata_matcher(&context.field("dynamic_metadata").index(at), matcher))
+            .collect::<Result<_>>()?,
+        filter_state: take(&mut value.filter_state)
+            .into_iter()
+            .enumerate()
+            .map(|(at, matcher)| state_matcher(&context.field("filter_state").index(at), matcher))
+            .collect::<Result<_>>()?,
     };
-    // A condition that is not understood must not be taken for one that holds.
-    for (name, set) in [
-        ("dynamic_metadata", !value.dynamic_metadata.is_empty()),
-        ("filter_state", !value.filter_state.is_empty()),
-    ] {
-        if set {
-            return Err(context
-                .field(name)
-                .error("this condition is not supported; match on headers instead"));
-        }
-    }
     leftover(context, &value);
     Ok(compiled)
+}
+
+fn state_matcher(context: &Context<'_>, value: matcher::FilterStateMatcher) -> Result<StateMatcher> {
+    use matcher::filter_state_matcher::Matcher;
+    match value.matcher {
+        Some(Matcher::StringMatch(matcher)) => Ok(StateMatcher {
+            key: value.key.into(),
+            value: super::common::string(&context.field("string_match"), matcher)?,
+        }),
+        // A condition that is not understood must not be taken for one that holds.
+        Some(Matcher::AddressMatch(_)) => Err(context
+            .field("address_match")
+            .error("this is not supported; values are text: write string_match")),
+        None => Err(context.error("say what the value has to be: string_match")),
+    }
 }
 
 fn forward(
@@ -444,6 +470,7 @@ fn weighted(
     {
         value.total_weight = None;
     }
+    // Weights that the runtime has were put in place before.
     value.runtime_key_prefix.clear();
     let random_header = match value.random_value_specifier.take() {
         Some(proto::weighted_cluster::RandomValueSpecifier::HeaderName(name)) if !name.is_empty() => {
@@ -475,7 +502,6 @@ fn mirrors(context: &Context<'_>, values: Vec<route_action::RequestMirrorPolicy>
             fraction: runtime_fraction(value.runtime_fraction.take()).unwrap_or(crate::route::Fraction::ALL),
             shadow_suffix: !take(&mut value.disable_shadow_host_suffix_append),
         });
-        value.trace_sampled = None;
         leftover(&context, &value);
     }
     Ok(out)

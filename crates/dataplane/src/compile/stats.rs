@@ -25,7 +25,7 @@ pub(crate) fn stats_config(context: &Context<'_>, mut value: proto::StatsConfig)
         match tag.tag_value {
             Some(TagValue::FixedValue(fixed)) => out.fixed.push((label, fixed)),
             Some(TagValue::Regex(regex)) if !regex.is_empty() => {
-                let pattern = Regex::new(&regex).map_err(|error| context.field("regex").error(error))?;
+                let pattern = tag_pattern(&context.field("regex"), &regex)?;
                 out.tags.push(Tag::Pattern(label, pattern));
             }
             _ => out.tags.push(default_tag(&label).ok_or_else(|| {
@@ -55,6 +55,25 @@ pub(crate) fn stats_config(context: &Context<'_>, mut value: proto::StatsConfig)
     }
     leftover(context, &value);
     Ok(out)
+}
+
+/// The pattern of a tag. Envoy takes ECMAScript here, which can look ahead; what is looked at comes again in the pattern
+/// (`^listener(?=\.).*?\.http`), so that it matches the same names without.
+fn tag_pattern(context: &Context<'_>, regex: &str) -> Result<Regex> {
+    Regex::new(regex).or_else(|error| {
+        let mut plain = String::new();
+        let mut rest = regex;
+        while let Some(at) = rest.find("(?=") {
+            let (before, looked) = rest.split_at(at);
+            // Groups within are not taken apart.
+            let end = looked.find(')').filter(|end| !looked[3..*end].contains('('));
+            let end = end.ok_or_else(|| context.error(&error))?;
+            plain.push_str(before);
+            rest = &looked[end + 1..];
+        }
+        plain.push_str(rest);
+        Regex::new(&plain).map_err(|_| context.error(error))
+    })
 }
 
 fn strings(context: &Context<'_>, list: matcher::ListStringMatcher) -> Result<Vec<StringMatcher>> {

@@ -13,6 +13,7 @@ use operator::Operator;
 pub(crate) use operator::{grpc_status_number, wire_bytes, write_details};
 
 use crate::head::{Headers, RequestHead, ResponseHead};
+use crate::outside::Outside;
 use crate::stream_info::StreamInfo;
 
 /// A compiled format string.
@@ -140,6 +141,20 @@ impl Format {
     /// Compiles; the error says what is wrong with which operator.
     pub fn compile(text: &str) -> Result<Self, String> {
         parse::format(text)
+    }
+
+    /// As [`compile`](Self::compile), with the variables of the environment that the text names.
+    pub fn compile_in(text: &str, outside: &dyn Outside) -> Result<Self, String> {
+        let mut format = parse::format(text)?;
+        for part in &mut format.parts {
+            if let Part::Operator(limited) = part
+                && let Operator::Environment(name) = &limited.operator
+                && let Some(value) = outside.variable(name)
+            {
+                limited.operator = Operator::Fixed(value.into_bytes().into());
+            }
+        }
+        Ok(format)
     }
 
     /// A text without operators.

@@ -55,7 +55,9 @@ pub(super) enum Operator {
     Hostname,
     Metadata(MetadataOf, Box<str>, Vec<Box<str>>),
     FilterState(Box<str>),
-    /// Of the environment, looked up when it was compiled.
+    /// A variable that is not set, or that nobody looked up.
+    Environment(Box<str>),
+    /// A variable of the environment, looked up when it was compiled.
     Fixed(Box<[u8]>),
     StreamId,
     UniqueId,
@@ -313,6 +315,7 @@ impl Operator {
             },
             Self::FilterState(name) => out.extend_from_slice(info.filter_state.get(name)?.as_bytes()),
             Self::Fixed(text) => out.extend_from_slice(text),
+            Self::Environment(_) => out.push(b'-'),
             Self::StreamId => stream_id(source, out)?,
             Self::UniqueId => uuid(info.random, out),
             Self::TraceId => out.extend_from_slice(info.trace_id.as_ref()?.as_bytes()),

@@ -258,7 +258,7 @@ impl Command<'_> {
             "FILTER_STATE" => needed()
                 .map(|argument| Operator::FilterState(argument.split(':').next().unwrap_or_default().into())),
             "UPSTREAM_FILTER_STATE" => needed().map(|_| Operator::Absent),
-            "ENVIRONMENT" => needed().map(|name| Operator::Fixed(environment(name))),
+            "ENVIRONMENT" => needed().map(|name| Operator::Environment(name.into())),
             "QUERY_PARAM" => needed().map(|name| Operator::QueryParameter(name.as_bytes().into())),
             "PATH" => self.path(argument),
             "REQUESTED_SERVER_NAME" => self.server_name(argument),
@@ -391,14 +391,6 @@ fn typed_metadata(argument: &str) -> Result<Operator, String> {
         other => return Err(format!("{other} is not supported type of metadata")),
     };
     Ok(metadata(of, rest))
-}
-
-/// A variable of the environment, as it is when the format is compiled; `-` where it is not set.
-fn environment(name: &str) -> Box<[u8]> {
-    // The one look outside of this crate: a process's environment does not change.
-    #[allow(clippy::disallowed_methods)]
-    let value = std::env::var(name).unwrap_or_else(|_| "-".to_owned());
-    value.into_bytes().into()
 }
 
 fn peer_time(argument: Option<&str>) -> TimeFormat {

@@ -2,8 +2,10 @@
 
 use regex::bytes::Regex;
 
+use super::Facts;
 use crate::head::{RequestHead, split_query};
-use crate::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
+use crate::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher, StringMatcher};
+use crate::value_matcher::MetadataMatcher;
 
 /// How the path must look.
 #[derive(Debug, Clone)]
@@ -58,11 +60,29 @@ pub struct RouteMatch {
     pub tls: Option<bool>,
     /// A share of the requests.
     pub fraction: Option<Fraction>,
+    /// All must match (`dynamic_metadata`).
+    pub metadata: Vec<MetadataMatcher>,
+    /// All must match (`filter_state`).
+    pub filter_state: Vec<StateMatcher>,
+}
+
+/// A value that a filter has set, and what it has to be (`envoy.type.matcher.v3.FilterStateMatcher`).
+#[derive(Debug, Clone)]
+pub struct StateMatcher {
+    /// Its name.
+    pub key: Box<str>,
+    /// What it has to be.
+    pub value: StringMatcher,
 }
 
 impl RouteMatch {
     /// Whether a request matches.
     pub fn matches(&self, head: &RequestHead, random: u64) -> bool {
+        self.matches_with(head, random, Facts::default())
+    }
+
+    /// The same, with what is known besides the head.
+    pub fn matches_with(&self, head: &RequestHead, random: u64, facts: Facts<'_>) -> bool {
         self.path_matches(head)
             && self.fraction.is_none_or(|fraction| fraction.contains(random))
             && (!self.grpc || head.is_grpc())
@@ -70,6 +90,15 @@ impl RouteMatch {
             && self.headers.iter().all(|matcher| matcher.matches(head))
             && self.query.iter().all(|matcher| matcher.matches(head.path()))
             && self.cookies.iter().all(|matcher| matcher.matches(&head.headers))
+            && self.metadata.iter().all(|matcher| {
+                let matched = facts.metadata.and_then(|metadata| matcher.matches(metadata));
+                // A value that is not there is none of those that are wanted.
+                matched.unwrap_or(matcher.invert)
+            })
+            && self.filter_state.iter().all(|matcher| {
+                let value = facts.filter_state.and_then(|state| state.get(&matcher.key));
+                value.is_some_and(|value| matcher.value.matches(value.as_bytes()))
+            })
     }
 
     fn path_matches(&self, head: &RequestHead) -> bool {

@@ -11,6 +11,7 @@ mod matching;
 mod mutation;
 mod redirects;
 mod retry;
+mod tree;
 
 use std::sync::Arc;
 
@@ -20,15 +21,26 @@ pub use action::{
 };
 pub use domains::Domains;
 pub use hash::{HashClient, HashCookie, HashPolicy, HashSource, hash};
-pub use matching::{Fraction, PathMatcher, RouteMatch};
+pub use matching::{Fraction, PathMatcher, RouteMatch, StateMatcher};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValue};
 pub use redirects::{InternalRedirects, NotFollowed};
 pub use retry::{DEFAULT_BACKOFF, RequestedRetries, ResetFormat, Retries, RetryOn, RetryPolicy, RetryStatus};
+pub use tree::{Branches, Input, OnMatch, Predicate, Tree};
 
+use crate::filter_state::FilterState;
 use crate::filters::FilterOverride;
 use crate::filters::rate_limits::RateLimit;
 use crate::head::RequestHead;
 use crate::metadata::Metadata;
+
+/// What conditions of routes look at besides the head.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts<'a> {
+    /// What filters have noted.
+    pub metadata: Option<&'a Metadata>,
+    /// What filters have set.
+    pub filter_state: Option<&'a FilterState>,
+}
 
 /// A compiled `envoy.config.route.v3.RouteConfiguration`.
 #[derive(Debug)]
@@ -70,6 +82,8 @@ pub struct VirtualHost {
     pub name: Arc<str>,
     /// The first that matches counts.
     pub routes: Vec<Arc<Route>>,
+    /// A tree in place of the list.
+    pub tree: Option<Tree>,
     /// Which plain requests are redirected to https.
     pub require_tls: RequireTls,
     /// Whether the upstream is told which attempt this is.
@@ -165,8 +179,18 @@ impl RouteTable {
 
     /// The route for a request. `random` decides runtime fractions.
     pub fn find(&self, head: &RequestHead, random: u64) -> Option<Found> {
+        self.find_with(head, random, Facts::default())
+    }
+
+    /// The same, with what is known besides the head.
+    pub fn find_with(&self, head: &RequestHead, random: u64, facts: Facts<'_>) -> Option<Found> {
         let virtual_host = self.virtual_host(head.authority())?;
-        let route = virtual_host.routes.iter().find(|route| route.matcher.matches(head, random))?;
+        let route = match &virtual_host.tree {
+            None => {
+                virtual_host.routes.iter().find(|route| route.matcher.matches_with(head, random, facts))?
+            }
+            Some(tree) => tree.find(head, random, facts)?,
+        };
         let entry = match &route.action {
             Action::Forward(forward) => forward.cluster.choose(head, random),
             _ => None,

@@ -3,11 +3,13 @@
 use http::StatusCode;
 use lateen_base::admin::Reply;
 use lateen_envoy::TypeUrl;
+use lateen_envoy::envoy::extensions::transport_sockets::tls::v3::Secret;
 use lateen_envoy::json::to_json_redacted;
 use lateen_envoy::prost::Message;
 use serde_json::{Map, Value, json};
 
 use super::{Query, Served, plain_error, pretty};
+use crate::manager::Manager;
 use crate::sources::{Encoded, Origin, Refusal};
 
 const PREFIX: &str = "type.googleapis.com/envoy.admin.v3.";
@@ -205,17 +207,38 @@ impl Served {
             routes["static_route_configs"] = inline.into();
         }
         configs.push(routes);
-        configs.push(self.secrets(takes));
+        configs.push(self.secrets(&manager, takes));
         configs
     }
 
-    /// Names only: what is in a secret is nobody's business here.
-    fn secrets(&self, takes: &dyn Fn(&str) -> bool) -> Value {
+    /// What is secret in them is left out.
+    fn secrets(&self, manager: &Manager, takes: &dyn Fn(&str) -> bool) -> Value {
         let resources = self.admin.bootstrap.static_resources.iter();
         let secrets = resources.flat_map(|resources| &resources.secrets).filter(|secret| takes(&secret.name));
         let list: Vec<Value> =
             secrets.map(|secret| json!({"name": secret.name, "secret": typed(secret)})).collect();
-        without_empty(json!({"@type": format!("{PREFIX}SecretsConfigDump"), "static_secrets": list}))
+        let active = manager.sources.secrets.iter().filter(|(name, _)| takes(name)).map(|(name, secret)| {
+            let mut out = json!({"name": name, "last_updated": moment(secret.updated)});
+            if !secret.version.is_empty() {
+                out["version_info"] = secret.version.as_str().into();
+            }
+            let mut shown = json!({"@type": Secret::TYPE_URL});
+            if let (Value::Object(shown), Value::Object(fields)) = (&mut shown, &secret.shown) {
+                shown.extend(fields.clone());
+            }
+            out["secret"] = shown;
+            out
+        });
+        let warming = manager.warming_secrets().into_iter().filter(|name| takes(name)).map(|name| {
+            json!({"name": name, "version_info": "uninitialized",
+                "secret": {"@type": Secret::TYPE_URL, "name": name}})
+        });
+        without_empty(json!({
+            "@type": format!("{PREFIX}SecretsConfigDump"),
+            "static_secrets": list,
+            "dynamic_active_secrets": active.collect::<Vec<_>>(),
+            "dynamic_warming_secrets": warming.collect::<Vec<_>>(),
+        }))
     }
 
     pub(super) fn init_dump(&self, _query: &Query) -> Reply {
@@ -290,7 +313,7 @@ fn element_type(kind: &str, field: &str) -> String {
         "static_endpoint_configs" => "StaticEndpointConfig",
         "dynamic_endpoint_configs" => "DynamicEndpointConfig",
         "static_secrets" => "StaticSecret",
-        "dynamic_active_secrets" => "DynamicSecret",
+        "dynamic_active_secrets" | "dynamic_warming_secrets" => "DynamicSecret",
         "bootstrap" => return "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap".to_owned(),
         _ => return kind.to_owned(),
     };

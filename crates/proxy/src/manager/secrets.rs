@@ -1,25 +1,33 @@
 //! Secrets: what waits for them, and where they come from.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lateen_dataplane::compile::compile_secret;
 use lateen_dataplane::tls::{SecretReference, SecretSource};
 use lateen_envoy::envoy::extensions::transport_sockets::tls::v3::Secret;
+use lateen_envoy::json::to_json_redacted;
 use parking_lot::Mutex;
 
 use super::{ApplyError, Manager, tls_error};
+use crate::sources::DynamicSecret;
 use crate::state::{ActiveListener, ClusterHandle};
 use crate::stats::SecretStats;
 
 impl Manager {
     /// Adds or replaces a secret. What waited for it serves from now on; connections that live go on as they are.
     pub fn apply_secret(&mut self, source: &SecretSource, message: Secret) -> Result<(), ApplyError> {
+        let shown = (*source != SecretSource::Static).then(|| to_json_redacted(&message));
         let compiled = compile_secret(message)?;
         self.note(compiled.warnings);
         let (name, secret) = compiled.value;
         let put = self.state.secrets.put(&self.state.stats, source, Arc::clone(&name), secret);
         put.map_err(tls_error("Secret", &name))?;
+        if let Some(shown) = shown {
+            let secret = DynamicSecret { shown, version: String::new(), updated: SystemTime::now() };
+            self.sources.secrets.insert(name.to_string(), secret);
+        }
         self.release_waiting();
         Ok(())
     }
@@ -46,6 +54,13 @@ impl Manager {
             self.finish_listener(&name);
         }
         self.count_warming();
+    }
+
+    /// Secrets that something waits for.
+    pub fn warming_secrets(&self) -> BTreeSet<String> {
+        let secrets = &self.state.secrets;
+        let wanted = secrets.references().into_iter().filter(|one| one.source != SecretSource::Static);
+        wanted.filter(|one| !secrets.has(one)).map(|one| one.name.to_string()).collect()
     }
 
     fn missing_of_cluster(&self, handle: &ClusterHandle) -> Vec<SecretReference> {

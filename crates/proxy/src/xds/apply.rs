@@ -55,6 +55,12 @@ pub fn apply(
         if let (Some(known), Ok(())) = (known, &applied) {
             manager.sources.discovered(known, &resource.name, &resource.version);
         }
+        if kind == Secret::TYPE_URL
+            && applied.is_ok()
+            && let Some(secret) = manager.sources.secrets.get_mut(&resource.name)
+        {
+            secret.version.clone_from(&resource.version);
+        }
         if let Err(reason) = applied {
             if let Some(known) = known {
                 manager.sources.refused(known, &resource.name, &resource.version, &reason);

@@ -70,6 +70,7 @@ fn message_of(value: &Value, kind: &FieldKind) -> Option<String> {
 fn repair(document: &mut Value, kind: &str, path: &str, message: &str) -> bool {
     let mut at = document;
     let mut message_type = kind.to_owned();
+    let mut parent = String::new();
     let mut field: Option<FieldType> = None;
     for step in steps(path) {
         match step {
@@ -81,6 +82,7 @@ fn repair(document: &mut Value, kind: &str, path: &str, message: &str) -> bool {
                 };
                 let Value::Object(map) = at else { return false };
                 at = map.entry(name).or_insert(Value::Null);
+                parent.clone_from(&message_type);
                 if let Some(inner) = message_of(at, &found.kind) {
                     message_type = inner;
                 }
@@ -118,10 +120,25 @@ fn repair(document: &mut Value, kind: &str, path: &str, message: &str) -> bool {
             }
             at[first] = value;
         }
+    } else if message_type == "google.protobuf.Any" && message == "this field is required; set it" {
+        *at = extension(&parent);
     } else if let Some(value) = asked(at, field.as_ref(), message) {
         *at = value;
     }
     *at != before
+}
+
+/// What an extension point may hold; the struct is nobody's extension.
+fn extension(message: &str) -> Value {
+    match message.rsplit('.').next().unwrap_or_default() {
+        "StatsSink" => {
+            json!({"@type": "type.googleapis.com/envoy.config.metrics.v3.StatsdSink", "tcp_cluster_name": "c"})
+        }
+        "ResourceMonitor" => {
+            json!({"@type": "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig", "max_heap_size_bytes": 1})
+        }
+        _ => json!({"@type": "type.googleapis.com/google.protobuf.Struct", "value": {}}),
+    }
 }
 
 fn asked(at: &Value, field: Option<&FieldType>, message: &str) -> Option<Value> {

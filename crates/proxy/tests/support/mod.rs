@@ -99,7 +99,8 @@ pub fn assignment(name: &str, hosts: &[SocketAddr]) -> Value {
 
 /// A listener `main` with these routes.
 pub fn listener(routes: Value) -> Value {
-    let table = json!({"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]});
+    let table = json!({"name": "r", "validate_clusters": false,
+        "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]});
     listener_with(json!({"route_config": table}))
 }
 

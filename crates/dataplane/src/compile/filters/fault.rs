@@ -35,15 +35,12 @@ pub(super) fn fault(context: &Context<'_>, mut value: proto::HttpFault) -> Resul
         max_active: value.max_active_faults.take(),
         cluster_stats: !take(&mut value.disable_downstream_cluster_stats),
     };
-    // Keys of a runtime layer that is not there: the values beside them count.
+    // Values that the runtime has were put in place before.
     for key in [
         &mut value.delay_percent_runtime,
         &mut value.abort_percent_runtime,
         &mut value.delay_duration_runtime,
         &mut value.abort_http_status_runtime,
-        &mut value.max_active_faults_runtime,
-        &mut value.response_rate_limit_percent_runtime,
-        &mut value.abort_grpc_status_runtime,
     ] {
         key.clear();
     }

@@ -9,7 +9,6 @@ use lateen_envoy::envoy::extensions::filters::http::header_mutation::v3 as proto
 use crate::compile::common::{added, leftover, string};
 use crate::error::{Context, Result};
 use crate::filters::{HeaderMutation, Mutation, Mutations, QueryMutation};
-use crate::format::Format;
 use crate::metadata::Value;
 use crate::route::AppendAction;
 
@@ -93,7 +92,7 @@ fn query_mutation(context: &Context<'_>, mut value: core::KeyValueMutation) -> R
             (None, Some(entry)) => (entry.key, String::from_utf8_lossy(&entry.value).into_owned()),
             (None, None) => return Err(context.error("name the parameter: record")),
         };
-        let value = Format::compile(&text).map_err(|error| context.field("record.value").error(error))?;
+        let value = context.field("record.value").format(&text)?;
         out.push(QueryMutation::Add { name: name.into_bytes().into(), value, action });
         leftover(&context, &append);
     }

@@ -205,7 +205,8 @@ impl Handler for Consumer {
             store.note(&update, &rejected);
         }
         if let Some((updates, came)) = &self.whole {
-            updates.applied(self.kind, &update.version, !rejected.is_empty());
+            let changes = !update.resources.is_empty() || !update.removed.is_empty();
+            updates.applied(self.kind, &update.version, !rejected.is_empty(), changes, true);
             came.send_replace(true);
         }
         rejected

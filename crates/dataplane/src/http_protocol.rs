@@ -53,6 +53,21 @@ pub enum HeaderCase {
     Preserve,
 }
 
+/// What the head of a message may cost (`HttpProtocolOptions.max_headers_count`, `max_response_headers_kb`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes.
+    pub bytes: usize,
+    /// Fields.
+    pub fields: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self { bytes: 60 * 1024, fields: 100 }
+    }
+}
+
 /// `Http2ProtocolOptions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http2Options {

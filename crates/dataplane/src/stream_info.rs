@@ -8,15 +8,22 @@ use crate::filter_state::FilterState;
 use crate::format::LogType;
 use crate::metadata::Metadata;
 
-/// Envoy's response flags, as bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct ResponseFlags(u32);
+/// Envoy's response flags: which are set, and in which order they were, for so they are written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ResponseFlags {
+    bits: u32,
+    /// The numbers of the flags and one more each, the first one lowest. Later ones than [`ORDERED`] are not noted.
+    order: u64,
+}
+
+/// Bits of a number in the order of flags, and how many there is room for.
+const ORDER_BITS: u32 = 5;
+const ORDERED: u32 = u64::BITS / ORDER_BITS;
 
 macro_rules! flags {
     ($($name:ident = $bit:expr, $text:literal, $long:literal, $doc:literal;)*) => {
         impl ResponseFlags {
-            $(#[doc = $doc] pub const $name: Self = Self(1 << $bit);)*
-            /// In the order in which Envoy writes them.
+            $(#[doc = $doc] pub const $name: Self = Self { bits: 1 << $bit, order: $bit + 1 };)*
             const TEXTS: &'static [(Self, &'static str, &'static str)] = &[$((Self::$name, $text, $long)),*];
         }
     };
@@ -55,25 +62,48 @@ flags! {
 impl ResponseFlags {
     /// Adds flags.
     pub fn set(&mut self, flags: Self) {
-        self.0 |= flags.0;
+        for flag in flags.each() {
+            if self.bits & 1 << flag == 0 {
+                let count = self.bits.count_ones();
+                self.bits |= 1 << flag;
+                if count < ORDERED {
+                    self.order |= u64::from(flag + 1) << (ORDER_BITS * count);
+                }
+            }
+        }
+    }
+
+    /// The numbers of the flags that are set, in order.
+    fn each(self) -> impl Iterator<Item = u32> {
+        let mut left = self;
+        std::iter::from_fn(move || {
+            let flag = match left.order as u32 & ((1 << ORDER_BITS) - 1) {
+                0 if left.bits == 0 => return None,
+                0 => left.bits.trailing_zeros(),
+                number => number - 1,
+            };
+            left.order >>= ORDER_BITS;
+            left.bits &= !(1 << flag);
+            Some(flag)
+        })
     }
 
     /// Whether all of `flags` are set.
     pub fn has(self, flags: Self) -> bool {
-        self.0 & flags.0 == flags.0
+        self.bits & flags.bits == flags.bits
     }
 
     /// Whether none is set.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 
-    /// As in logs: `UF,URX`, or `-`.
+    /// As in logs: `URX,UF`, or `-`.
     pub fn write(self, out: &mut Vec<u8>) {
         self.join(|(_, text, _)| text, out);
     }
 
-    /// In whole words: `UpstreamConnectionFailure,UpstreamRetryLimitExceeded`, or `-`.
+    /// In whole words: `UpstreamRetryLimitExceeded,UpstreamConnectionFailure`, or `-`.
     pub fn write_long(self, out: &mut Vec<u8>) {
         self.join(|(_, _, long)| long, out);
     }
@@ -82,8 +112,9 @@ impl ResponseFlags {
         if self.is_empty() {
             return out.push(b'-');
         }
-        let set = Self::TEXTS.iter().filter(|(flag, ..)| self.has(*flag));
-        for (index, entry) in set.enumerate() {
+        let texts =
+            self.each().filter_map(|number| Self::TEXTS.iter().find(|(flag, ..)| flag.bits == 1 << number));
+        for (index, entry) in texts.enumerate() {
             if index > 0 {
                 out.push(b',');
             }
@@ -98,7 +129,21 @@ impl ResponseFlags {
 
     /// Whether any of `flags` is set.
     pub fn any(self, flags: Self) -> bool {
-        self.0 & flags.0 != 0
+        self.bits & flags.bits != 0
+    }
+}
+
+impl PartialEq for ResponseFlags {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits == other.bits
+    }
+}
+
+impl Eq for ResponseFlags {}
+
+impl std::hash::Hash for ResponseFlags {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.bits.hash(state);
     }
 }
 
@@ -381,4 +426,33 @@ pub struct CertificateInfo {
     pub not_after: Duration,
     /// PEM, percent-encoded.
     pub pem: Box<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_written_in_the_order_of_their_setting() {
+        let text = |flags: ResponseFlags| {
+            let mut out = Vec::new();
+            flags.write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let mut flags = ResponseFlags::default();
+        assert_eq!(text(flags), "-");
+        flags.set(ResponseFlags::RETRY_LIMIT);
+        flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        flags.set(ResponseFlags::RETRY_LIMIT);
+        assert_eq!(text(flags), "URX,UF");
+        let mut other = ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
+        other.set(ResponseFlags::RETRY_LIMIT);
+        assert_eq!(text(other), "UF,URX");
+        assert_eq!(flags, other);
+        let mut all = ResponseFlags::default();
+        for (flag, ..) in ResponseFlags::TEXTS {
+            all.set(*flag);
+        }
+        assert_eq!(text(all).split(',').count(), ResponseFlags::TEXTS.len());
+    }
 }

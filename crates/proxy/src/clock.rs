@@ -84,6 +84,8 @@ struct Inner {
     limits: Cell<Limits>,
     complete: Cell<bool>,
     ended: Cell<Option<Expiry>>,
+    /// Bytes of bodies that were received and sent while both went on.
+    bodies: Cell<(u64, u64)>,
     waker: RefCell<Option<Waker>>,
     /// Where somebody else than the stream's own task holds the timer.
     moved: Option<Rc<Moved>>,
@@ -104,6 +106,7 @@ impl StreamClock {
             limits: Cell::new(limits),
             complete: Cell::new(false),
             ended: Cell::new(None),
+            bodies: Cell::default(),
             waker: RefCell::default(),
         }))
     }
@@ -115,6 +118,24 @@ impl StreamClock {
         self.0.limits.set(limits);
         self.0.complete.set(false);
         self.0.ended.set(None);
+        self.0.bodies.set((0, 0));
+    }
+
+    /// So many bytes of the request's body went on.
+    pub fn add_received(&self, bytes: u64) {
+        let (received, sent) = self.0.bodies.get();
+        self.0.bodies.set((received + bytes, sent));
+    }
+
+    /// So many bytes of the answer's body were sent.
+    pub fn add_sent(&self, bytes: u64) {
+        let (received, sent) = self.0.bodies.get();
+        self.0.bodies.set((received, sent + bytes));
+    }
+
+    /// Bytes that were received and sent since this was last asked for.
+    pub fn take_moved(&self) -> (u64, u64) {
+        self.0.bodies.take()
     }
 
     /// Whether both are the same.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lateen_dataplane::head::Headers;
 
 use crate::filters::{Buffered, FilteredBody};
+use crate::forward::MirroredBody;
 use crate::{http1, http2};
 
 /// What comes next of a body.
@@ -69,6 +70,8 @@ pub enum BodyReader {
     Filtered(Box<FilteredBody>),
     /// Read already.
     Buffered(Box<Buffered>),
+    /// Seen by copies of the request.
+    Mirrored(Box<MirroredBody>),
 }
 
 impl BodyReader {
@@ -81,6 +84,7 @@ impl BodyReader {
             // A future within itself has to be on the heap.
             Self::Filtered(reader) => Box::pin(reader.next()).await?,
             Self::Buffered(reader) => reader.next(),
+            Self::Mirrored(reader) => Box::pin(reader.next()).await?,
         };
         if !matches!(event, BodyEvent::Data(_)) {
             *self = Self::Done;
@@ -96,6 +100,7 @@ impl BodyReader {
             Self::Http2(reader) => reader.is_done(),
             // The filter has the last word, and says it with the last event.
             Self::Filtered(_) | Self::Buffered(_) => false,
+            Self::Mirrored(reader) => reader.is_done(),
         }
     }
 }

@@ -284,7 +284,7 @@ fn first_foreign(headers: &Headers, inside: impl Fn(IpAddr) -> bool) -> Option<S
 }
 
 /// Appends to a field that is a list, all fields of that name becoming one.
-fn append_list(headers: &mut Headers, name: &str, value: &str, separator: &str) {
+pub(crate) fn append_list(headers: &mut Headers, name: &str, value: &str, separator: &str) {
     if !headers.contains(name) {
         return headers.append(name, value);
     }

@@ -312,7 +312,6 @@ impl Http2Responder {
         if self.extended_connect && head.status == 101 {
             // The protocol was changed as RFC 8441 says it.
             *response.status_mut() = http::StatusCode::OK;
-            response.headers_mut().remove("sec-websocket-accept");
         }
         let stream = self.stream.send_response(response, end)?;
         Ok((!end).then(|| {

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use lateen_dataplane::format::{LogType, Source};
 use lateen_dataplane::head::{Headers, RequestHead, ResponseHead, Scheme};
-use lateen_dataplane::route::{Action, DirectResponse, Facts, Forward, Found, RequireTls, RouteTable};
+use lateen_dataplane::route::{
+    Action, DirectResponse, Facts, Forward, Found, RequireTls, RouteTable, VirtualCluster,
+};
 use lateen_dataplane::stream_info::{Protocol, ResponseFlags, StreamInfo};
 use smallvec::SmallVec;
 
@@ -63,8 +65,12 @@ pub struct Exchange {
     pub malformed: bool,
     /// Whether it came from inside.
     pub internal: bool,
-    /// Whether a CONNECT ends here, and its bytes go on alone.
-    pub terminate: bool,
+    /// Set where a CONNECT ends here, and its bytes go on alone: what the upstream gets before them.
+    pub terminate: Option<Box<[u8]>>,
+    /// The part of its virtual host that it counts for.
+    pub(crate) virtual_cluster: Option<Arc<VirtualCluster>>,
+    /// Counts an upgrade for as long as it is there.
+    upgrading: Option<UpgradeCount>,
     /// Interim answers of upstreams, where they are passed on.
     pub interim: Option<Rc<Interim>>,
     /// The times of the stream.
@@ -112,7 +118,9 @@ impl Exchange {
             scheme_given: false,
             malformed: false,
             internal: false,
-            terminate: false,
+            terminate: None,
+            virtual_cluster: None,
+            upgrading: None,
             interim: runtime.config.proxy_continue.then(Rc::default),
             clock: None,
             sent: None,
@@ -209,11 +217,15 @@ impl Exchange {
 
     /// Filters and router, for the request as it came and for every redirect that is followed here.
     async fn through_chain(&mut self, body: &mut BodyReader, responder: &mut Responder) -> Decision {
-        if let Some(upgrade) = &self.upgrade
-            && !self.upgrade_allowed(upgrade)
-        {
-            self.worker.stats.increment(self.runtime.stats.downstream_rq_ws_on_non_ws_route);
-            return Decision::Reply(LocalReply::new(403, "", "upgrade_failed"));
+        if let Some(upgrade) = &self.upgrade {
+            if self.upgrade_allowed(upgrade) {
+                if self.upgrading.is_none() {
+                    self.upgrading = Some(UpgradeCount::new(&self.worker, &self.runtime));
+                }
+            } else if self.found.is_some() {
+                self.worker.stats.increment(self.runtime.stats.downstream_rq_ws_on_non_ws_route);
+                return Decision::Reply(LocalReply::new(403, "", "upgrade_failed"));
+            }
         }
         self.request_done = body.is_done();
         if self.is_filtered()
@@ -308,7 +320,7 @@ impl Exchange {
         body: &mut BodyReader,
         responder: &mut Responder,
     ) -> Decision {
-        self.terminate = self.head.method() == b"CONNECT" && action.connect_terminated;
+        self.terminate = self.terminated(action);
         if let Some(clock) = &self.clock {
             if let Some(idle) = action.idle_timeout {
                 clock.set_idle((!idle.is_zero()).then_some(idle));
@@ -329,7 +341,7 @@ impl Exchange {
     pub fn tunnel(&self) -> Tunnel<'_> {
         match &self.upgrade {
             None => Tunnel::None,
-            Some(_) if self.terminate => Tunnel::Raw,
+            Some(_) if let Some(first) = &self.terminate => Tunnel::Raw(first),
             Some(_) if self.head.method() == b"CONNECT" => Tunnel::Connect,
             Some(protocol) => Tunnel::Upgrade(protocol),
         }
@@ -397,14 +409,16 @@ impl Exchange {
         let mut trailers = None;
         self.count_answer(head.status);
         match responder.send(&head, end, false) {
-            Ok(Some(mut writer)) => match pump(&mut body, &mut writer, &mut self.info.bytes_sent).await {
-                Ok(sent) => trailers = sent,
-                Err(_) => {
-                    self.left(StreamEnd::Gone);
-                    writer.abort();
-                    responder.broken();
+            Ok(Some(mut writer)) => {
+                match pump(&mut body, &mut writer, |bytes| self.info.bytes_sent += bytes).await {
+                    Ok(sent) => trailers = sent,
+                    Err(_) => {
+                        self.left(StreamEnd::Gone);
+                        writer.abort();
+                        responder.broken();
+                    }
                 }
-            },
+            }
             Ok(None) => {
                 if responder.flush().await.is_err() {
                     self.left(StreamEnd::Gone);
@@ -432,18 +446,17 @@ impl Exchange {
         let mut head = std::mem::take(&mut forwarded.head);
         self.info.response_code_details = Some("via_upstream");
         self.info.response_code = head.status;
-        // An answer that came before its request was complete has no time that could be told.
-        if !self.runtime.filters.router.suppress_envoy_headers && responder.request_complete() {
-            let millis =
-                self.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at).as_millis();
-            head.headers.set("x-envoy-upstream-service-time", Decimal::new(millis as u64));
+        if !self.runtime.filters.router.suppress_envoy_headers
+            && let Some(taken) = forwarded.service_time
+        {
+            head.headers.set("x-envoy-upstream-service-time", Decimal::new(taken.as_millis() as u64));
         }
         self.info.response_code = head.status;
         self.apply_route(&mut head);
         let tunnel = match self.tunnel() {
             Tunnel::None => false,
             Tunnel::Upgrade(_) => head.status == 101,
-            Tunnel::Connect | Tunnel::Raw => (200..300).contains(&head.status),
+            Tunnel::Connect | Tunnel::Raw(_) => (200..300).contains(&head.status),
         };
         if !self.filters.is_empty() && !tunnel {
             self.filter_response(&mut head, &mut forwarded.body).await;
@@ -476,10 +489,10 @@ impl Exchange {
             }
         }
         self.sent = Some((head, None));
-        let active = tunnel.then(|| UpgradeCount::new(&self.worker, &self.runtime));
         let trailers = self.transfer(body, forwarded, &mut writer, tunnel).await;
-        drop(active);
         if trailers.is_err() {
+            // What came goes out before the stream is reset.
+            tokio::task::yield_now().await;
             writer.abort();
             responder.broken();
         }
@@ -494,25 +507,35 @@ impl Exchange {
         writer: &mut BodyWriter,
         tunnel: bool,
     ) -> Result<Option<Headers>, ()> {
-        let (mut sent, mut received) = (0u64, 0u64);
+        // Counted there, for the stream may end at any time.
+        let counts = self.clock.clone();
+        let (received, sent) = (counts.clone(), counts);
         let both_ways = self.info.protocol == Some(Protocol::Http2);
+        let endless = tunnel && self.terminate.is_none() && forwarded.response.is_http1();
         let log_interval = self.runtime.config.log_options.interval;
         let remaining = forwarded.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let result = {
             let response_body = &mut forwarded.body;
             let response = &forwarded.response;
-            let received = &mut received;
             // Boxed: few answers come before their request is complete, and the others need not make room for it.
             let mut upload = forwarded.writer.take().map(|mut request_writer| {
                 Box::pin(async move {
-                    match pump(body, &mut request_writer, received).await {
-                        Ok(_) => response.request_sent(),
-                        // The answer decides; a request that ended in the middle leaves the connection unusable.
-                        Err(_) => {}
+                    let count = |bytes| {
+                        if let Some(counts) = &received {
+                            counts.add_received(bytes);
+                        }
+                    };
+                    // The answer decides; a request that ended in the middle leaves the connection unusable.
+                    if pump(body, &mut request_writer, count).await.is_ok() {
+                        response.request_sent();
                     }
                 })
             });
-            let download = pump(response_body, writer, &mut sent);
+            let download = pump(response_body, writer, |bytes| {
+                if let Some(counts) = &sent {
+                    counts.add_sent(bytes);
+                }
+            });
             let timeout = async {
                 match remaining {
                     Some(remaining) if !tunnel => tokio::time::sleep(remaining).await,
@@ -530,7 +553,11 @@ impl Exchange {
                 };
                 tokio::select! {
                     biased;
-                    result = &mut download => break result.map_err(Some),
+                    result = &mut download => break match result {
+                        // A changed protocol has no end of its own: over HTTP/1 the connection just ends.
+                        Ok(_) if endless => Err(Some(PumpError::Source(MessageError::Closed))),
+                        result => result.map_err(Some),
+                    },
                     () = completion(&mut upload), if upload.is_some() => {
                         upload = None;
                         // A client of HTTP/1 that says no more through a tunnel is gone.
@@ -539,29 +566,59 @@ impl Exchange {
                         }
                     }
                     () = &mut timeout => break Err(None),
-                    () = tick => self.log_as(LogType::DownstreamPeriodic, None),
+                    () = tick => {
+                        self.count_moved();
+                        self.log_as(LogType::DownstreamPeriodic, None);
+                    }
                 }
             }
         };
-        self.info.bytes_sent += sent;
-        self.info.bytes_received += received;
-        result.map_err(|error| match error {
-            None => {
-                self.worker.stats.increment(forwarded.cluster_stats().upstream_rq_timeout);
-                self.end = StreamEnd::Broken;
-                self.info.flags.set(ResponseFlags::UPSTREAM_TIMEOUT);
-                self.info.response_code_details = Some("response_timeout");
+        self.count_moved();
+        result.map_err(|error| {
+            let (flag, details) = match error {
+                None => {
+                    self.worker.stats.increment(forwarded.cluster_stats().upstream_rq_timeout);
+                    self.count_virtual(|shard, stats| shard.increment(stats.upstream_rq_timeout));
+                    (ResponseFlags::UPSTREAM_TIMEOUT, "response_timeout")
+                }
+                Some(PumpError::Source(error)) => {
+                    if let MessageError::Protocol(_) = error {
+                        forwarded.response.count_protocol_error();
+                    }
+                    crate::forward::broken_off(&error)
+                }
+                Some(PumpError::Target(MessageError::Reset(_) | MessageError::Refused)) => {
+                    return self.left(StreamEnd::Reset);
+                }
+                Some(PumpError::Target(_)) => return self.left(StreamEnd::Gone),
+            };
+            self.end = StreamEnd::Broken;
+            self.info.flags.set(flag);
+            self.info.response_code_details = Some(details);
+        })
+    }
+
+    /// Adds the bytes that were moved since the last time.
+    pub(crate) fn count_moved(&mut self) {
+        if let Some(clock) = &self.clock {
+            let (received, sent) = clock.take_moved();
+            self.info.bytes_received += received;
+            self.info.bytes_sent += sent;
+        }
+    }
+
+    /// Whether a CONNECT ends here, and what the upstream is told before its bytes.
+    fn terminated(&self, action: &Forward) -> Option<Box<[u8]>> {
+        let terminates = action.connect_terminated.as_ref()?;
+        if self.head.method() != b"CONNECT" {
+            return None;
+        }
+        Some(match terminates.proxy_protocol {
+            None => Box::default(),
+            Some(version) => {
+                let client = self.connection.remote.zip(self.connection.local);
+                crate::upstream::proxy_protocol::header(version, client).into()
             }
-            Some(PumpError::Source(_)) => {
-                self.end = StreamEnd::Broken;
-                self.info.flags.set(ResponseFlags::UPSTREAM_TERMINATION);
-                self.info.response_code_details =
-                    Some("upstream_reset_after_response_started{connection_termination}");
-            }
-            Some(PumpError::Target(MessageError::Reset(_) | MessageError::Refused)) => {
-                self.left(StreamEnd::Reset);
-            }
-            Some(PumpError::Target(_)) => self.left(StreamEnd::Gone),
         })
     }
 }
@@ -608,19 +665,19 @@ pub enum PumpError {
 pub async fn pump(
     reader: &mut BodyReader,
     writer: &mut BodyWriter,
-    bytes: &mut u64,
+    mut count: impl FnMut(u64),
 ) -> Result<Option<Headers>, PumpError> {
     loop {
         if let (BodyReader::Http1(reader), BodyWriter::Http1(writer)) = (&mut *reader, &mut *writer) {
-            match reader.pass_on(writer, bytes).await {
-                Ok(()) => {}
-                Err(PassError::Source(error)) => return Err(PumpError::Source(error.into())),
+            match reader.pass_on(writer, &mut count).await {
+                // What reading failed by is found out below.
+                Ok(()) | Err(PassError::Source(_)) => {}
                 Err(PassError::Target(error)) => return Err(PumpError::Target(error.into())),
             }
         }
         let trailers = match next_event(reader, writer).await {
             Ok(BodyEvent::Data(chunk)) => {
-                *bytes += chunk.len() as u64;
+                count(chunk.len() as u64);
                 match writer.data(chunk).await {
                     Ok(()) => continue,
                     Err(error) => return Err(PumpError::Target(error)),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lateen_dataplane::circuit::Circuit;
-use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet};
+use lateen_dataplane::cluster::{Assignment, Bind, Cluster, Endpoint, Host, HostSet, UpstreamProtocol};
 use lateen_dataplane::listener::{
     AccessLog, Digest, FilterChain, HttpConnectionManager, Listener, NetworkFilter, RouteSource, TcpProxy,
 };
@@ -51,6 +51,8 @@ pub struct ClusterHandle {
     pub hosts: ArcSwap<HostSet>,
     /// Its counters.
     pub stats: ClusterStats,
+    /// Counters of HTTP/2 with its hosts, where that may be spoken.
+    pub http2_stats: Option<Http2Stats>,
     /// Counters of its hosts and updates.
     pub membership: MembershipStats,
     /// Counters of updates and load balancing.
@@ -430,6 +432,10 @@ impl State {
         Ok(ClusterHandle {
             bind: config.bind.clone().unwrap_or_else(|| self.default_bind.clone()),
             stats: ClusterStats::new(&self.stats, &config.stat_name),
+            http2_stats: (config.protocol != UpstreamProtocol::Http1).then(|| {
+                let scope = format!("cluster.{}", config.stat_name);
+                Http2Stats::within(&self.stats, &scope, "http2.")
+            }),
             membership: MembershipStats::new(&self.stats, &config.stat_name),
             balance_stats,
             origin_stats: OriginStats {

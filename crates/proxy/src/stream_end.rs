@@ -157,6 +157,7 @@ impl Exchange {
         shard.decrement(stats.downstream_rq_active);
         shard.record(stats.downstream_rq_time, duration.as_millis() as u64);
         self.count_end(responder);
+        self.count_moved();
         if !self.filters.is_empty() {
             self.filters_complete(response.as_ref());
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lateen_dataplane::balance::{Balancer, Criteria, Notes, Request, Surroundings};
 use lateen_dataplane::cluster::{Discovery, Host, HostSet};
+use lateen_dataplane::route::AvoidedHosts;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -75,8 +76,10 @@ pub struct Choice<'a> {
     pub criteria: Option<&'a Criteria>,
     /// How often another host is looked for in place of one that is not wanted.
     pub attempts: u32,
-    /// Those that are not wanted.
-    pub avoid: &'a [Arc<Host>],
+    /// Those that were tried, and which of all are not wanted for another try.
+    pub avoid: Option<(&'a AvoidedHosts, &'a [Arc<Host>])>,
+    /// Priority levels that are left out, as bits.
+    pub left_out: u64,
 }
 
 impl Worker {
@@ -149,13 +152,15 @@ impl Worker {
             renewed = Some(balancers.insert(key, cached).is_some());
             current = balancers.get_mut(&key);
         }
-        let avoid = |host: &Arc<Host>| choice.avoid.iter().any(|other| Arc::ptr_eq(host, other));
+        let avoid =
+            |host: &Arc<Host>| choice.avoid.is_some_and(|(avoided, tried)| avoided.contains(host, tried));
         let request = Request {
             now,
             hash: choice.hash,
             criteria: choice.criteria,
             attempts: choice.attempts,
             avoid: &avoid,
+            left_out: choice.left_out,
         };
         let balancer = &mut current?.balancer;
         let (host, notes) = balancer.choose(&request, &mut *random);

@@ -150,7 +150,7 @@ pub struct Response {
     pub reset_code: Option<u32>,
     /// The request's body comes back.
     pub echo: bool,
-    /// HTTP/1: answers 101 (CONNECT: 200), then bytes come back as they came.
+    /// Answers 101 (HTTP/2, CONNECT: 200), then bytes come back as they came.
     pub tunnel: bool,
 }
 
@@ -295,6 +295,8 @@ pub struct Step {
     pub chunked: bool,
     /// HTTP/2 by prior knowledge, or by ALPN over TLS.
     pub http2: bool,
+    /// HTTP/2: an extended CONNECT that asks for this protocol (RFC 8441), in place of the method.
+    pub protocol: Option<String>,
     /// The client's side of TLS.
     pub tls: Option<ClientTls>,
     /// Bytes that come first on a new connection, such as a PROXY protocol header.
@@ -309,7 +311,8 @@ pub struct Step {
     pub times: Option<usize>,
     /// Gives up after so long: the connection (HTTP/2: the stream) is reset.
     pub cancel_after_ms: Option<u64>,
-    /// `raw`: what is read.
+    /// `raw`: what is read. HTTP/2: after so many bytes (`bytes`) of the answer the stream is given up; the request's
+    /// own end is not sent then.
     pub read: Option<Read>,
     /// Afterwards waits (for 3 s) for the proxy to close the connection, and compares whether it does.
     pub closes: bool,

@@ -61,6 +61,28 @@ pub async fn read(mut stream: RecvStream) -> Read {
     read
 }
 
+/// Reads so many bytes of a body, and gives the stream up.
+pub async fn read_some(mut stream: RecvStream, count: usize) -> Read {
+    let mut read = Read { end: "open".to_owned(), ..Read::default() };
+    while read.bytes.len() < count {
+        match stream.data().await {
+            Some(Ok(chunk)) => {
+                let _ = stream.flow_control().release_capacity(chunk.len());
+                read.bytes.extend_from_slice(&chunk);
+            }
+            Some(Err(error)) => {
+                read.end = describe(&error);
+                return read;
+            }
+            None => {
+                read.end = "complete".to_owned();
+                return read;
+            }
+        }
+    }
+    read
+}
+
 /// Sends a body within the peer's window, then the end.
 pub async fn send(stream: &mut SendStream<Bytes>, body: &[u8], trailers: &Fields) -> Result<(), h2::Error> {
     send_part(stream, body, trailers.is_empty()).await?;

@@ -153,6 +153,12 @@ const NAMES: &[(&str, &str, &str, &str)] = &[
         "",
     ),
     (
+        "omit_canary_hosts",
+        "envoy.retry_host_predicates.omit_canary_hosts",
+        "retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate",
+        "",
+    ),
+    (
         "omit_host_metadata",
         "envoy.retry_host_predicates.omit_host_metadata",
         "retry.host.omit_host_metadata.v3.OmitHostMetadataConfig",

@@ -104,6 +104,8 @@ pub struct Request<'a> {
     pub attempts: u32,
     /// Which hosts are not wanted.
     pub avoid: &'a dyn Fn(&Arc<Host>) -> bool,
+    /// Priority levels that are left out, as bits, if another one has hosts.
+    pub left_out: u64,
 }
 
 /// The state of choosing.
@@ -363,6 +365,10 @@ impl Levels {
         random: &mut impl Rng,
         notes: &mut Notes,
     ) -> Option<Arc<Host>> {
+        let other = match request.left_out {
+            0 => None,
+            levels => self.loads.without(hosts, levels),
+        };
         let mut chosen = None;
         let hash = match (request.hash, config.policy.is_hash()) {
             (Some(hash), true) => hash,
@@ -370,12 +376,13 @@ impl Levels {
             (_, false) => 0,
         };
         for attempt in 0..request.attempts.max(1) {
-            let (level, degraded) = if self.loads.is_simple() {
+            let loads = other.as_ref().unwrap_or(&self.loads);
+            let (level, degraded) = if loads.is_simple() {
                 (0, false)
             } else {
                 let number =
                     if config.policy.is_hash() { (hash % 100) as u32 } else { random.random_range(0..100) };
-                self.loads.level(number)?
+                loads.level(number)?
             };
             let panic = *self.loads.panic.get(level)?;
             if panic {

@@ -109,6 +109,32 @@ impl Loads {
         loads
     }
 
+    /// The shares where some levels (by bits) are left out. None where the others have no host to give.
+    pub(super) fn without(&self, hosts: &HostSet, levels: u64) -> Option<Self> {
+        let left_out = |level: usize| level < 64 && levels & 1 << level != 0;
+        let share = |part: u64, count: &Count| {
+            (part * u64::from(hosts.overprovisioning)).checked_div(count.hosts).unwrap_or(0).min(100) as u32
+        };
+        let (mut healthy, mut degraded) = (Vec::new(), Vec::new());
+        for (level, members) in hosts.priorities.iter().enumerate() {
+            let count = match left_out(level) {
+                true => Count::default(),
+                false => Count::of(&members.iter().collect::<Vec<_>>(), hosts.weighted_health),
+            };
+            healthy.push(share(count.healthy, &count));
+            degraded.push(share(count.degraded, &count));
+        }
+        let total = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
+        if total == 0 {
+            return None;
+        }
+        let levels = healthy.len();
+        let mut loads =
+            Self { healthy: vec![0; levels], degraded: vec![0; levels], panic: self.panic.clone() };
+        loads.distribute(&healthy, &degraded, total);
+        Some(loads)
+    }
+
     fn distribute(&mut self, healthy: &[u32], degraded: &[u32], total: u32) {
         let mut left = 100;
         for (loads, shares) in [(&mut self.healthy, healthy), (&mut self.degraded, degraded)] {

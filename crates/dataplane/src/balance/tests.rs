@@ -66,7 +66,7 @@ pub(super) fn maglev() -> BalancePolicy {
 }
 
 pub(super) fn request<'a>(now: Duration, hash: Option<u64>) -> Request<'a> {
-    Request { now, hash, criteria: None, attempts: 1, avoid: &|_| false }
+    Request { now, hash, criteria: None, attempts: 1, avoid: &|_| false, left_out: 0 }
 }
 
 fn port(host: &Host) -> u16 {

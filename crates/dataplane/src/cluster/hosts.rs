@@ -75,6 +75,22 @@ pub struct HostRules {
     pub keeps_duplicates: bool,
 }
 
+impl HostSet {
+    /// The priority levels of these hosts, as bits. `None` where all levels that have usable hosts are among them.
+    pub fn levels_of(&self, hosts: &[Arc<Host>]) -> Option<u64> {
+        let is_one = |member: &Member| hosts.iter().any(|host| Arc::ptr_eq(host, &member.host));
+        let (mut levels, mut others) = (0u64, false);
+        for (level, members) in self.priorities.iter().enumerate().take(64) {
+            if members.iter().any(is_one) {
+                levels |= 1 << level;
+            } else {
+                others |= members.iter().any(|member| !member.excluded && member.health != Health::Unhealthy);
+            }
+        }
+        others.then_some(levels)
+    }
+}
+
 /// What changed from one generation to the next.
 #[derive(Debug, Default)]
 pub struct HostChanges {

@@ -14,7 +14,7 @@ pub use crate::circuit::{CircuitBreakers, Limits};
 use crate::balance::HostLabels;
 pub use crate::compile::Bind;
 use crate::health::{HealthCheck, HealthCheckTarget};
-use crate::http_protocol::Keepalive;
+use crate::http_protocol::{HeadLimits, Http1Options, Http2Options};
 use crate::listener::Address;
 use crate::outlier::OutlierDetection;
 use crate::transport::{Labels, TransportSelection};
@@ -160,14 +160,12 @@ pub struct Cluster {
     pub keepalive: Option<(Duration, Duration, u32)>,
     /// How names are resolved.
     pub dns: Dns,
-    /// Streams at a time on an HTTP/2 connection.
-    pub max_concurrent_streams: Option<u32>,
-    /// Pings that ask whether the peer of an HTTP/2 connection is there.
-    pub http2_keepalive: Option<Keepalive>,
-    /// HTTP/2 flow control window of streams.
-    pub initial_stream_window: Option<u32>,
-    /// HTTP/2 flow control window of connections.
-    pub initial_connection_window: Option<u32>,
+    /// How HTTP/1 is spoken.
+    pub http1: Http1Options,
+    /// How HTTP/2 is spoken.
+    pub http2: Http2Options,
+    /// What the head of a response may cost.
+    pub response_limits: HeadLimits,
     /// The server's name from the request.
     pub auto_server_name: Option<AutoServerName>,
     /// How hosts are spoken to.

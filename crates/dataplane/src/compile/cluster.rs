@@ -14,11 +14,11 @@ use lateen_envoy::envoy::extensions::upstreams::http::v3 as upstream;
 use super::assignment::load_assignment;
 use super::checked::unpack;
 use super::common::{bind, duration, leftover, limit};
-use super::http_protocol::keepalive as keepalive_settings;
+use super::http_protocol::{http1_options, http2_options};
 use super::{dns, health_check, load_balancing, network, refusals, resilience, transport};
 use crate::cluster::{Assignment, AutoServerName, Cluster, Discovery, Dns, UpstreamProtocol};
 use crate::error::{Context, Result};
-use crate::http_protocol::Keepalive;
+use crate::http_protocol::{HeadLimits, Http1Options, Http2Options};
 use crate::listener::Address;
 
 /// A cluster, and its hosts where they are in the configuration.
@@ -100,10 +100,9 @@ pub(crate) fn cluster(
         },
         keepalive: keepalive(context, &mut value),
         dns: resolution,
-        max_concurrent_streams: http.max_concurrent_streams,
-        http2_keepalive: http.keepalive,
-        initial_stream_window: http.initial_stream_window,
-        initial_connection_window: http.initial_connection_window,
+        http1: http.http1,
+        http2: http.http2,
+        response_limits: http.response_limits,
         auto_server_name: http.auto_server_name,
         transport,
         peer_exchange: network::upstream_filters(&context.field("filters"), take(&mut value.filters))?,
@@ -197,10 +196,9 @@ struct HttpOptions {
     idle_timeout: Option<Duration>,
     max_requests_per_connection: Option<u32>,
     max_connection_duration: Option<Duration>,
-    max_concurrent_streams: Option<u32>,
-    keepalive: Option<Keepalive>,
-    initial_stream_window: Option<u32>,
-    initial_connection_window: Option<u32>,
+    http1: Http1Options,
+    http2: Http2Options,
+    response_limits: HeadLimits,
     auto_server_name: Option<AutoServerName>,
 }
 
@@ -218,18 +216,30 @@ impl HttpOptions {
         leftover(context, &options);
     }
 
-    fn http2(&mut self, context: &Context<'_>, mut options: core::Http2ProtocolOptions) {
-        self.protocol = UpstreamProtocol::Http2;
-        if let Some(settings) = options.connection_keepalive.take() {
-            match keepalive_settings(&context.field("connection_keepalive"), settings) {
-                Ok(settings) => self.keepalive = Some(settings),
-                Err(error) => context.field("connection_keepalive").warn(error.message),
+    fn http1(&mut self, context: &Context<'_>, options: core::Http1ProtocolOptions) -> Result<()> {
+        self.http1 = http1_options(context, options)?;
+        // What only concerns requests that come in.
+        for (name, set) in [
+            ("accept_http_10", self.http1.accept_http_10),
+            ("default_host_for_http_10", self.http1.default_host.is_some()),
+            ("allow_chunked_length", self.http1.allow_chunked_length),
+        ] {
+            if set {
+                context.field(name).warn("this has no effect on connections to upstreams; remove it");
             }
         }
-        self.max_concurrent_streams = options.max_concurrent_streams.take();
-        self.initial_stream_window = options.initial_stream_window_size.take();
-        self.initial_connection_window = options.initial_connection_window_size.take();
-        leftover(context, &options);
+        Ok(())
+    }
+
+    fn http2(&mut self, context: &Context<'_>, options: core::Http2ProtocolOptions) -> Result<()> {
+        self.protocol = UpstreamProtocol::Http2;
+        self.http2 = http2_options(context, options)?;
+        if self.http2.keepalive.as_ref().is_some_and(|keepalive| keepalive.idle.is_some()) {
+            context
+                .field("connection_keepalive.connection_idle_interval")
+                .warn("a ping before a request after a pause is not sent; set `interval`");
+        }
+        Ok(())
     }
 
     fn common(&mut self, context: &Context<'_>, mut options: core::HttpProtocolOptions) -> Result<()> {
@@ -238,6 +248,17 @@ impl HttpOptions {
         self.max_requests_per_connection = options.max_requests_per_connection.take();
         self.max_connection_duration =
             limit(&context.field("max_connection_duration"), options.max_connection_duration.take(), None)?;
+        if let Some(fields) = options.max_headers_count.take() {
+            self.response_limits.fields = fields as usize;
+        }
+        if let Some(kilobytes) = options.max_response_headers_kb.take() {
+            if kilobytes == 0 || kilobytes > 8192 {
+                return Err(context
+                    .field("max_response_headers_kb")
+                    .error(format!("{kilobytes} is not within 1 and 8192")));
+            }
+            self.response_limits.bytes = kilobytes as usize * 1024;
+        }
         leftover(context, &options);
         Ok(())
     }
@@ -248,9 +269,11 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     let mut out = HttpOptions { idle_timeout: Some(Duration::from_secs(3600)), ..HttpOptions::default() };
     if let Some(options) = value.http2_protocol_options.take() {
-        out.http2(&context.field("http2_protocol_options"), options);
+        out.http2(&context.field("http2_protocol_options"), options)?;
     }
-    value.http_protocol_options = None;
+    if let Some(options) = value.http_protocol_options.take() {
+        out.http1(&context.field("http_protocol_options"), options)?;
+    }
     if let Some(upstream) = value.upstream_http_protocol_options.take() {
         out.auto_names(&context.field("upstream_http_protocol_options"), upstream);
     }
@@ -277,20 +300,30 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
         match options.upstream_protocol_options.take() {
             Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
                 Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
-                    out.http2(&context.field("explicit_http_config.http2_protocol_options"), http2);
+                    out.http2(&context.field("explicit_http_config.http2_protocol_options"), http2)?;
                 }
-                Some(ProtocolConfig::HttpProtocolOptions(_)) => out.protocol = UpstreamProtocol::Http1,
+                Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
+                    out.http1(&context.field("explicit_http_config.http_protocol_options"), http1)?;
+                    out.protocol = UpstreamProtocol::Http1;
+                }
                 _ => return Err(context.field("explicit_http_config").error("HTTP/3 is not supported")),
             },
             Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
+                if let Some(http1) = config.http_protocol_options {
+                    out.http1(&context.field("use_downstream_protocol_config.http_protocol_options"), http1)?;
+                }
                 if let Some(http2) = config.http2_protocol_options {
-                    out.http2(&context.field("use_downstream_protocol_config.http2_protocol_options"), http2);
+                    let context = context.field("use_downstream_protocol_config.http2_protocol_options");
+                    out.http2(&context, http2)?;
                 }
                 out.protocol = UpstreamProtocol::AsDownstream;
             }
             Some(UpstreamProtocolOptions::AutoConfig(auto)) => {
+                if let Some(http1) = auto.http_protocol_options {
+                    out.http1(&context.field("auto_config.http_protocol_options"), http1)?;
+                }
                 if let Some(http2) = auto.http2_protocol_options {
-                    out.http2(&context.field("auto_config.http2_protocol_options"), http2);
+                    out.http2(&context.field("auto_config.http2_protocol_options"), http2)?;
                 }
                 out.protocol = UpstreamProtocol::Auto;
             }

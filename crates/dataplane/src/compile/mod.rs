@@ -33,6 +33,7 @@ mod tcp_proxy;
 mod template;
 mod tls;
 mod transport;
+mod upgrade;
 mod values;
 
 use std::cell::RefCell;

@@ -4,10 +4,15 @@ use std::mem::take;
 use std::time::Duration;
 
 use lateen_envoy::envoy::config::route::v3 as proto;
+use lateen_envoy::envoy::extensions::retry::host::omit_canary_hosts::v3::OmitCanaryHostsPredicate;
+use lateen_envoy::envoy::extensions::retry::host::omit_host_metadata::v3::OmitHostMetadataConfig;
+use lateen_envoy::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use lateen_envoy::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+use lateen_envoy::{Any, TypeUrl, from_any};
 
-use super::common::{duration, header, headers, leftover, limit};
+use super::common::{duration, header, headers, leftover, limit, metadata};
 use crate::error::{Context, Result};
-use crate::route::{DEFAULT_BACKOFF, ResetFormat, RetryOn, RetryPolicy};
+use crate::route::{AvoidedHosts, DEFAULT_BACKOFF, ResetFormat, RetryOn, RetryPolicy};
 
 pub(crate) fn retry(context: &Context<'_>, mut policy: proto::RetryPolicy) -> Result<RetryPolicy> {
     let (on, mut statuses) = conditions(context, &take(&mut policy.retry_on));
@@ -55,10 +60,11 @@ pub(crate) fn retry(context: &Context<'_>, mut policy: proto::RetryPolicy) -> Re
             })
             .collect(),
         reset_max: reset_max.unwrap_or(Duration::from_secs(300)),
-        avoid_previous_hosts: avoid_previous_hosts(context, &mut policy),
         host_selection_attempts: u32::try_from(take(&mut policy.host_selection_retry_max_attempts))
             .unwrap_or(1)
             .max(1),
+        avoid: avoided_hosts(context, &mut policy)?,
+        other_priorities: other_priorities(context, &mut policy)?,
     };
     leftover(context, &policy);
     Ok(compiled)
@@ -83,17 +89,57 @@ fn conditions(context: &Context<'_>, list: &str) -> (RetryOn, Vec<u16>) {
     (on, statuses)
 }
 
-fn avoid_previous_hosts(context: &Context<'_>, policy: &mut proto::RetryPolicy) -> bool {
-    let mut avoid = false;
+/// `retry_host_predicate`. A predicate that is not known is refused: hosts that it keeps out would be asked.
+fn avoided_hosts(context: &Context<'_>, policy: &mut proto::RetryPolicy) -> Result<AvoidedHosts> {
+    use proto::retry_policy::retry_host_predicate::ConfigType;
+    let mut avoided = AvoidedHosts::default();
     for (at, predicate) in take(&mut policy.retry_host_predicate).into_iter().enumerate() {
-        if predicate.name.contains("previous_hosts") {
-            avoid = true;
+        let context = context.field("retry_host_predicate").index(at);
+        let any = match predicate.config_type {
+            Some(ConfigType::TypedConfig(any)) => any,
+            None => Any::default(),
+        };
+        let name = predicate.name.as_str();
+        if any.type_url == PreviousHostsPredicate::TYPE_URL
+            || name == "envoy.retry_host_predicates.previous_hosts"
+        {
+            avoided.previous = true;
+        } else if any.type_url == OmitCanaryHostsPredicate::TYPE_URL
+            || name == "envoy.retry_host_predicates.omit_canary_hosts"
+        {
+            avoided.canaries = true;
+        } else if any.type_url == OmitHostMetadataConfig::TYPE_URL {
+            let config: OmitHostMetadataConfig = from_any(&any).map_err(|error| context.error(error))?;
+            let labels = metadata(config.metadata_match);
+            let labels = labels.as_ref().and_then(|labels| labels.namespace("envoy.lb"));
+            avoided.labelled = labels
+                .iter()
+                .flat_map(|labels| labels.iter())
+                .map(|(name, value)| (name.into(), value.clone()))
+                .collect();
         } else {
-            context.field("retry_host_predicate").index(at).warn(format!(
-                "the predicate `{}` is not supported and has no effect; remove it",
-                predicate.name
-            ));
+            return Err(context.error(format!("the predicate `{name}` ({}) is not supported", any.type_url)));
         }
     }
-    avoid
+    Ok(avoided)
+}
+
+/// `retry_priority`: after how many tries levels that were tried are left out.
+fn other_priorities(context: &Context<'_>, policy: &mut proto::RetryPolicy) -> Result<Option<u32>> {
+    use proto::retry_policy::retry_priority::ConfigType;
+    let Some(priority) = policy.retry_priority.take() else { return Ok(None) };
+    let context = context.field("retry_priority");
+    let Some(ConfigType::TypedConfig(any)) = priority.config_type else {
+        return Err(context
+            .field("typed_config")
+            .error("say how: envoy.retry_priorities.previous_priorities"));
+    };
+    if any.type_url != PreviousPrioritiesConfig::TYPE_URL {
+        return Err(context.error(format!("`{}` ({}) is not supported", priority.name, any.type_url)));
+    }
+    let config: PreviousPrioritiesConfig = from_any(&any).map_err(|error| context.error(error))?;
+    match u32::try_from(config.update_frequency) {
+        Ok(frequency @ 1..) => Ok(Some(frequency)),
+        _ => Err(context.field("typed_config.update_frequency").error("say after how many tries: 1 or more")),
+    }
 }

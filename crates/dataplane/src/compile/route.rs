@@ -24,10 +24,11 @@ use super::{hash_policy, matcher_tree, metadata, refusals};
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::error::{Context, Result};
+use crate::filters::Slot;
 use crate::route::{
     Action, ClusterSpecifier, DirectResponse, Domains, Forward, GrpcTimeout, HostRewrite, InternalRedirects,
     Mirror, PathMatcher, PathRewrite, Redirect, RequireTls, RetryPolicy, Route, RouteMatch, RouteTable,
-    StateMatcher, VirtualHost, WeightedCluster,
+    StateMatcher, VirtualCluster, VirtualHost, WeightedCluster,
 };
 
 /// Envoy's default for a route without a timeout.
@@ -158,9 +159,36 @@ fn virtual_host(
         include_attempt_count_in_response: take(&mut host.include_attempt_count_in_response),
         mutations,
         rate_limits: rate_limits(&context.field("rate_limits"), take(&mut host.rate_limits))?,
+        virtual_clusters: virtual_clusters(context, take(&mut host.virtual_clusters))?,
     };
     leftover(context, &host);
     Ok(compiled)
+}
+
+/// `virtual_clusters`, and after them the one that takes the rest.
+fn virtual_clusters(
+    context: &Context<'_>,
+    values: Vec<proto::VirtualCluster>,
+) -> Result<Vec<Arc<VirtualCluster>>> {
+    let mut clusters = Vec::new();
+    for (at, mut value) in values.into_iter().enumerate() {
+        let context = context.field("virtual_clusters").index(at);
+        if value.name.is_empty() {
+            return Err(context.field("name").error("name the virtual cluster"));
+        }
+        if value.headers.is_empty() {
+            return Err(context.field("headers").error("say which requests belong to it"));
+        }
+        let headers = headers(&context.field("headers"), take(&mut value.headers))?;
+        let name = Some(take(&mut value.name).into());
+        clusters.push(Arc::new(VirtualCluster { name, headers, slot: Slot::default() }));
+        leftover(&context, &value);
+    }
+    if !clusters.is_empty() {
+        let rest = VirtualCluster { name: None, headers: Vec::new(), slot: Slot::default() };
+        clusters.push(Arc::new(rest));
+    }
+    Ok(clusters)
 }
 
 /// The newer field counts before the older one, and a nearer level before a farther one.
@@ -370,15 +398,8 @@ fn forward(
         priority: if take(&mut action.priority) == 1 { RoutePriority::High } else { RoutePriority::Default },
         metadata_match: own_match.map(Arc::new),
         rate_limits: rate_limits(&context.field("rate_limits"), take(&mut action.rate_limits))?,
-        connect_terminated: action.upgrade_configs.iter().any(|upgrade| {
-            upgrade.upgrade_type.eq_ignore_ascii_case("CONNECT") && upgrade.connect_config.is_some()
-        }),
-        upgrades: take(&mut action.upgrade_configs)
-            .into_iter()
-            .map(|upgrade| {
-                (upgrade.upgrade_type.to_ascii_lowercase().into(), upgrade.enabled.unwrap_or(true))
-            })
-            .collect(),
+        connect_terminated: super::upgrade::connect_terminated(context, &mut action),
+        upgrades: super::upgrade::upgrades(context, &mut action),
     };
     leftover(context, &action);
     Ok(compiled)

@@ -20,6 +20,8 @@ pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use local_ratelimit::{BucketConfig, Buckets, HostLimits, LimitedDescriptor, LocalRateLimit, Verdict};
 pub use slot::Slot;
 
+use crate::route::RetryOn;
+
 /// One filter of a chain.
 #[derive(Debug, Clone)]
 pub struct HttpFilter {
@@ -95,5 +97,63 @@ pub struct RouterFilter {
     /// Whether the caller's `x-envoy-expected-rq-timeout-ms` sets the timeout.
     pub respect_expected_timeout: bool,
     /// Headers whose values must be valid: 400 otherwise.
-    pub strict_headers: Vec<Box<str>>,
+    pub strict_headers: Vec<StrictHeader>,
+}
+
+/// A header for the router that may be checked strictly (`Router.strict_check_headers`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrictHeader {
+    /// `x-envoy-upstream-rq-timeout-ms`.
+    Timeout,
+    /// `x-envoy-upstream-rq-per-try-timeout-ms`.
+    PerTryTimeout,
+    /// `x-envoy-max-retries`.
+    MaxRetries,
+    /// `x-envoy-retry-on`.
+    RetryOn,
+    /// `x-envoy-retry-grpc-on`.
+    RetryGrpcOn,
+}
+
+impl StrictHeader {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Timeout, Self::PerTryTimeout, Self::MaxRetries, Self::RetryOn, Self::RetryGrpcOn];
+
+    /// The header's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Timeout => "x-envoy-upstream-rq-timeout-ms",
+            Self::PerTryTimeout => "x-envoy-upstream-rq-per-try-timeout-ms",
+            Self::MaxRetries => "x-envoy-max-retries",
+            Self::RetryOn => "x-envoy-retry-on",
+            Self::RetryGrpcOn => "x-envoy-retry-grpc-on",
+        }
+    }
+
+    /// The response code details of a request that is refused for it.
+    pub fn details(self) -> &'static str {
+        match self {
+            Self::Timeout => "request_headers_failed_strict_check{x-envoy-upstream-rq-timeout-ms}",
+            Self::PerTryTimeout => {
+                "request_headers_failed_strict_check{x-envoy-upstream-rq-per-try-timeout-ms}"
+            }
+            Self::MaxRetries => "request_headers_failed_strict_check{x-envoy-max-retries}",
+            Self::RetryOn => "request_headers_failed_strict_check{x-envoy-retry-on}",
+            Self::RetryGrpcOn => "request_headers_failed_strict_check{x-envoy-retry-grpc-on}",
+        }
+    }
+
+    /// Whether a value is one that it may have.
+    pub fn accepts(self, value: &[u8]) -> bool {
+        let Ok(value) = std::str::from_utf8(value) else { return false };
+        let mut names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+        match self {
+            Self::Timeout | Self::PerTryTimeout | Self::MaxRetries => value.trim().parse::<u64>().is_ok(),
+            Self::RetryOn => names.all(|name| RetryOn::parse(name).is_some_and(|on| !on.any(RetryOn::GRPC))),
+            Self::RetryGrpcOn => {
+                names.all(|name| RetryOn::parse(name).is_some_and(|on| on.any(RetryOn::GRPC)))
+            }
+        }
+    }
 }

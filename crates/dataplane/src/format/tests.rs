@@ -116,7 +116,7 @@ fn operators() {
         ("%UPSTREAM_PROTOCOL%", "HTTP/2"),
         (
             "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
-            "200 UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded",
+            "200 URX,UF UpstreamRetryLimitExceeded,UpstreamConnectionFailure",
         ),
         ("%RESPONSE_CODE_DETAILS% %RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "via_upstream via upstream"),
         ("%CONNECTION_TERMINATION_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%", "- connection_refused"),

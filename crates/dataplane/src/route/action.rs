@@ -72,7 +72,14 @@ pub struct Forward {
     /// Upgrades switched on or off for this route.
     pub upgrades: Vec<(Box<str>, bool)>,
     /// `upgrade_configs.connect_config`: a CONNECT ends here, and what comes through it goes upstream as bytes.
-    pub connect_terminated: bool,
+    pub connect_terminated: Option<ConnectTermination>,
+}
+
+/// `RouteAction.UpgradeConfig.ConnectConfig`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectTermination {
+    /// The version of the PROXY protocol by which the upstream is told who the client is.
+    pub proxy_protocol: Option<u8>,
 }
 
 /// What the `grpc-timeout` of a gRPC request does.

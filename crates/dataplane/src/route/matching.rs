@@ -103,6 +103,10 @@ impl RouteMatch {
 
     fn path_matches(&self, head: &RequestHead) -> bool {
         let path = head.path();
+        // A CONNECT to a host has no path, and is only for those who say that they mean it.
+        if path.is_empty() {
+            return matches!(self.path, PathMatcher::Connect) && head.method() == b"CONNECT";
+        }
         let bare = split_query(path).0;
         let equal = |left: &[u8], right: &[u8]| {
             if self.case_sensitive { left == right } else { left.eq_ignore_ascii_case(right) }

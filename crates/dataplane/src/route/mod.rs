@@ -12,20 +12,24 @@ mod mutation;
 mod redirects;
 mod retry;
 mod tree;
+mod virtual_cluster;
 
 use std::sync::Arc;
 
 pub use action::{
-    Action, ClusterSpecifier, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror, PathRewrite,
-    Redirect, WeightedCluster,
+    Action, ClusterSpecifier, ConnectTermination, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror,
+    PathRewrite, Redirect, WeightedCluster,
 };
 pub use domains::Domains;
 pub use hash::{HashClient, HashCookie, HashPolicy, HashSource, hash};
 pub use matching::{Fraction, PathMatcher, RouteMatch, StateMatcher};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValue};
 pub use redirects::{InternalRedirects, NotFollowed};
-pub use retry::{DEFAULT_BACKOFF, RequestedRetries, ResetFormat, Retries, RetryOn, RetryPolicy, RetryStatus};
+pub use retry::{
+    AvoidedHosts, DEFAULT_BACKOFF, RequestedRetries, ResetFormat, Retries, RetryOn, RetryPolicy, RetryStatus,
+};
 pub use tree::{Branches, Input, OnMatch, Predicate, Tree};
+pub use virtual_cluster::VirtualCluster;
 
 use crate::filter_state::FilterState;
 use crate::filters::FilterOverride;
@@ -94,6 +98,8 @@ pub struct VirtualHost {
     pub mutations: Arc<HeaderMutations>,
     /// What requests count as for rate limits.
     pub rate_limits: Vec<RateLimit>,
+    /// Parts of its requests that are counted by themselves; the last one takes the rest.
+    pub virtual_clusters: Vec<Arc<VirtualCluster>>,
     /// What is said of it besides.
     pub metadata: Option<Arc<Metadata>>,
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::Host;
 use crate::head::{Headers, RequestHead, ResponseHead};
 use crate::matcher::HeaderMatcher;
+use crate::metadata::Value;
 
 /// A compiled policy.
 #[derive(Debug, Clone, Default)]
@@ -31,10 +33,53 @@ pub struct RetryPolicy {
     pub reset_headers: Vec<(Box<[u8]>, ResetFormat)>,
     /// A longer time than this is not believed.
     pub reset_max: Duration,
-    /// Whether hosts that were tried are avoided.
-    pub avoid_previous_hosts: bool,
+    /// Hosts that another try should not go to.
+    pub avoid: AvoidedHosts,
+    /// Priority levels that were tried are left out, and after so many tries anew (`previous_priorities`).
+    pub other_priorities: Option<u32>,
     /// How often another host is looked for.
     pub host_selection_attempts: u32,
+}
+
+/// Hosts that another try should not go to (`retry_host_predicate`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AvoidedHosts {
+    /// Those that were tried.
+    pub previous: bool,
+    /// Those whose metadata say `canary: true` (`envoy.lb`).
+    pub canaries: bool,
+    /// Those whose metadata (`envoy.lb`) have all of these; nobody where there is none.
+    pub labelled: Vec<(Box<str>, Value)>,
+}
+
+impl AvoidedHosts {
+    /// Those that were tried.
+    pub const PREVIOUS: Self = Self { previous: true, canaries: false, labelled: Vec::new() };
+
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        self.previous || self.canaries || !self.labelled.is_empty()
+    }
+
+    /// Whether a host is one of them.
+    pub fn contains(&self, host: &Arc<Host>, tried: &[Arc<Host>]) -> bool {
+        if self.previous && tried.iter().any(|other| Arc::ptr_eq(host, other)) {
+            return true;
+        }
+        if !self.canaries && self.labelled.is_empty() {
+            return false;
+        }
+        let Some(own) = host.metadata.as_ref().and_then(|metadata| metadata.namespace("envoy.lb")) else {
+            return false;
+        };
+        let has = |(name, wanted): &(Box<str>, Value)| match own.get(name) {
+            Some(Value::List(values)) => values.contains(wanted),
+            Some(value) => value == wanted,
+            None => false,
+        };
+        (self.canaries && own.get("canary") == Some(&Value::Bool(true)))
+            || (!self.labelled.is_empty() && self.labelled.iter().all(has))
+    }
 }
 
 /// How a header says when to come again.
@@ -86,6 +131,15 @@ conditions! {
 }
 
 impl RetryOn {
+    /// All that look at a gRPC status.
+    pub const GRPC: Self = Self(
+        Self::CANCELLED.0
+            | Self::DEADLINE_EXCEEDED.0
+            | Self::INTERNAL.0
+            | Self::RESOURCE_EXHAUSTED.0
+            | Self::UNAVAILABLE.0,
+    );
+
     /// The conditions of a comma-separated list; names that are not known have no effect.
     pub fn parse_list(list: &str) -> Self {
         let mut all = Self::default();

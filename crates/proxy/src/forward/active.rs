@@ -59,6 +59,5 @@ impl ActiveRequest {
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.detach();
-        self.stats.increment(self.cluster.stats.upstream_rq_completed);
     }
 }

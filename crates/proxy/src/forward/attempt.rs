@@ -19,7 +19,7 @@ use crate::message::{BodyReader, BodyWriter, MessageError};
 use crate::respond::{Interim, Responder};
 use crate::router::Exchange;
 use crate::tls::Wanted;
-use crate::upstream::{AcquireError, Dialing, Upstream, UpstreamResponse};
+use crate::upstream::{AcquireError, Dialing, Upstream, UpstreamResponse, UseOf};
 
 /// An answer's head, and where its body comes from.
 type Answer = (ResponseHead, BodyReader);
@@ -39,8 +39,8 @@ struct Waiting {
 struct Plan {
     wanted: Wanted,
     dialing: Option<Box<Dialing>>,
-    /// Not one that was used before.
-    fresh: bool,
+    /// What for.
+    use_of: UseOf,
 }
 
 impl Tries {
@@ -73,6 +73,7 @@ impl Tries {
             return Err(TryError::Overflow);
         }
         self.cluster.report(host, Report::Connected);
+        exchange.count_virtual(|shard, stats| shard.increment(stats.upstream_rq_total));
         let waiting = Waiting {
             reused: upstream.reused(),
             per_try: self.timeouts.per_try,
@@ -109,6 +110,9 @@ impl Tries {
                 self.wait(head, responder, exchange.interim.as_deref(), done, waiting).await
             }
         };
+        if let Some(status) = response.interim_status() {
+            self.interim_came(exchange, status);
+        }
         // An answer that came before the connection broke is an answer.
         let (head, response_body) =
             answer.map_err(|error| if response.has_begun() { mark_begun(error) } else { error })?;
@@ -118,7 +122,8 @@ impl Tries {
                 writer = None;
             }
         }
-        exchange.info.response_duration = Some(exchange.begun.elapsed());
+        let now = Instant::now();
+        exchange.info.response_duration = Some(now - exchange.begun);
         exchange.info.upstream_head = response.head_size();
         let Some(active) = self.active.take() else { return Err(TryError::ClientFailed) };
         // Should this answer lead to another try, that one counts as the same request.
@@ -132,7 +137,7 @@ impl Tries {
             response,
             deadline: self.deadline,
             replay: None,
-            sent_at,
+            service_time: self.complete_at.map(|complete| now.saturating_duration_since(complete)),
             _active: active,
         }))
     }
@@ -140,7 +145,7 @@ impl Tries {
     /// A connection to the host, or a stream on one, where there is one; else what is to be asked of a new one.
     fn ready(&self, exchange: &Exchange, host: &Arc<Host>, fresh: bool) -> Result<Upstream, Plan> {
         let wanted = match self.cluster.config.protocol {
-            _ if exchange.upgrade.is_some() => Wanted::Http1,
+            _ if exchange.terminate.is_some() => Wanted::Http1,
             UpstreamProtocol::Http1 => Wanted::Http1,
             UpstreamProtocol::Http2 => Wanted::Http2,
             UpstreamProtocol::AsDownstream if exchange.info.protocol == Some(Protocol::Http2) => {
@@ -151,13 +156,17 @@ impl Tries {
         };
         let client = exchange.connection.remote.zip(exchange.connection.local);
         let dialing = Dialing::new(&self.cluster, host, &exchange.head, client);
-        let fresh = fresh || exchange.terminate;
-        if fresh {
-            return Err(Plan { wanted, dialing, fresh });
+        let use_of = match fresh {
+            _ if exchange.terminate.is_some() => UseOf::Bytes,
+            true => UseOf::FreshRequest,
+            false => UseOf::Request,
+        };
+        if use_of != UseOf::Request {
+            return Err(Plan { wanted, dialing, use_of });
         }
         let pools = &exchange.worker.pools;
         let ready = pools.ready(&self.cluster, host, self.selection.priority, wanted, dialing);
-        ready.map_err(|dialing| Plan { wanted, dialing, fresh })
+        ready.map_err(|dialing| Plan { wanted, dialing, use_of })
     }
 
     /// Makes a connection to the host, or waits for one.
@@ -173,7 +182,7 @@ impl Tries {
         let upstream = tokio::select! {
             biased;
             upstream = worker.pools.acquire(
-                &worker.stats, &self.cluster, host, self.selection.priority, plan.wanted, plan.dialing, plan.fresh,
+                &worker.stats, &self.cluster, host, self.selection.priority, plan.wanted, plan.dialing, plan.use_of,
             ) => upstream,
             () = responder.client_gone(body.is_done()) => {
                 worker.stats.increment(self.cluster.stats.upstream_rq_cancelled);

@@ -66,7 +66,6 @@ impl TryError {
     /// Counts the end of a try.
     pub(super) fn count(&self, shard: &Shard, stats: &ClusterStats) {
         let counter = match self {
-            Self::Refused | Self::Reset { sent: true, .. } => stats.upstream_rq_rx_reset,
             Self::PerTryTimeout => stats.upstream_rq_per_try_timeout,
             Self::PerTryIdle => stats.upstream_rq_per_try_idle_timeout,
             Self::Timeout => stats.upstream_rq_timeout,
@@ -138,7 +137,11 @@ impl TryError {
 /// The cluster may have no more.
 pub(super) fn overflow(exchange: &mut Exchange) -> Failure {
     exchange.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
-    Failure::Reply(overflow_reply())
+    let mut reply = overflow_reply();
+    if exchange.runtime.filters.router.suppress_envoy_headers {
+        reply.headers.remove("x-envoy-overloaded");
+    }
+    Failure::Reply(reply)
 }
 
 fn overflow_reply() -> LocalReply {
@@ -194,5 +197,25 @@ pub(super) fn mark_begun(error: TryError) -> TryError {
             TryError::Reset { reason, flag, status, sent: true, reused: false }
         }
         other => other,
+    }
+}
+
+/// What is said of an answer that broke off after its head.
+pub(crate) fn broken_off(error: &MessageError) -> (ResponseFlags, &'static str) {
+    match error {
+        MessageError::Protocol(_) => {
+            (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "upstream_reset_after_response_started{protocol_error}")
+        }
+        MessageError::Reset(_) => {
+            (ResponseFlags::UPSTREAM_RESET, "upstream_reset_after_response_started{remote_reset}")
+        }
+        MessageError::Refused => (
+            ResponseFlags::UPSTREAM_RESET,
+            "upstream_reset_after_response_started{remote_refused_stream_reset}",
+        ),
+        MessageError::Closed | MessageError::Io(_) => (
+            ResponseFlags::UPSTREAM_TERMINATION,
+            "upstream_reset_after_response_started{connection_termination}",
+        ),
     }
 }

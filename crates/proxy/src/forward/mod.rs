@@ -17,6 +17,7 @@ mod redirect;
 mod selection;
 mod tries;
 mod upload;
+mod virtual_cluster;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +29,9 @@ use lateen_dataplane::stream_info::ResponseFlags;
 
 use self::active::ActiveRequest;
 pub(crate) use self::controls::stream_limit;
+pub(crate) use self::failure::broken_off;
 use self::head::prepare_head;
+pub use self::mirror::MirroredBody;
 use self::mirror::mirror;
 use self::selection::Selection;
 use self::tries::Tries;
@@ -53,8 +56,8 @@ pub struct Forwarded {
     pub deadline: Option<Instant>,
     /// The whole request's body, where it may be needed once more.
     pub replay: Option<Buffered>,
-    /// When the last try began, since the request's begin.
-    pub sent_at: Duration,
+    /// From the end of the request to the head of the answer; none where the request had not ended.
+    pub service_time: Option<Duration>,
     _active: ActiveRequest,
 }
 
@@ -80,6 +83,21 @@ impl Forwarded {
     }
 }
 
+/// Refuses a request whose headers for the router are not valid, where that is asked for.
+fn check_strictly(exchange: &mut Exchange) -> Result<(), Failure> {
+    for header in &exchange.runtime.filters.router.strict_headers {
+        let Some(value) = exchange.head.headers.get(header.name()) else { continue };
+        if !header.accepts(value) {
+            let value = String::from_utf8_lossy(value);
+            let text = format!("invalid header '{}' with value '{value}'", header.name());
+            let reply = LocalReply::new(400, text, header.details());
+            exchange.info.flags.set(ResponseFlags::INVALID_HEADERS);
+            return Err(Failure::Reply(reply));
+        }
+    }
+    Ok(())
+}
+
 /// Sends a request upstream.
 pub async fn forward(
     exchange: &mut Exchange,
@@ -100,10 +118,17 @@ pub async fn forward(
     exchange.info.upstream_cluster = name;
     exchange.info.upstream_stat_name = Some(Arc::clone(&cluster.config.stat_name));
     exchange.info.cluster_metadata.clone_from(&cluster.config.metadata);
+    if !found.virtual_host.virtual_clusters.is_empty() {
+        exchange.note_virtual_cluster(found);
+    }
+    check_strictly(exchange)?;
     prepare_head(exchange, found, table, action);
     let active = ActiveRequest::new(&worker, &cluster, action.priority);
     let selection = Selection::new(exchange, found, action, &cluster);
     let mut tries = Tries::new(cluster, selection, active, exchange, found, action, body.is_done());
+    if !action.mirrors.is_empty() && exchange.upgrade.is_none() {
+        mirror(exchange, action, body, tries.timeouts.whole);
+    }
     let mut forwarded = tries.run(exchange, body, responder).await?;
     tries.selection.set_cookies(&mut forwarded);
     if action.internal_redirects.is_some() && tries.recording.complete && tries.recording.replayable() {
@@ -111,8 +136,6 @@ pub async fn forward(
             chunks: tries.recording.chunks.drain(..).collect(),
             trailers: tries.recording.trailers.take(),
         });
-    } else if !action.mirrors.is_empty() && tries.recording.complete && tries.recording.replayable() {
-        mirror(exchange, action, &tries.recording);
     }
     Ok(forwarded)
 }

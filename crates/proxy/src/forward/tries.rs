@@ -19,7 +19,7 @@ use crate::message::BodyReader;
 use crate::respond::Responder;
 use crate::router::{Exchange, LocalReply};
 use crate::state::ClusterHandle;
-use crate::stats::{UpstreamCodeStats, class};
+use crate::stats::{Shard, UpstreamCodeStats, class};
 use crate::upstream::limits::{Limited, Place};
 use crate::upstream::outlier::judged_status;
 use crate::worker::{Choice, Worker};
@@ -33,11 +33,13 @@ pub(super) struct Tries {
     pub(super) recording: Recording,
     /// Hosts that had their try.
     tried: Vec<Arc<Host>>,
+    /// Priority levels that are left out, as bits, and the first try that counts for that.
+    left_out: (u64, usize),
     pub(super) timeouts: Timeouts,
     /// When the whole answer must be there; known once the request is complete.
     pub(super) deadline: Option<Instant>,
     /// When the request was complete.
-    complete_at: Option<Instant>,
+    pub(super) complete_at: Option<Instant>,
     /// The authority is the chosen host's name.
     automatic_host: bool,
     pub(super) active: Option<ActiveRequest>,
@@ -82,7 +84,7 @@ impl Tries {
         let alternative = controls.alternative;
         let retries = Retries::new(action.retry.as_ref(), controls.retries, head);
         timeouts.tell(head, Duration::ZERO, suppress);
-        let again = retries.is_some() || !action.mirrors.is_empty() || action.internal_redirects.is_some();
+        let again = retries.is_some() || action.internal_redirects.is_some();
         let now = Instant::now();
         Self {
             cluster,
@@ -90,6 +92,7 @@ impl Tries {
             retries,
             recording: Recording::new(request_done, again, action.buffer_limit),
             tried: Vec::new(),
+            left_out: (0, 0),
             timeouts,
             deadline: timeouts.whole.filter(|_| request_done).map(|whole| now + whole),
             complete_at: request_done.then_some(now),
@@ -205,6 +208,7 @@ impl Tries {
         if !status.is_some_and(|status| retries.wants(status)) {
             if self.retried && !matches!(result, Err(TryError::Timeout | TryError::ClientGone)) {
                 shard.increment(stats.upstream_rq_retry_success);
+                exchange.count_virtual(|shard, stats| shard.increment(stats.upstream_rq_retry_success));
             }
             return Next::Finish;
         }
@@ -214,6 +218,7 @@ impl Tries {
         }
         if retries.left == 0 {
             shard.increment(stats.upstream_rq_retry_limit_exceeded);
+            exchange.count_virtual(|shard, stats| shard.increment(stats.upstream_rq_retry_limit_exceeded));
             exchange.info.flags.set(ResponseFlags::RETRY_LIMIT);
             return Next::Finish;
         }
@@ -229,10 +234,12 @@ impl Tries {
         };
         let pause = asked.unwrap_or_else(|| retries.pause(random));
         if !self.allow_retry(&exchange.worker) {
+            exchange.count_virtual(|shard, stats| shard.increment(stats.upstream_rq_retry_overflow));
             exchange.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
             return Next::Finish;
         }
         shard.increment(stats.upstream_rq_retry);
+        exchange.count_virtual(|shard, stats| shard.increment(stats.upstream_rq_retry));
         shard.increment(counter);
         Next::Retry(pause)
     }
@@ -257,6 +264,9 @@ impl Tries {
     /// The end of the request without an answer of an upstream.
     fn fail(&self, exchange: &mut Exchange, error: TryError) -> Failure {
         error.count(&exchange.worker.stats, &self.cluster.stats);
+        if matches!(error, TryError::Timeout) {
+            exchange.count_virtual(|shard, stats| shard.increment(stats.upstream_rq_timeout));
+        }
         let mut failure = error.fail(exchange, self.retried);
         if let Failure::Reply(reply) = &mut failure {
             if self.alternative && reply.status == 504 {
@@ -301,12 +311,13 @@ impl Tries {
     fn count_answer(&self, exchange: &Exchange, forwarded: &Forwarded) {
         self.count_status(exchange, forwarded.head.status);
         let shard = &exchange.worker.stats;
-        let taken = exchange.info.response_duration.unwrap_or_default().saturating_sub(forwarded.sent_at);
+        let Some(taken) = forwarded.service_time else { return };
         shard.record(self.cluster.stats.upstream_rq_time, taken.as_millis() as u64);
         shard.record(self.origin(exchange).upstream_rq_time, taken.as_millis() as u64);
         if let Some(zone) = self.zone() {
             shard.record(zone.upstream_rq_time, taken.as_millis() as u64);
         }
+        exchange.count_virtual(|shard, stats| shard.record(stats.upstream_rq_time, taken.as_millis() as u64));
     }
 
     /// The statistics of the zone of the last host.
@@ -316,28 +327,51 @@ impl Tries {
 
     /// Counts the status that the client gets; ours where the upstream has none.
     fn count_status(&self, exchange: &Exchange, status: u16) {
-        let (shard, stats) = (&exchange.worker.stats, self.cluster.stats);
-        shard.increment(class!(stats, upstream_rq, status));
-        shard.code(stats.upstream_rq, status);
-        for stats in [Some(self.origin(exchange)), self.zone()].into_iter().flatten() {
+        let internal = is_internal(exchange);
+        count_status(&exchange.worker.stats, &self.cluster, internal, self.zone, status);
+        exchange.count_virtual(|shard, stats| {
             shard.increment(class!(stats, upstream_rq, status));
             shard.code(stats.upstream_rq, status);
             shard.increment(stats.upstream_rq_completed);
-        }
+        });
+    }
+
+    /// The upstream sent an interim answer. Whoever does is at work on the request: there is no other try.
+    pub(super) fn interim_came(&mut self, exchange: &Exchange, status: u16) {
+        self.count_status(exchange, status);
+        self.retries = None;
     }
 
     fn origin(&self, exchange: &Exchange) -> UpstreamCodeStats {
-        let internal = exchange.head.headers.get("x-envoy-internal") == Some(b"true");
         let origin = &self.cluster.origin_stats;
-        if internal { origin.internal } else { origin.external }
+        if is_internal(exchange) { origin.internal } else { origin.external }
     }
 
-    fn host(&self, exchange: &Exchange) -> Option<Arc<Host>> {
-        let policy = self.retries.as_ref().map(Retries::policy);
-        let attempts = match policy {
-            Some(policy) if policy.avoid_previous_hosts && !self.tried.is_empty() => {
-                policy.host_selection_attempts + 1
-            }
+    /// The levels of hosts that were tried are left out; when no other is left, all count again.
+    fn leave_levels_out(&mut self, frequency: u32) {
+        let (levels, since) = &mut self.left_out;
+        let tried = &self.tried[*since..];
+        if tried.is_empty() || tried.len() % frequency as usize != 0 {
+            return;
+        }
+        match self.cluster.hosts.load().levels_of(tried) {
+            Some(found) => *levels = found,
+            None => (*levels, *since) = (0, self.tried.len()),
+        }
+    }
+
+    fn host(&mut self, exchange: &Exchange) -> Option<Arc<Host>> {
+        let again = !self.tried.is_empty();
+        if again
+            && let Some(frequency) =
+                self.retries.as_ref().and_then(|retries| retries.policy().other_priorities)
+        {
+            self.leave_levels_out(frequency);
+        }
+        let policy = self.retries.as_ref().map(Retries::policy).filter(|_| again);
+        let avoid = policy.map(|policy| &policy.avoid).filter(|avoid| avoid.any());
+        let attempts = match (policy, avoid) {
+            (Some(policy), Some(_)) => policy.host_selection_attempts + 1,
             _ => 1,
         };
         let destination = match &self.cluster.config.discovery {
@@ -355,7 +389,8 @@ impl Tries {
             hash: self.selection.hash,
             criteria: self.selection.criteria.as_deref(),
             attempts,
-            avoid: &self.tried,
+            avoid: avoid.map(|avoid| (avoid, &self.tried[..])),
+            left_out: self.left_out.0,
         };
         exchange.worker.choose_host(&self.cluster, choice)
     }
@@ -386,5 +421,25 @@ impl Tries {
             () = tokio::time::sleep(pause) => Ok(()),
             () = responder.client_gone(request_done) => Err(TryError::ClientGone),
         }
+    }
+}
+
+fn is_internal(exchange: &Exchange) -> bool {
+    exchange.head.headers.get("x-envoy-internal") == Some(b"true")
+}
+
+/// Counts the status of a request's answer: of the cluster, of its part that comes from inside or outside, and of the
+/// host's zone.
+pub(super) fn count_status(shard: &Shard, cluster: &ClusterHandle, internal: bool, zone: u32, status: u16) {
+    let stats = cluster.stats;
+    shard.increment(class!(stats, upstream_rq, status));
+    shard.code(stats.upstream_rq, status);
+    shard.increment(stats.upstream_rq_completed);
+    let origin = if internal { cluster.origin_stats.internal } else { cluster.origin_stats.external };
+    let zone = cluster.zone_stats(zone);
+    for stats in [Some(origin), zone].into_iter().flatten() {
+        shard.increment(class!(stats, upstream_rq, status));
+        shard.code(stats.upstream_rq, status);
+        shard.increment(stats.upstream_rq_completed);
     }
 }

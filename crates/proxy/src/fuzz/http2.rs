@@ -61,7 +61,7 @@ async fn serve(bytes: &[u8]) {
             let (parts, body) = request.into_parts();
             if let Ok((head, _)) = http2::request_head(&parts) {
                 assert!(!head.method().is_empty(), "a request without a method");
-                let _ = http2::request(&head);
+                let _ = http2::request(&head, None);
             }
             streams.push((http2::BodyReader::new(body), respond));
         }

@@ -23,6 +23,8 @@ pub struct BodyReader {
     clock: Option<StreamClock>,
     /// Whether the body ended where it should, so that the next message follows.
     complete: std::rc::Rc<std::cell::Cell<bool>>,
+    /// Whether trailers are passed on (`Http1ProtocolOptions.enable_trailers`).
+    trailers: bool,
 }
 
 impl BodyReader {
@@ -30,13 +32,18 @@ impl BodyReader {
     pub fn new(connection: Shared, framing: Framing, complete: std::rc::Rc<std::cell::Cell<bool>>) -> Self {
         let decoder = BodyDecoder::new(framing);
         complete.set(decoder.is_done());
-        Self { connection, decoder, clock: None, complete }
+        Self { connection, decoder, clock: None, complete, trailers: true }
     }
 
     /// The same for a client's request. Its errors are not returned: they end the stream through its clock, whatever
     /// is done with the body meanwhile.
     pub fn with_clock(self, clock: &StreamClock) -> Self {
         Self { clock: Some(clock.clone()), ..self }
+    }
+
+    /// The same, with trailers that are passed on or dropped.
+    pub fn with_trailers(self, trailers: bool) -> Self {
+        Self { trailers, ..self }
     }
 
     /// Whether nothing more comes.
@@ -68,7 +75,11 @@ impl BodyReader {
 
     /// Passes on what comes as long as it needs no look at it, and neither end of it a copy. Returns where another
     /// event than data may follow.
-    pub async fn pass_on(&mut self, writer: &mut BodyWriter, moved: &mut u64) -> Result<(), PassError> {
+    pub async fn pass_on(
+        &mut self,
+        writer: &mut BodyWriter,
+        moved: &mut impl FnMut(u64),
+    ) -> Result<(), PassError> {
         // A client's body is kept for another try, and its end means more.
         if self.clock.is_some() {
             return Ok(());
@@ -87,7 +98,7 @@ impl BodyReader {
             if passed == 0 {
                 return Ok(());
             }
-            *moved += passed as u64;
+            moved(passed as u64);
             self.decoder.passed(passed as u64);
             self.complete.set(self.decoder.is_done());
             writer.passed(passed as u64);
@@ -112,14 +123,28 @@ impl BodyReader {
             let event = self.decoder.next(&mut self.connection.input())?;
             if let Some(event) = event {
                 self.complete.set(self.decoder.is_done());
-                return Ok(event);
+                return Ok(match event {
+                    BodyEvent::Trailers(_) if !self.trailers => BodyEvent::End,
+                    event => event,
+                });
             }
-            if self.connection.fill().await? == 0 {
-                if self.decoder.close() {
-                    return Ok(BodyEvent::End);
-                }
-                return Err(MessageError::Closed);
+            let filled = self.connection.fill().await;
+            if matches!(filled, Ok(1..)) {
+                continue;
             }
+            if self.clock.is_some() {
+                return match filled {
+                    Err(error) => Err(error.into()),
+                    Ok(_) if self.decoder.close() => Ok(BodyEvent::End),
+                    Ok(_) => Err(MessageError::Closed),
+                };
+            }
+            // An answer may end with its connection, but only where it says no other end.
+            if self.decoder.close() {
+                self.complete.set(true);
+                return Ok(BodyEvent::End);
+            }
+            return Err(MessageError::Protocol("the connection ended in the middle of a body"));
         }
     }
 }
@@ -131,6 +156,8 @@ pub struct BodyWriter {
     framing: Framing,
     /// Whether trailers are sent (only where both ends want them).
     pub trailers: bool,
+    /// Whether the end of the body ends our direction of the connection: of a tunnel.
+    pub shuts_down: bool,
     /// Of a client's stream.
     pub clock: Option<StreamClock>,
 }
@@ -138,7 +165,7 @@ pub struct BodyWriter {
 impl BodyWriter {
     /// A writer.
     pub fn new(connection: Shared, framing: Framing) -> Self {
-        Self { connection, framing, trailers: false, clock: None }
+        Self { connection, framing, trailers: false, shuts_down: false, clock: None }
     }
 
     /// Sends bytes.
@@ -190,7 +217,11 @@ impl BodyWriter {
             }
             _ => {}
         }
-        Ok(self.connection.flush().await?)
+        self.connection.flush().await?;
+        if self.shuts_down {
+            self.connection.shutdown().await?;
+        }
+        Ok(())
     }
 
     /// Ends our direction of a tunnel, or the body where it is one.

@@ -95,6 +95,8 @@ pub struct ParsedResponse {
     pub line: usize,
     /// Fields, also those that are not kept.
     pub fields: usize,
+    /// Whether the peer says that the connection ends.
+    pub close: bool,
 }
 
 /// The fields of a message that concern one connection alone.
@@ -103,6 +105,8 @@ struct Connection {
     close: bool,
     keep_alive: bool,
     upgrade: bool,
+    /// The field that asks for an upgrade, as it came.
+    asks_upgrade: Vec<u8>,
     /// Other fields named by `connection`.
     named: Vec<Vec<u8>>,
     chunked: bool,
@@ -187,6 +191,10 @@ pub fn parse_request(
         if connection.chunked { Framing::Chunked } else { Framing::Length(connection.length.unwrap_or(0)) };
     connection.drop_named(&mut head.headers);
     let upgrade = connection.upgrade_for(http10);
+    if let Some(protocol) = &upgrade {
+        head.headers.append("connection", &connection.asks_upgrade);
+        head.headers.append("upgrade", protocol);
+    }
     // Is what follows a body, or what the new protocol says?
     if upgrade.is_some() && framing != Framing::Length(0) {
         return Err(bad("http1.body_disallowed"));
@@ -395,7 +403,10 @@ impl Connection {
                     b"" => {}
                     token if token.eq_ignore_ascii_case(b"close") => self.close = true,
                     token if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                    token if token.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                    token if token.eq_ignore_ascii_case(b"upgrade") => {
+                        self.upgrade = true;
+                        self.asks_upgrade = value.to_vec();
+                    }
                     other => self.named.push(other.to_ascii_lowercase()),
                 }
             }
@@ -489,6 +500,9 @@ pub fn parse_response(
         && let Some(protocol) = &connection.upgrade_to
     {
         head.headers.append("upgrade", protocol);
+        if connection.upgrade {
+            head.headers.append("connection", &connection.asks_upgrade);
+        }
     }
     let bodiless = to_head || matches!(head.status, 100..=199 | 204 | 304);
     let framing = if bodiless {
@@ -505,9 +519,19 @@ pub fn parse_response(
         length,
         framing,
         keep_alive: keep_alive && framing != Framing::UntilClose,
+        close: !keep_alive,
         line: input.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1),
         fields: response.headers.len(),
     }))
+}
+
+/// Remembers how a peer wrote the names of a head's fields.
+pub fn remember_names(head: &[u8], headers: &mut Headers) {
+    for line in head.split(|byte| *byte == b'\n').skip(1) {
+        if let Some(end) = line.iter().position(|byte| *byte == b':') {
+            headers.remember_case(&line[..end]);
+        }
+    }
 }
 
 /// How a head is written.
@@ -552,8 +576,10 @@ pub fn write_request(
         writer.field(b"content-length", b"0");
     }
     if let Some(protocol) = upgrade {
-        writer.field(b"connection", b"Upgrade");
-        writer.field(b"upgrade", protocol.as_bytes());
+        writer.field(b"connection", head.headers.get("connection").unwrap_or(b"upgrade"));
+        if !head.headers.contains("upgrade") {
+            writer.field(b"upgrade", protocol.as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -593,7 +619,7 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, writing: ResponseW
         writer.field(b"transfer-encoding", b"chunked");
     }
     if head.status == 101 {
-        writer.field(b"connection", b"Upgrade");
+        writer.field(b"connection", head.headers.get("connection").unwrap_or(b"upgrade"));
     } else {
         match writing.keep_alive {
             Some(false) => writer.field(b"connection", b"close"),

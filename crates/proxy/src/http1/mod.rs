@@ -12,6 +12,6 @@ pub use body::{BodyReader, BodyWriter, write_chunk, write_end};
 pub use decode::{BodyDecoder, Framing};
 pub use head::{
     Limits, ParsedRequest, ParsedResponse, Refusal, RequestRules, ResponseWriting, Spelling, parse_request,
-    parse_response, write_interim, write_request, write_response,
+    parse_response, remember_names, write_interim, write_request, write_response,
 };
 pub use server::serve;

@@ -277,7 +277,9 @@ impl Server {
         complete.set(false);
         let reader = |framing| {
             let reader = Http1BodyReader::new(self.shared.clone(), framing, Rc::clone(&complete));
-            BodyReader::Http1(reader.with_clock(&self.clock))
+            BodyReader::Http1(
+                reader.with_clock(&self.clock).with_trailers(self.client.runtime.config.http1.trailers),
+            )
         };
         let body = match parsed.framing {
             _ if parsed.upgrade.is_some() || head.method() == b"CONNECT" => {

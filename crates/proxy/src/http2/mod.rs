@@ -1,5 +1,6 @@
 //! HTTP/2 by the `h2` crate, behind our own types.
 
+mod outcome;
 mod ping;
 mod server;
 
@@ -12,6 +13,7 @@ use lateen_dataplane::http_protocol::Http2Options;
 use crate::clock::{Expiry, StreamClock};
 use crate::message::{BodyEvent, MessageError};
 
+pub use outcome::{StreamEnd, StreamOutcome};
 use ping::Ping;
 pub use server::serve;
 
@@ -37,6 +39,21 @@ pub fn server_builder(options: &Http2Options, head_bytes: usize) -> h2::server::
     builder
 }
 
+/// The client side of connections as these options say. `head_bytes` bounds a response's head.
+pub fn client_builder(options: &Http2Options, head_bytes: usize) -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(options.initial_stream_window)
+        .initial_connection_window_size(options.initial_connection_window)
+        .max_frame_size(64 * 1024)
+        .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX));
+    if let Some(size) = options.hpack_table_size {
+        builder.header_table_size(size);
+    }
+    builder
+}
+
 /// A body that is being received.
 #[derive(Debug)]
 pub struct BodyReader {
@@ -44,12 +61,19 @@ pub struct BodyReader {
     data_done: bool,
     /// Of a client's stream: it learns what the client does.
     clock: Option<StreamClock>,
+    /// Of a stream to an upstream: where its end is noted.
+    outcome: Option<StreamOutcome>,
 }
 
 impl BodyReader {
     /// Wraps a stream.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, data_done: false, clock: None }
+        Self { stream, data_done: false, clock: None, outcome: None }
+    }
+
+    /// The same for an upstream's answer.
+    pub fn with_outcome(self, outcome: &StreamOutcome) -> Self {
+        Self { outcome: Some(outcome.clone()), ..self }
     }
 
     /// The same for a client's request. Its errors are not returned: they end the stream through its clock.
@@ -65,6 +89,16 @@ impl BodyReader {
     /// The next part.
     pub async fn next(&mut self) -> Result<BodyEvent, MessageError> {
         let next = self.receive().await;
+        if let Some(outcome) = &self.outcome {
+            return match next {
+                Ok(event) => {
+                    outcome.note(&event);
+                    Ok(event)
+                }
+                Err(error) => Err(outcome.failed(error)),
+            };
+        }
+        let next = next.map_err(MessageError::from);
         let Some(clock) = &self.clock else { return next };
         match next {
             Ok(event) => {
@@ -85,14 +119,14 @@ impl BodyReader {
         }
     }
 
-    async fn receive(&mut self) -> Result<BodyEvent, MessageError> {
+    async fn receive(&mut self) -> Result<BodyEvent, h2::Error> {
         if !self.data_done {
             match self.stream.data().await {
                 Some(Ok(bytes)) => {
                     let _ = self.stream.flow_control().release_capacity(bytes.len());
                     return Ok(BodyEvent::Data(bytes));
                 }
-                Some(Err(error)) => return Err(error.into()),
+                Some(Err(error)) => return Err(error),
                 None => self.data_done = true,
             }
         }
@@ -236,17 +270,23 @@ pub fn request_head(parts: &http::request::Parts) -> Result<(RequestHead, Option
     Ok((head, protocol))
 }
 
-/// A request to send.
-pub fn request(head: &RequestHead) -> Result<Request<()>, MessageError> {
+/// A request to send. `protocol` is the one to change to (RFC 8441).
+pub fn request(head: &RequestHead, protocol: Option<&str>) -> Result<Request<()>, MessageError> {
     const INVALID: MessageError = MessageError::Protocol("the request cannot be expressed in HTTP/2");
-    let uri = Uri::builder()
-        .scheme(head.scheme.as_str())
-        .authority(head.authority())
-        .path_and_query(head.path())
-        .build()
-        .map_err(|_| INVALID)?;
+    let mut uri = Uri::builder().authority(head.authority());
+    // A CONNECT to a host has neither scheme nor path (RFC 9113, 8.5).
+    if protocol.is_some() || head.method() != b"CONNECT" {
+        uri = uri.scheme(head.scheme.as_str()).path_and_query(head.path());
+    }
+    let uri = uri.build().map_err(|_| INVALID)?;
     let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(head.method()).map_err(|_| INVALID)?;
+    *request.method_mut() = match protocol {
+        Some(protocol) => {
+            request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+            Method::CONNECT
+        }
+        None => Method::from_bytes(head.method()).map_err(|_| INVALID)?,
+    };
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = header_map(&head.headers);

@@ -17,7 +17,7 @@ use crate::message::{BodyEvent, BodyReader, BodyWriter};
 use crate::state::ClusterHandle;
 use crate::stream::Stream;
 use crate::tls::Wanted;
-use crate::upstream::{AcquireError, Dialing, Tunnel, UpstreamResponse};
+use crate::upstream::{AcquireError, Dialing, Tunnel, UpstreamResponse, UseOf};
 use crate::worker::Worker;
 
 /// Bytes on their way between the connection and the tunnel, each way.
@@ -40,7 +40,10 @@ pub(super) async fn open(
     let client = info.downstream_remote_address.zip(info.downstream_local_address);
     let dialing = Dialing::new(cluster, host, &head, client);
     let priority = RoutePriority::Default;
-    let acquired = worker.pools.acquire(&worker.stats, cluster, host, priority, wanted, dialing, true).await;
+    let acquired = worker
+        .pools
+        .acquire(&worker.stats, cluster, host, priority, wanted, dialing, UseOf::FreshRequest)
+        .await;
     let upstream = acquired.map_err(|error| match error {
         AcquireError::Connect(error) => Failed::Connect(error),
         AcquireError::Overflow | AcquireError::NoPool => Failed::Overflow,

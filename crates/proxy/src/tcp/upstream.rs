@@ -7,6 +7,7 @@ use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::filter_state::{TCP_PROXY_CLUSTER, UPSTREAM_SERVER_NAME};
 use lateen_dataplane::outlier::Report;
+use lateen_dataplane::route::AvoidedHosts;
 use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo, TlsView};
 
 use super::account::Account;
@@ -82,7 +83,8 @@ impl Session<'_> {
                 hash: self.hash(),
                 criteria: criteria.map(|criteria| &**criteria),
                 attempts: 3,
-                avoid: &tried,
+                avoid: Some((&AvoidedHosts::PREVIOUS, &tried)),
+                left_out: 0,
             };
             let Some(host) = worker.choose_host(&cluster, choice) else {
                 info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);

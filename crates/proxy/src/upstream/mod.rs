@@ -9,8 +9,8 @@ mod hosts;
 pub mod limits;
 pub mod outlier;
 mod pool;
-mod proxy_protocol;
+pub mod proxy_protocol;
 pub mod zones;
 
 pub use connect::{ConnectError, Dialing, Purpose, connect};
-pub use pool::{AcquireError, Lease, Pools, Tunnel, Upstream, UpstreamResponse};
+pub use pool::{AcquireError, Lease, Pools, Tunnel, Upstream, UpstreamResponse, UseOf};

@@ -7,7 +7,7 @@ const SIGNATURE: [u8; 12] = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x5
 
 /// The header for a client's connection: its end and ours. Without one, or where the two are not of one family, the
 /// header says that the connection is our own (`LOCAL`, `UNKNOWN`).
-pub(super) fn header(version: u8, client: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+pub fn header(version: u8, client: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let client = client.map(|(source, destination)| {
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         (plain(source), plain(destination))

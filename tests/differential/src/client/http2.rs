@@ -11,10 +11,10 @@ use http::{Request, Uri};
 use tokio::task::JoinHandle;
 
 use super::Reply;
-use crate::case::{Content, Step};
+use crate::case::{Content, Read, Step};
 use crate::config::Names;
 use crate::http1::Stream;
-use crate::http2::{describe, fields, map, read, send};
+use crate::http2::{describe, fields, map, read, read_some, send, send_part};
 
 /// A connection: requests go through `sender`, the task moves the bytes.
 #[derive(Debug, Clone)]
@@ -68,7 +68,10 @@ impl Link {
                 return;
             }
             // What cannot be sent shows in the response.
-            let _ = send(&mut stream, &body, &step.trailers.0).await;
+            let _ = match step.read {
+                Some(_) => send_part(&mut stream, &body, false).await,
+                None => send(&mut stream, &body, &step.trailers.0).await,
+            };
         };
         let ((), head) = tokio::join!(upload, head(&mut response, &mut interim));
         let head = match head {
@@ -76,7 +79,10 @@ impl Link {
             Err(error) => return Ok(Reply { interim, end: describe(&error), ..Reply::default() }),
         };
         let (parts, incoming) = head.into_parts();
-        let read = read(incoming).await;
+        let read = match step.read {
+            Some(Read::Bytes(count)) => read_some(incoming, count).await,
+            _ => read(incoming).await,
+        };
         Ok(Reply {
             status: parts.status.as_u16(),
             fields: fields(&parts.headers),
@@ -136,7 +142,11 @@ fn request(step: &Step, names: &Names) -> Option<Request<()>> {
     };
     let headers: Vec<(String, String)> =
         step.headers.0.iter().map(|(name, value)| (name.clone(), names.substitute(value))).collect();
+    let method = if step.protocol.is_some() { "CONNECT".to_owned() } else { method.to_string() };
     let mut request = Request::builder().method(method.as_str()).uri(uri).body(()).ok()?;
+    if let Some(protocol) = &step.protocol {
+        request.extensions_mut().insert(h2::ext::Protocol::from(protocol.as_str()));
+    }
     *request.headers_mut() = map(&headers);
     if let Some(body) = &step.body
         && !step.chunked

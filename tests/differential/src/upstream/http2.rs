@@ -57,9 +57,19 @@ async fn stream(
     ] {
         head.fields.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
+    let protocol = parts.extensions.get::<h2::ext::Protocol>();
+    head.fields.extend(protocol.map(|protocol| (":protocol".to_owned(), protocol.as_str().to_owned())));
     head.fields.extend(fields(&parts.headers));
     let index = shared.arrived(number, head);
     let (response, name) = shared.response(&target);
+    if response.tunnel {
+        let read = tunnel(&mut respond, &response, incoming).await;
+        shared.record(index, |record| {
+            record.body = read.bytes;
+            record.end = format!("tunnel {}", read.end);
+        });
+        return response.close;
+    }
     let take = |read: crate::http2::Read| {
         shared.record(index, |record| {
             record.body.clone_from(&read.bytes);
@@ -93,6 +103,35 @@ async fn stream(
         take(read(incoming).await);
     }
     response.close
+}
+
+/// Sends bytes back as they come, to their end.
+async fn tunnel(
+    respond: &mut SendResponse<Bytes>,
+    response: &Response,
+    mut incoming: RecvStream,
+) -> crate::http2::Read {
+    let mut read = crate::http2::Read::default();
+    let mut message = Message::builder().status(response.status.unwrap_or(200)).body(()).unwrap_or_default();
+    *message.headers_mut() = map(&response.headers.0);
+    let Ok(mut stream) = respond.send_response(message, false) else { return read };
+    read.end = loop {
+        match incoming.data().await {
+            Some(Ok(chunk)) => {
+                let _ = incoming.flow_control().release_capacity(chunk.len());
+                read.bytes.extend_from_slice(&chunk);
+                if let Err(error) = send_part(&mut stream, &chunk, false).await {
+                    break describe(&error);
+                }
+            }
+            Some(Err(error)) => break describe(&error),
+            None => {
+                let _ = send_part(&mut stream, b"", true).await;
+                break "complete".to_owned();
+            }
+        }
+    };
+    read
 }
 
 async fn answer(

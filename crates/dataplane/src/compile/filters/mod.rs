@@ -33,7 +33,7 @@ use lateen_envoy::{Any, TypeUrl};
 
 use super::common::leftover;
 use crate::error::{Context, Result};
-use crate::filters::{FilterOverride, HttpFilter, HttpFilterKind, RouterFilter};
+use crate::filters::{FilterOverride, HttpFilter, HttpFilterKind, RouterFilter, StrictHeader};
 
 /// What a message says about filters: by name.
 pub(crate) type PerFilter = BTreeMap<String, Any>;
@@ -233,7 +233,7 @@ fn filter_kind(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKind
         return Ok(Some(kind));
     }
     Ok(Some(if url == router_proto::Router::TYPE_URL {
-        HttpFilterKind::Router(router(context, unpack(context, any)?))
+        HttpFilterKind::Router(router(context, unpack(context, any)?)?)
     } else if url == fault_proto::HttpFault::TYPE_URL {
         HttpFilterKind::Fault(Arc::new(fault::fault(context, unpack(context, any)?)?))
     } else if url == compressor_proto::Compressor::TYPE_URL {
@@ -260,11 +260,21 @@ fn buffer(context: &Context<'_>, value: &buffer_proto::Buffer) -> Result<usize> 
     }
 }
 
-fn router(context: &Context<'_>, mut value: router_proto::Router) -> RouterFilter {
+fn router(context: &Context<'_>, mut value: router_proto::Router) -> Result<RouterFilter> {
+    let mut strict_headers = Vec::new();
+    for (at, name) in take(&mut value.strict_check_headers).into_iter().enumerate() {
+        let known = StrictHeader::ALL.into_iter().find(|header| header.name().eq_ignore_ascii_case(&name));
+        strict_headers.push(known.ok_or_else(|| {
+            context
+                .field("strict_check_headers")
+                .index(at)
+                .error(format!("the header `{name}` cannot be checked"))
+        })?);
+    }
     let compiled = RouterFilter {
         suppress_envoy_headers: take(&mut value.suppress_envoy_headers),
         respect_expected_timeout: take(&mut value.respect_expected_rq_timeout),
-        strict_headers: take(&mut value.strict_check_headers).into_iter().map(Into::into).collect(),
+        strict_headers,
     };
     // Counters cost nothing here, so they are never switched off; bytes sent ahead with a CONNECT wait for its answer.
     if value.dynamic_stats == Some(true) {
@@ -274,5 +284,5 @@ fn router(context: &Context<'_>, mut value: router_proto::Router) -> RouterFilte
         value.reject_connect_request_early_data = None;
     }
     leftover(context, &value);
-    compiled
+    Ok(compiled)
 }

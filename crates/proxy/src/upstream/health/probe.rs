@@ -214,7 +214,7 @@ impl Prober {
             sender = made.ready().await.ok();
         }
         let mut sender = sender?;
-        let request = http2::request(head).ok()?;
+        let request = http2::request(head, None).ok()?;
         let (response, mut stream) = sender.send_request(request, body.is_empty()).ok()?;
         if !body.is_empty() {
             stream.send_data(body, true).ok()?;

@@ -22,6 +22,17 @@ pub(super) trait Owner {
     fn ended(&self);
 }
 
+/// What a connection counts as from its begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CountedAs {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Nothing: TLS is to decide, or no HTTP is spoken.
+    Undecided,
+}
+
 /// The account of a connection. It is closed when it is dropped.
 pub(super) struct Account {
     pub(super) cluster: Arc<ClusterHandle>,
@@ -36,10 +47,14 @@ pub(super) struct Account {
     drains: u32,
     /// Requests that it carried.
     pub(super) requests: Cell<u32>,
-    /// Whether a request is under way.
+    /// Whether a request is under way, or was when the connection ended.
     pub(super) busy: Cell<bool>,
     /// Whether the peer ended it.
     pub(super) by_peer: Cell<bool>,
+    /// Streams that are under way (HTTP/2).
+    pub(super) streams: Cell<usize>,
+    /// Whether the peer said that it takes no more (HTTP/2).
+    going_away: Cell<bool>,
     /// Bytes that are counted already: received, sent.
     counted: Cell<(u64, u64)>,
 }
@@ -53,6 +68,7 @@ impl Account {
         stats: &Arc<Shard>,
         priority: RoutePriority,
         first: bool,
+        kind: CountedAs,
         owner: Weak<dyn Owner>,
     ) -> Option<Self> {
         let host_limit = cluster.config.breakers.host_connections;
@@ -66,6 +82,11 @@ impl Account {
         }
         stats.increment(cluster.stats.upstream_cx_total);
         stats.increment(cluster.stats.upstream_cx_active);
+        match kind {
+            CountedAs::Http1 => stats.increment(cluster.stats.upstream_cx_http1_total),
+            CountedAs::Http2 => stats.increment(cluster.stats.upstream_cx_http2_total),
+            CountedAs::Undecided => {}
+        }
         host.counters.cx_total.fetch_add(1, Relaxed);
         host.counters.cx_active.fetch_add(1, Relaxed);
         cluster.had_traffic.store(true, Relaxed);
@@ -81,6 +102,8 @@ impl Account {
             requests: Cell::new(0),
             busy: Cell::new(false),
             by_peer: Cell::new(false),
+            streams: Cell::new(0),
+            going_away: Cell::new(false),
             counted: Cell::new((0, 0)),
         })
     }
@@ -115,6 +138,48 @@ impl Account {
     pub(super) fn begin_request(&self) {
         self.requests.set(self.requests.get() + 1);
         self.busy.set(true);
+    }
+
+    /// The peer says that the connection ends.
+    pub(super) fn close_notified(&self) {
+        self.stats.increment(self.cluster.stats.upstream_cx_close_notify);
+    }
+
+    /// What an error on the connection says of its end (HTTP/2).
+    pub(super) fn note(&self, error: &h2::Error) {
+        if error.is_go_away() && error.is_remote() && !self.going_away.replace(true) {
+            self.close_notified();
+        }
+    }
+
+    /// The connection is no more (HTTP/2).
+    pub(super) fn ended(&self, with: Result<(), h2::Error>) {
+        if let Err(error) = with {
+            tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+            if error.is_go_away() && error.is_library() {
+                self.protocol_error();
+                self.by_peer.set(false);
+            }
+        }
+        if self.going_away.get() && self.streams.get() == 0 {
+            // Its peer has said so before: it ends when nothing is under way, whoever is first.
+            self.by_peer.set(false);
+        }
+    }
+
+    /// Bytes that came.
+    pub(super) fn count_received(&self, bytes: usize) {
+        self.stats.add(self.cluster.stats.upstream_cx_rx_bytes_total, bytes as u64);
+    }
+
+    /// Bytes that were sent.
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.stats.add(self.cluster.stats.upstream_cx_tx_bytes_total, bytes as u64);
+    }
+
+    /// The peer broke the protocol: the connection ends.
+    pub(super) fn protocol_error(&self) {
+        self.stats.increment(self.cluster.stats.upstream_cx_protocol_error);
     }
 
     /// Counts the bytes that were moved since the last time.
@@ -202,6 +267,13 @@ impl Waiting {
         stats.increment(cluster.stats.upstream_rq_pending_total);
         stats.increment(cluster.stats.upstream_rq_pending_active);
         Some(Self { cluster: Arc::clone(cluster), stats: Arc::clone(stats), priority })
+    }
+}
+
+impl Waiting {
+    /// There is no connection: what waits is given up.
+    pub(super) fn failed(&self) {
+        self.stats.increment(self.cluster.stats.upstream_rq_pending_failure_eject);
     }
 }
 

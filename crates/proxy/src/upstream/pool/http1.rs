@@ -11,7 +11,7 @@ use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use tokio::sync::oneshot;
 
-use super::account::{Account, Owner, Waiting};
+use super::account::{Account, CountedAs, Owner, Waiting};
 use super::{AcquireError, PoolPlace};
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
@@ -23,6 +23,21 @@ use crate::upstream::{ConnectError, Dialing};
 pub(super) struct Connection {
     pub(super) shared: Shared,
     pub(super) account: Account,
+}
+
+impl Connection {
+    /// Whether an idle connection was ended by its peer, or the peer said something that nobody asked for.
+    pub(super) fn is_stale(&self) -> bool {
+        if !self.shared.is_stale() {
+            return false;
+        }
+        if self.shared.input().is_empty() {
+            self.account.by_peer.set(true);
+        } else {
+            self.account.protocol_error();
+        }
+        true
+    }
 }
 
 struct Idle {
@@ -95,9 +110,10 @@ impl HostPool {
     pub(super) fn take_idle(&self) -> Option<Connection> {
         loop {
             let Idle { connection, .. } = self.idle.borrow_mut().pop()?;
-            if connection.shared.is_stale() {
-                connection.account.by_peer.set(true);
-            } else if !connection.account.is_too_old() {
+            if connection.is_stale() {
+                continue;
+            }
+            if !connection.account.is_too_old() {
                 return Some(connection);
             }
         }
@@ -108,16 +124,16 @@ impl HostPool {
         self: &Rc<Self>,
         stats: &Arc<Shard>,
         fresh: bool,
+        kind: CountedAs,
     ) -> Result<(Connection, bool), AcquireError> {
         if !fresh && let Some(connection) = self.take_idle() {
             return Ok((connection, true));
         }
-        let _waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
+        let waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
         loop {
-            if let Some(account) = self.open_account(stats) {
+            if let Some(account) = self.open_account(stats, kind) {
                 return match account.connect(Wanted::Http1, self.dialing.as_deref()).await {
                     Ok(stream) => {
-                        stats.increment(self.cluster.stats.upstream_cx_http1_total);
                         let shared = Shared::new(stream, BytesMut::new());
                         Ok((Connection { shared, account }, false))
                     }
@@ -125,6 +141,7 @@ impl HostPool {
                         // Those who wait would meet the same; whoever sent them knows better what to do.
                         while self.next(|| Turn::Failed(error.again())) {}
                         drop(account);
+                        waiting.failed();
                         Err(error.into())
                     }
                 };
@@ -132,19 +149,22 @@ impl HostPool {
             let (sender, turn) = oneshot::channel();
             self.waiting.borrow_mut().push_back(sender);
             match turn.await {
-                Ok(Turn::Connection(connection)) if !connection.shared.is_stale() => {
+                Ok(Turn::Connection(connection)) if !connection.is_stale() => {
                     return Ok((*connection, true));
                 }
-                Ok(Turn::Failed(error)) => return Err(error.into()),
+                Ok(Turn::Failed(error)) => {
+                    waiting.failed();
+                    return Err(error.into());
+                }
                 Ok(Turn::Connection(_) | Turn::Make) | Err(_) => {}
             }
         }
     }
 
-    fn open_account(self: &Rc<Self>, stats: &Arc<Shard>) -> Option<Account> {
+    fn open_account(self: &Rc<Self>, stats: &Arc<Shard>, kind: CountedAs) -> Option<Account> {
         let owner = Rc::downgrade(self) as std::rc::Weak<dyn Owner>;
         let first = self.open.get() == 0;
-        let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, owner)?;
+        let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, kind, owner)?;
         self.open.set(self.open.get() + 1);
         Some(account)
     }
@@ -182,8 +202,7 @@ impl HostPool {
             if timed_out {
                 account.stats.increment(self.cluster.stats.upstream_cx_idle_timeout);
             }
-            let stale = idle.connection.shared.is_stale();
-            account.by_peer.set(stale);
+            let stale = idle.connection.is_stale();
             let keep = !all && !timed_out && !stale && !account.is_unhealthy() && !account.is_too_old();
             if !keep {
                 gone.push(idle.connection.shared.clone());

@@ -12,17 +12,18 @@ use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
 use lateen_dataplane::http_protocol::Keepalive;
 
-use super::account::{Account, Owner, Waiting};
+use super::account::{Account, CountedAs, Owner, Waiting};
+use super::metered::Metered;
 use super::{AcquireError, PoolPlace};
+use crate::http2::{StreamEnd, StreamOutcome, client_builder};
 use crate::state::ClusterHandle;
-use crate::stats::Shard;
+use crate::stats::{Counter, Http2Stats, Shard};
 use crate::tls::{TlsInfo, Wanted};
 use crate::upstream::{ConnectError, Dialing};
 
 /// A connection with its streams.
 struct Connection {
     sender: SendRequest<Bytes>,
-    active: Cell<usize>,
     /// It takes no more requests.
     draining: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -43,6 +44,8 @@ pub(super) struct HostPool {
     /// Held while connecting, so that those who come meanwhile share the connection.
     making: tokio::sync::Mutex<()>,
     freed: tokio::sync::Notify,
+    /// How often connecting failed, and how the last time: those who waited meanwhile fail alike.
+    failed: RefCell<(u64, Option<ConnectError>)>,
     /// The host was asked what it speaks, and it is not HTTP/2 (`AutoHttpConfig`).
     pub(super) only_http1: Cell<bool>,
 }
@@ -78,15 +81,54 @@ impl Stream {
 pub struct StreamGuard {
     connection: Rc<Connection>,
     pool: Rc<HostPool>,
+    /// How the answer ends.
+    pub(super) outcome: StreamOutcome,
+    /// Whether the request was sent to its end.
+    pub(super) sent: Cell<bool>,
+}
+
+impl StreamGuard {
+    /// The connection's numbers.
+    pub(super) fn account(&self) -> &Account {
+        &self.connection.account
+    }
+
+    /// Counts how the stream ended.
+    fn count(&self) {
+        let account = &self.connection.account;
+        let (shard, stats) = (&account.stats, account.cluster.stats);
+        let (codec, request): (Option<fn(&Http2Stats) -> Counter>, Option<Counter>) = match self.outcome.get()
+        {
+            StreamEnd::Complete if self.sent.get() => return,
+            StreamEnd::NotSeen => return,
+            StreamEnd::Reset => (Some(|codec| codec.rx_reset), Some(stats.upstream_rq_rx_reset)),
+            StreamEnd::Refused => (Some(|codec| codec.rx_reset), None),
+            StreamEnd::Broken => {
+                account.busy.set(true);
+                (None, Some(stats.upstream_rq_pending_failure_eject))
+            }
+            // We give it up.
+            StreamEnd::Open | StreamEnd::Complete => {
+                (Some(|codec| codec.tx_reset), Some(stats.upstream_rq_tx_reset))
+            }
+        };
+        if let (Some(which), Some(codec)) = (codec, &account.cluster.http2_stats) {
+            shard.increment(which(codec));
+        }
+        if let Some(counter) = request {
+            shard.increment(counter);
+        }
+    }
 }
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
+        self.count();
         let connection = &self.connection;
-        connection.active.set(connection.active.get() - 1);
+        let streams = connection.account.streams.get() - 1;
+        connection.account.streams.set(streams);
         connection.idle_since.set(Instant::now());
-        connection.account.busy.set(connection.active.get() > 0);
-        if connection.draining.get() && connection.active.get() == 0 {
+        if connection.draining.get() && streams == 0 {
             self.pool.forget(connection);
         }
         self.pool.freed.notify_one();
@@ -118,6 +160,7 @@ impl HostPool {
             open: Cell::new(0),
             making: tokio::sync::Mutex::default(),
             freed: tokio::sync::Notify::new(),
+            failed: RefCell::default(),
             only_http1: Cell::new(false),
         }
     }
@@ -135,11 +178,18 @@ impl HostPool {
         if self.only_http1.get() {
             return Ok(Found::OnlyHttp1);
         }
-        let _waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
+        let waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
         loop {
             // Asked for before looking, so that nothing is missed in between.
             let freed = self.freed.notified();
+            let failures = self.failed.borrow().0;
             let making = self.making.lock().await;
+            if let (count, Some(error)) = &*self.failed.borrow()
+                && *count != failures
+            {
+                waiting.failed();
+                return Err(error.again().into());
+            }
             if self.only_http1.get() {
                 return Ok(Found::OnlyHttp1);
             }
@@ -148,14 +198,26 @@ impl HostPool {
             }
             let owner = Rc::downgrade(self) as std::rc::Weak<dyn Owner>;
             let first = self.open.get() == 0;
-            let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, owner);
+            let kind = if wanted == Wanted::Http2 { CountedAs::Http2 } else { CountedAs::Undecided };
+            let account = Account::open(&self.cluster, &self.host, stats, self.priority, first, kind, owner);
             if let Some(account) = account {
                 self.open.set(self.open.get() + 1);
-                let stream = account.connect(wanted, self.dialing.as_deref()).await?;
+                let stream = match account.connect(wanted, self.dialing.as_deref()).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        let mut failed = self.failed.borrow_mut();
+                        *failed = (failed.0 + 1, Some(error.again()));
+                        waiting.failed();
+                        return Err(error.into());
+                    }
+                };
                 if wanted == Wanted::Either && stream.tls().and_then(|tls| tls.http2()) != Some(true) {
                     self.only_http1.set(true);
                     stats.increment(self.cluster.stats.upstream_cx_http1_total);
                     return Ok(Found::Http1(Box::new((stream, account))));
+                }
+                if kind == CountedAs::Undecided {
+                    stats.increment(self.cluster.stats.upstream_cx_http2_total);
                 }
                 self.make(Rc::new(account), stream).await?;
                 if let Some(stream) = self.free() {
@@ -179,29 +241,35 @@ impl HostPool {
             let mut sender = connection.sender.clone();
             match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
                 // The connection ended, or will (GOAWAY).
-                Poll::Ready(Err(_)) => {
+                Poll::Ready(Err(error)) => {
                     connection.draining.set(true);
-                    connection.account.by_peer.set(true);
+                    connection.account.note(&error);
                 }
                 Poll::Ready(Ok(())) if found.is_none() && self.has_place(connection) => {
                     found = Some((Rc::clone(connection), sender));
                 }
                 _ => {}
             }
-            !connection.draining.get() || connection.active.get() > 0
+            !connection.draining.get() || connection.account.streams.get() > 0
         });
         drop(connections);
         let (connection, sender) = found?;
         let reused = connection.account.requests.get() > 0;
-        connection.active.set(connection.active.get() + 1);
-        connection.account.begin_request();
+        connection.account.streams.set(connection.account.streams.get() + 1);
+        connection.account.requests.set(connection.account.requests.get() + 1);
         let config = &self.cluster.config;
         if config.max_requests_per_connection.is_some_and(|limit| connection.account.requests.get() >= limit)
         {
             connection.account.stats.increment(self.cluster.stats.upstream_cx_max_requests);
             connection.draining.set(true);
         }
-        Some(Stream { sender, guard: StreamGuard { connection, pool: Rc::clone(self) }, reused })
+        let guard = StreamGuard {
+            connection,
+            pool: Rc::clone(self),
+            outcome: StreamOutcome::default(),
+            sent: Cell::new(false),
+        };
+        Some(Stream { sender, guard, reused })
     }
 
     fn has_place(&self, connection: &Connection) -> bool {
@@ -212,8 +280,8 @@ impl HostPool {
             connection.draining.set(true);
             return false;
         }
-        let own = self.cluster.config.max_concurrent_streams.map_or(usize::MAX, |limit| limit as usize);
-        connection.active.get() < own.min(connection.sender.current_max_send_streams())
+        let own = self.cluster.config.http2.max_concurrent_streams as usize;
+        connection.account.streams.get() < own.min(connection.sender.current_max_send_streams())
     }
 
     async fn make(
@@ -221,24 +289,19 @@ impl HostPool {
         account: Rc<Account>,
         stream: crate::stream::Stream,
     ) -> Result<(), AcquireError> {
-        account.stats.increment(self.cluster.stats.upstream_cx_http2_total);
         let tls = stream.tls().cloned();
         let config = &self.cluster.config;
-        let (sender, mut connection) = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(config.initial_stream_window.unwrap_or(1 << 20))
-            .initial_connection_window_size(config.initial_connection_window.unwrap_or(16 << 20))
-            .max_frame_size(64 * 1024)
+        let stream = Metered { stream, account: Rc::clone(&account) };
+        let (sender, mut connection) = client_builder(&config.http2, config.response_limits.bytes)
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| ConnectError::Io(std::io::Error::other(error)))?;
-        let keepalive = match (&config.http2_keepalive, connection.ping_pong()) {
+        let keepalive = match (&config.http2.keepalive, connection.ping_pong()) {
             (Some(settings), Some(pings)) => Some((settings.clone(), pings)),
             _ => None,
         };
         self.connections.borrow_mut().push(Rc::new(Connection {
             sender,
-            active: Cell::new(0),
             draining: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             account: Rc::clone(&account),
@@ -252,21 +315,36 @@ impl HostPool {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                ended = connection => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
-                    }
-                }
+            let ended = tokio::select! {
+                ended = connection => ended,
                 // Dropping the connection ends its streams.
-                () = alive => tracing::debug!("an HTTP/2 connection to an upstream answers no pings"),
-            }
+                () = alive => {
+                    tracing::debug!("an HTTP/2 connection to an upstream answers no pings");
+                    if let Some(codec) = &account.cluster.http2_stats {
+                        account.stats.increment(codec.keepalive_timeout);
+                    }
+                    Ok(())
+                }
+            };
             if let Some(pool) = pool.upgrade() {
-                pool.connections.borrow_mut().retain(|other| !Rc::ptr_eq(&other.account, &account));
+                let listed = pool.take(&account);
+                if let Some(Poll::Ready(Err(error))) = listed
+                    .map(|listed| listed.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop())))
+                {
+                    account.note(&error);
+                }
             }
+            account.ended(ended);
             drop(account);
         });
         Ok(())
+    }
+
+    /// Takes a connection off the list.
+    fn take(&self, account: &Rc<Account>) -> Option<Rc<Connection>> {
+        let mut connections = self.connections.borrow_mut();
+        let at = connections.iter().position(|other| Rc::ptr_eq(&other.account, account))?;
+        Some(connections.remove(at))
     }
 
     fn forget(&self, connection: &Rc<Connection>) {
@@ -287,7 +365,7 @@ impl HostPool {
             if all || account.is_unhealthy() || account.is_too_old() {
                 connection.draining.set(true);
             }
-            let idle = connection.active.get() == 0;
+            let idle = account.streams.get() == 0;
             let timed_out =
                 idle && timeout.is_some_and(|limit| connection.idle_since.get().elapsed() >= limit);
             if timed_out {

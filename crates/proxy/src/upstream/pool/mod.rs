@@ -7,20 +7,21 @@
 mod account;
 mod http1;
 mod http2;
+mod metered;
+mod response;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::BytesMut;
 use lateen_dataplane::circuit::RoutePriority;
 use lateen_dataplane::cluster::Host;
-use lateen_dataplane::head::{RequestHead, ResponseHead};
+use lateen_dataplane::head::RequestHead;
 use lateen_dataplane::stream_info::{HeadSize, Protocol};
 
+use self::account::{Account, CountedAs};
 use self::http1::Connection;
 use self::http2::Found;
 pub use self::http2::{Stream as Http2Stream, StreamGuard};
@@ -28,7 +29,7 @@ use super::connect::{ConnectError, Dialing};
 use super::limits::{Limited, Place};
 use crate::http1::{self as codec1, Framing};
 use crate::http2 as codec2;
-use crate::message::{BodyReader, BodyWriter, MessageError};
+use crate::message::{BodyWriter, MessageError};
 use crate::respond::Interim;
 use crate::state::ClusterHandle;
 use crate::stats::Shard;
@@ -98,12 +99,17 @@ impl Drop for Lease {
         let Some(connection) = self.connection.take() else { return };
         let complete = self.sent.get() && self.received.get();
         connection.account.busy.set(!complete);
-        if complete && self.keep.get() && connection.account.may_go_on() {
+        let more = !connection.shared.input().is_empty();
+        if complete && self.keep.get() && !more && connection.account.may_go_on() {
             self.pool.give_back(connection);
-        } else {
-            connection.account.count_bytes(&connection.shared);
-            connection.account.by_peer.set(!complete && connection.shared.is_stale());
+            return;
         }
+        if complete && self.keep.get() && more {
+            // What follows an answer is nobody's answer.
+            connection.account.protocol_error();
+        }
+        connection.account.count_bytes(&connection.shared);
+        connection.account.by_peer.set(connection.shared.peer_ended());
     }
 }
 
@@ -119,6 +125,8 @@ pub enum UpstreamResponse {
         tunnel: TunnelKind,
         /// Where interim answers go; nowhere, they are dropped.
         interim: Option<Rc<Interim>>,
+        /// The status of the first interim answer; 0 for none.
+        interim_status: u16,
     },
     /// On an HTTP/2 stream.
     Http2 {
@@ -126,8 +134,12 @@ pub enum UpstreamResponse {
         response: h2::client::ResponseFuture,
         /// Held until the answer is complete.
         guard: StreamGuard,
+        /// The protocol that is asked for by an extended CONNECT (RFC 8441).
+        protocol: Option<Box<str>>,
         /// Where interim answers go; nowhere, they are dropped.
         interim: Option<Rc<Interim>>,
+        /// The status of the first interim answer; 0 for none.
+        interim_status: u16,
     },
 }
 
@@ -140,8 +152,8 @@ pub enum Tunnel<'a> {
     Upgrade(&'a str),
     /// A way to somewhere else, by CONNECT.
     Connect,
-    /// Only bytes: nothing is said of HTTP to this host.
-    Raw,
+    /// Only bytes: nothing is said of HTTP to this host. These are the first.
+    Raw(&'a [u8]),
 }
 
 impl Tunnel<'_> {
@@ -150,7 +162,7 @@ impl Tunnel<'_> {
             Self::None => TunnelKind::None,
             Self::Upgrade(_) => TunnelKind::Upgrade,
             Self::Connect => TunnelKind::Connect,
-            Self::Raw => TunnelKind::Raw,
+            Self::Raw(_) => TunnelKind::Raw,
         }
     }
 
@@ -171,6 +183,17 @@ pub enum TunnelKind {
     Connect,
     /// Bytes.
     Raw,
+}
+
+/// What a connection is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UseOf {
+    /// A request, on any connection.
+    Request,
+    /// A request, on a connection that had none before.
+    FreshRequest,
+    /// Bytes that are not HTTP.
+    Bytes,
 }
 
 impl Pools {
@@ -216,7 +239,7 @@ impl Pools {
         priority: RoutePriority,
         wanted: Wanted,
         dialing: Option<Box<Dialing>>,
-        fresh: bool,
+        use_of: UseOf,
     ) -> Result<Upstream, AcquireError> {
         let key = (Arc::as_ptr(cluster) as usize, Arc::as_ptr(host) as usize, priority, dialing.clone());
         // Without TLS nobody can be asked, and HTTP/1.1 is spoken.
@@ -254,7 +277,10 @@ impl Pools {
                 let (stream, account) = *made;
                 (Connection { shared: Shared::new(stream, BytesMut::new()), account }, false)
             }
-            None => pool.acquire(stats, fresh).await?,
+            None => {
+                let kind = if use_of == UseOf::Bytes { CountedAs::Undecided } else { CountedAs::Http1 };
+                pool.acquire(stats, use_of != UseOf::Request, kind).await?
+            }
         };
         connection.account.begin_request();
         Ok(Upstream::Http1(Lease::new(connection, &pool, reused)))
@@ -323,10 +349,13 @@ impl Upstream {
 
     /// It is given back as it came: nothing was sent on it.
     pub fn not_used(self) {
-        if let Self::Http1(lease) = self {
-            lease.sent.set(true);
-            lease.received.set(true);
-            lease.keep.set(true);
+        match self {
+            Self::Http1(lease) => {
+                lease.sent.set(true);
+                lease.received.set(true);
+                lease.keep.set(true);
+            }
+            Self::Http2(stream) => stream.guard.outcome.not_used(),
         }
     }
 
@@ -366,10 +395,19 @@ impl Upstream {
         match self {
             Self::Http1(lease) => lease.send(head, end, tunnel),
             Self::Http2(Http2Stream { mut sender, guard, .. }) => {
-                let request = codec2::request(head)?;
-                let (response, stream) = sender.send_request(request, end)?;
+                let protocol = match tunnel {
+                    Tunnel::Upgrade(protocol) => Some(protocol),
+                    _ => None,
+                };
+                let request = codec2::request(head, protocol)?;
+                let sent = sender.send_request(request, end);
+                let (response, stream) = sent.map_err(|error| guard.outcome.failed(error))?;
+                guard.sent.set(end);
                 let writer = (!end).then(|| BodyWriter::Http2(codec2::BodyWriter::new(stream, false)));
-                Ok((writer, UpstreamResponse::Http2 { response, guard, interim: None }))
+                let protocol = protocol.map(Into::into);
+                let response =
+                    UpstreamResponse::Http2 { response, guard, protocol, interim: None, interim_status: 0 };
+                Ok((writer, response))
             }
         }
     }
@@ -408,138 +446,30 @@ impl Lease {
             Tunnel::Upgrade(protocol) => Some(protocol),
             _ => None,
         };
-        if tunnel.kind() != TunnelKind::Raw {
-            let spelling = codec1::Spelling::default();
-            codec1::write_request(&mut shared.output(), head, framing, upgrade, spelling);
+        let options = &connection.account.cluster.config.http1;
+        match tunnel {
+            Tunnel::Raw(first) => shared.output().extend_from_slice(first),
+            _ => {
+                let spelling = codec1::Spelling {
+                    case: options.header_case,
+                    fully_qualified: options.fully_qualified_url,
+                };
+                codec1::write_request(&mut shared.output(), head, framing, upgrade, spelling);
+            }
         }
-        let writer =
-            (!end || !tunnel.is_none()).then(|| BodyWriter::Http1(codec1::BodyWriter::new(shared, framing)));
-        let response = UpstreamResponse::Http1 { lease: self, to_head, tunnel: tunnel.kind(), interim: None };
+        let writer = (!end || !tunnel.is_none()).then(|| {
+            let mut writer = codec1::BodyWriter::new(shared, framing);
+            writer.trailers = options.trailers;
+            writer.shuts_down = !tunnel.is_none();
+            BodyWriter::Http1(writer)
+        });
+        let response = UpstreamResponse::Http1 {
+            lease: self,
+            to_head,
+            tunnel: tunnel.kind(),
+            interim: None,
+            interim_status: 0,
+        };
         Ok((writer, response))
-    }
-}
-
-impl UpstreamResponse {
-    /// Sends the head of a request without a body.
-    pub async fn flush(&self) -> Result<(), MessageError> {
-        if let Self::Http1 { lease, .. } = self
-            && let Some(connection) = &lease.connection
-        {
-            connection.shared.flush().await?;
-            lease.sent.set(true);
-        }
-        Ok(())
-    }
-
-    /// Says that the request's body was sent to its end.
-    pub fn request_sent(&self) {
-        if let Self::Http1 { lease, .. } = self {
-            lease.sent.set(true);
-        }
-    }
-
-    /// How large the head was, where it is known.
-    pub fn head_size(&self) -> HeadSize {
-        match self {
-            Self::Http1 { lease, .. } => lease.head.get(),
-            Self::Http2 { .. } => HeadSize::default(),
-        }
-    }
-
-    /// Interim answers (1xx) go there.
-    pub fn relay_interim(&mut self, to: Option<Rc<Interim>>) {
-        match self {
-            Self::Http1 { interim, .. } | Self::Http2 { interim, .. } => *interim = to,
-        }
-    }
-
-    /// The head of the final response (or of a change of protocol), and its body.
-    pub async fn head(&mut self) -> Result<(ResponseHead, BodyReader), MessageError> {
-        match self {
-            Self::Http1 { lease, to_head, tunnel, interim } => {
-                let Some(connection) = &lease.connection else { return Err(MessageError::Closed) };
-                let shared = connection.shared.clone();
-                let limits = codec1::Limits { bytes: 64 * 1024, fields: 256 };
-                let mut head = ResponseHead::default();
-                let bytes_of = |shared| {
-                    let reader = codec1::BodyReader::new(shared, Framing::UntilClose, Rc::default());
-                    BodyReader::Http1(reader)
-                };
-                if *tunnel == TunnelKind::Raw {
-                    return Ok((ResponseHead::new(200), bytes_of(shared)));
-                }
-                loop {
-                    let parsed = {
-                        let mut input = shared.input();
-                        let parsed = codec1::parse_response(&input, limits, *to_head, &mut head)
-                            .map_err(MessageError::Protocol)?;
-                        if let Some(parsed) = &parsed {
-                            lease.head.set(HeadSize {
-                                bytes: parsed.length as u32,
-                                line: parsed.line as u32,
-                                fields: parsed.fields as u32,
-                            });
-                            bytes::Buf::advance(&mut *input, parsed.length);
-                        }
-                        parsed
-                    };
-                    match parsed {
-                        // An interim answer: the final one follows.
-                        Some(_) if (100..200).contains(&head.status) && head.status != 101 => {
-                            if let Some(interim) = interim {
-                                interim.push(std::mem::take(&mut head));
-                            }
-                        }
-                        Some(_) if head.status == 101 && *tunnel != TunnelKind::Upgrade => {
-                            return Err(MessageError::Protocol("nobody asked for another protocol"));
-                        }
-                        Some(_) if head.status == 101 => return Ok((head, bytes_of(shared))),
-                        Some(_) if *tunnel == TunnelKind::Connect && (200..300).contains(&head.status) => {
-                            return Ok((head, bytes_of(shared)));
-                        }
-                        Some(parsed) => {
-                            lease.keep.set(parsed.keep_alive);
-                            let received = Rc::clone(&lease.received);
-                            let reader = codec1::BodyReader::new(shared, parsed.framing, received);
-                            let body =
-                                if reader.is_done() { BodyReader::Done } else { BodyReader::Http1(reader) };
-                            return Ok((head, body));
-                        }
-                        None => {
-                            if shared.fill().await? == 0 {
-                                return Err(MessageError::Closed);
-                            }
-                        }
-                    }
-                }
-            }
-            Self::Http2 { response, interim, .. } => {
-                let answer = std::future::poll_fn(|context| {
-                    if let Some(interim) = interim {
-                        while let Poll::Ready(Some(Ok(head))) = response.poll_informational(context) {
-                            interim.push(codec2::response_head(&head.into_parts().0));
-                        }
-                    }
-                    Pin::new(&mut *response).poll(context)
-                });
-                let (parts, stream) = answer.await?.into_parts();
-                let body = if stream.is_end_stream() {
-                    BodyReader::Done
-                } else {
-                    BodyReader::Http2(codec2::BodyReader::new(stream))
-                };
-                Ok((codec2::response_head(&parts), body))
-            }
-        }
-    }
-
-    /// Whether any byte of an answer came.
-    pub fn has_begun(&self) -> bool {
-        match self {
-            Self::Http1 { lease, .. } => {
-                lease.connection.as_ref().is_some_and(|connection| !connection.shared.input().is_empty())
-            }
-            Self::Http2 { .. } => false,
-        }
     }
 }

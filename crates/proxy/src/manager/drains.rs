@@ -1,11 +1,15 @@
 //! Connections of what was replaced or removed: asked to end over the drain time, ended by force after it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Manager;
 use crate::state::{ActiveChain, ActiveListener};
 use crate::stats::Counter;
 use crate::worker::Command;
+
+/// How often it is looked whether anybody is left.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Manager {
     /// A listener is gone, or a version of it that the next one has nothing in common with.
@@ -29,7 +33,15 @@ impl Manager {
         let (shard, workers) = (self.counts.shard.clone(), self.workers.clone());
         (0..count).for_each(|_| shard.increment(gauge));
         tokio::spawn(async move {
-            tokio::time::sleep(policy.time).await;
+            let until = Instant::now() + policy.time;
+            // What nobody uses any more needs no time to end.
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                tokio::time::sleep(left.min(LOOK)).await;
+                if left.is_zero() || chains.iter().all(|chain| Arc::strong_count(chain) == 1) {
+                    break;
+                }
+            }
             for chain in chains {
                 chain.drain.close();
                 for worker in &workers {

@@ -11,8 +11,8 @@ mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lateen_dataplane::cluster::{Assignment, Discovery};
@@ -35,7 +35,7 @@ use crate::bind::{self, Listening};
 use crate::outside::Process;
 use crate::refusals::{self, Known};
 use crate::sources::{Encoded, Sources};
-use crate::state::{ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
+use crate::state::{ActiveChain, ActiveListener, ClusterHandle, ListenerHandle, Listeners, State};
 use crate::stats::{ClusterManagerStats, ListenerManagerStats, SharedShard};
 use crate::tls::TlsError;
 use crate::upstream::{destinations, dns, health};
@@ -114,6 +114,8 @@ pub struct Manager {
     /// Clusters that have all but their secrets.
     waiting_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
     counts: Counts,
+    /// Chains that drain while their listener goes on without them.
+    draining: Mutex<Vec<Weak<ActiveChain>>>,
     /// Descriptors to listen on in place of making sockets, by address.
     pub inherited: HashMap<SocketAddr, std::net::TcpListener>,
     /// What came.
@@ -142,6 +144,7 @@ impl Manager {
                 followed: Arc::default(),
                 waiting_clusters: HashMap::new(),
                 counts,
+                draining: Mutex::default(),
                 inherited: HashMap::new(),
                 sources: Sources::default(),
                 warnings: Vec::new(),
@@ -648,6 +651,7 @@ impl Manager {
         for handle in self.state.listeners.load().by_name.values() {
             self.close_sockets(handle);
         }
+        self.close_replaced();
     }
 
     /// Ends the workers within this time.

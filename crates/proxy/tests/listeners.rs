@@ -244,6 +244,21 @@ async fn a_chain_that_stays_keeps_its_connections() {
     support::eventually("the version is drained", async || stat("total_listeners_draining") == 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_the_proxy_does_not_wait_for_what_was_replaced() {
+    let echo = json!({"filters": [{"name": "e", "typed_config": {"@type": format!("{FILTERS}.network.echo.v3.Echo")}}]});
+    let version = |chain: &Value| listener(json!({"filter_chains": [chain]}));
+    let mut proxy = Running::with_drain_time(version(&echo), json!([]), Duration::from_secs(300));
+    let mut kept = connect(&proxy).await;
+    assert!(echoes(&mut kept).await);
+    let next = from_json(&version(&says("now"))).unwrap();
+    proxy.handle().manager().lock().apply_listener(next).unwrap();
+    assert!(echoes(&mut kept).await);
+    let handle = proxy.handle.take().unwrap();
+    let end = tokio::task::spawn_blocking(move || handle.shutdown());
+    tokio::time::timeout(Duration::from_secs(60), end).await.expect("it ends at once").unwrap();
+}
+
 #[test]
 fn what_cannot_be_served_is_refused() {
     for (name, fields, expect) in [

@@ -1,6 +1,6 @@
 //! Connections of what was replaced or removed: asked to end over the drain time, ended by force after it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Manager;
@@ -27,8 +27,18 @@ impl Manager {
         }
     }
 
+    /// The end of all: who drains already ends as well.
+    pub(super) fn close_replaced(&self) {
+        self.draining.lock().iter().filter_map(Weak::upgrade).for_each(|chain| chain.drain.close());
+    }
+
     fn drain_chains(&self, chains: Vec<Arc<ActiveChain>>, gauge: Counter, count: u64) {
         let policy = self.state.drain;
+        {
+            let mut draining = self.draining.lock();
+            draining.retain(|chain| chain.strong_count() > 0);
+            draining.extend(chains.iter().map(Arc::downgrade));
+        }
         chains.iter().for_each(|chain| chain.drain.begin(policy));
         let (shard, workers) = (self.counts.shard.clone(), self.workers.clone());
         (0..count).for_each(|_| shard.increment(gauge));

@@ -2,8 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -36,14 +39,19 @@ impl Program {
 
     /// Starts it with one worker.
     pub fn start(&self, bootstrap: &Path, machine: &Machine) -> anyhow::Result<Process> {
+        let admin = bootstrap.with_extension("admin");
         let mut arguments: Vec<&OsStr> =
             vec!["-c".as_ref(), bootstrap.as_os_str(), "--concurrency".as_ref(), "1".as_ref()];
+        arguments.extend(["--admin-address-path".as_ref(), admin.as_os_str()]);
         if matches!(self, Self::Envoy(_)) {
             arguments.extend(["--disable-hot-restart", "-l", "error"].map(OsStr::new));
         } else {
             arguments.extend(["-l", "error"].map(OsStr::new));
         }
-        Process::start(self.path(), &arguments, machine.proxy, &bootstrap.with_extension("log"))
+        let mut process =
+            Process::start(self.path(), &arguments, machine.proxy, &bootstrap.with_extension("log"))?;
+        process.admin = admin;
+        Ok(process)
     }
 }
 
@@ -90,12 +98,16 @@ pub fn placed<R>(cpus: Option<CpuSet>, make: impl FnOnce() -> R) -> R {
 
 /// A child; it ends with this value.
 #[derive(Debug)]
-pub struct Process(Child);
+pub struct Process {
+    child: Child,
+    /// Where it says its admin address, if it is a proxy.
+    admin: PathBuf,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -111,24 +123,36 @@ impl Process {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = placed(cpus, || command.spawn());
-        Ok(Self(child.with_context(|| format!("cannot start {}", program.display()))?))
+        let child = child.with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child, admin: PathBuf::new() })
     }
 
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
-        matches!(self.0.try_wait(), Ok(None))
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Asks it to end in its own way.
     pub fn terminate(&mut self) {
-        let pid = Pid::from_raw(self.0.id() as i32);
+        let pid = Pid::from_raw(self.child.id() as i32);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.0.wait();
+        let _ = self.child.wait();
+    }
+
+    /// A page of its admin interface.
+    pub fn admin_page(&self, path: &str) -> anyhow::Result<String> {
+        let address = fs::read_to_string(&self.admin).context("the admin address")?;
+        let mut stream = TcpStream::connect(address.trim())?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", address.trim())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     /// Seconds on a processor so far.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat")?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
@@ -137,7 +161,7 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }

@@ -97,6 +97,20 @@ impl Bench<'_> {
         if done.requests == 0 || done.errors * 1000 > done.requests {
             bail!("{} requests, {} of them failed", done.requests, done.errors);
         }
+        if load.telemetry {
+            // Filters that were left out would be the cheapest ones.
+            for process in &processes {
+                let page = process.admin_page("/stats/prometheus")?;
+                let counted = page
+                    .lines()
+                    .filter(|line| line.starts_with("istio_requests_total{"))
+                    .filter_map(|line| line.rsplit(' ').next()?.trim().parse::<u64>().ok())
+                    .sum::<u64>();
+                if counted < done.requests {
+                    bail!("the filters counted {counted} requests of {}", done.requests);
+                }
+            }
+        }
         let resident: f64 = processes.iter().map(Process::resident_kib).sum::<anyhow::Result<f64>>()?;
         let units = done.requests as f64 * if load.path == "/16m" { 16.0 } else { 1.0 };
         Ok(Figures {

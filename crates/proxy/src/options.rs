@@ -348,6 +348,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         std::fs::write(path, address.to_string())
             .with_context(|| format!("--admin-address-path: {}", path.display()))?;
     }
+    crate::memory::forget_start();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(proxy))
 }
 

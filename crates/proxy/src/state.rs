@@ -46,7 +46,7 @@ pub struct ClusterHandle {
     /// Its configuration.
     pub config: Cluster,
     /// How its sockets are made.
-    pub bind: Bind,
+    pub bind: Arc<Bind>,
     /// Its hosts now.
     pub hosts: ArcSwap<HostSet>,
     /// Its counters.
@@ -328,7 +328,7 @@ pub struct State {
     /// What we are in Istio's metrics.
     pub identity: OnceLock<Identity>,
     /// Of sockets of clusters without a bind configuration.
-    pub default_bind: Bind,
+    pub default_bind: Arc<Bind>,
     /// The thread of health checks, once there is one.
     pub(crate) health: OnceLock<UnboundedSender<Job>>,
     /// Where the proxy stands, by which hosts of its own zone are preferred.
@@ -370,7 +370,7 @@ impl State {
             identity: OnceLock::new(),
             logs: LogFiles::new(&stats),
             stats,
-            default_bind,
+            default_bind: Arc::new(default_bind),
             health: OnceLock::new(),
             place: OnceLock::new(),
             hostname: nix::unistd::gethostname()
@@ -430,7 +430,7 @@ impl State {
             self.stats.common().add(balance_stats.lb_recalculate_zone_structures, balancers);
         }
         Ok(ClusterHandle {
-            bind: config.bind.clone().unwrap_or_else(|| self.default_bind.clone()),
+            bind: config.bind.clone().unwrap_or_else(|| Arc::clone(&self.default_bind)),
             stats: ClusterStats::new(&self.stats, &config.stat_name),
             http2_stats: (config.protocol != UpstreamProtocol::Http1).then(|| {
                 let scope = format!("cluster.{}", config.stat_name);

@@ -135,7 +135,7 @@ pub struct Cluster {
     /// What the hosts speak.
     pub protocol: UpstreamProtocol,
     /// Limits.
-    pub breakers: CircuitBreakers,
+    pub breakers: Arc<CircuitBreakers>,
     /// What is noticed of hosts that misbehave, and what follows.
     pub outlier: Option<Arc<OutlierDetection>>,
     /// How the health of hosts is checked.
@@ -155,11 +155,11 @@ pub struct Cluster {
     /// The life of a connection.
     pub max_connection_duration: Option<Duration>,
     /// How sockets are made; the bootstrap's where the cluster has none.
-    pub bind: Option<Bind>,
+    pub bind: Option<Arc<Bind>>,
     /// Keepalive probes: time, interval, probes.
     pub keepalive: Option<(Duration, Duration, u32)>,
     /// How names are resolved.
-    pub dns: Dns,
+    pub dns: Arc<Dns>,
     /// How HTTP/1 is spoken.
     pub http1: Http1Options,
     /// How HTTP/2 is spoken.

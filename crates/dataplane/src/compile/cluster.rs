@@ -1,7 +1,7 @@
 //! `Cluster` and `ClusterLoadAssignment` to runtime types.
 
 use std::mem::take;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use lateen_envoy::TypeUrl;
@@ -16,10 +16,19 @@ use super::checked::unpack;
 use super::common::{bind, duration, leftover, limit};
 use super::http_protocol::{http1_options, http2_options};
 use super::{dns, health_check, load_balancing, network, refusals, resilience, transport};
+use crate::circuit::CircuitBreakers;
 use crate::cluster::{Assignment, AutoServerName, Cluster, Discovery, Dns, UpstreamProtocol};
 use crate::error::{Context, Result};
 use crate::http_protocol::{HeadLimits, Http1Options, Http2Options};
 use crate::listener::Address;
+
+/// What most clusters have, once for all of them.
+static USUAL_BREAKERS: LazyLock<Arc<CircuitBreakers>> = LazyLock::new(Arc::default);
+static USUAL_RESOLUTION: LazyLock<Arc<Dns>> = LazyLock::new(Arc::default);
+
+fn shared<T: PartialEq>(value: T, usual: &Arc<T>) -> Arc<T> {
+    if value == **usual { Arc::clone(usual) } else { Arc::new(value) }
+}
 
 /// A cluster, and its hosts where they are in the configuration.
 pub(crate) fn cluster(
@@ -80,7 +89,7 @@ pub(crate) fn cluster(
         connect_timeout: duration(&context.field("connect_timeout"), value.connect_timeout.take())?
             .unwrap_or(Duration::from_secs(5)),
         protocol: http.protocol,
-        breakers: resilience::breakers(context, &mut value),
+        breakers: shared(resilience::breakers(context, &mut value), &USUAL_BREAKERS),
         outlier: resilience::outlier(context, &mut value)?.map(Arc::new),
         health_checks,
         ignore_unchecked_hosts: hosts.ignore_unchecked,
@@ -95,11 +104,11 @@ pub(crate) fn cluster(
             .filter(|requests| *requests > 0),
         max_connection_duration: http.max_connection_duration,
         bind: match value.upstream_bind_config.take() {
-            Some(config) => Some(bind(&context.field("upstream_bind_config"), config)?),
+            Some(config) => Some(Arc::new(bind(&context.field("upstream_bind_config"), config)?)),
             None => None,
         },
         keepalive: keepalive(context, &mut value),
-        dns: resolution,
+        dns: shared(resolution, &USUAL_RESOLUTION),
         http1: http.http1,
         http2: http.http2,
         response_limits: http.response_limits,

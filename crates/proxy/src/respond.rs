@@ -271,11 +271,8 @@ impl Http1Responder {
         }
         let bodiless = self.to_head || matches!(head.status, 100..=199 | 204 | 304);
         let length = head.headers.get_str("content-length").and_then(|length| length.parse().ok());
-        let has_body = !matches!(head.status, 100..=199 | 204 | 304);
         let framing = match length {
             _ if tunnel => Framing::UntilClose,
-            // What a GET would be answered with, and no length is known.
-            None if self.to_head && has_body && !self.http10 => Framing::Chunked,
             _ if bodiless => Framing::Length(0),
             Some(length) => Framing::Length(length),
             None if end => Framing::Length(0),

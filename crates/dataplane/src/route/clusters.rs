@@ -5,17 +5,10 @@ use std::sync::Arc;
 use super::{Action, ClusterSpecifier, Mirror, Route, RouteTable};
 
 impl RouteTable {
-    /// The first cluster that is named and not known, and the path of the field that names it.
+    /// The first cluster that is named and not known, and the path of the field that names it. Routes of trees are not
+    /// looked at, as in Envoy.
     pub fn unknown_cluster(&self, is_known: &dyn Fn(&str) -> bool) -> Option<(String, Arc<str>)> {
         let hosts = self.virtual_hosts.iter().enumerate();
-        let in_tree = hosts.clone().find_map(|(host, virtual_host)| {
-            let routes = virtual_host.tree.iter().flat_map(|tree| tree.routes());
-            let (_, name) = routes.filter_map(|route| unknown_of_route(route, is_known)).next()?;
-            Some((format!("virtual_hosts[{host}].matcher"), name))
-        });
-        if in_tree.is_some() {
-            return in_tree;
-        }
         hosts
             .flat_map(|(host, virtual_host)| {
                 virtual_host.routes.iter().enumerate().map(move |(at, route)| (host, at, route))

@@ -443,6 +443,7 @@ impl Exchange {
         if let Some(interim) = &self.interim {
             responder.send_waiting(interim).await;
         }
+        forwarded.goes_to_client(self);
         let mut head = std::mem::take(&mut forwarded.head);
         self.info.response_code_details = Some("via_upstream");
         self.info.response_code = head.status;

@@ -9,6 +9,9 @@ use lateen_envoy::envoy::config::cluster::v3 as proto;
 use lateen_envoy::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig};
 use lateen_envoy::envoy::config::core::v3 as core;
 use lateen_envoy::envoy::extensions::clusters::dns::v3::DnsCluster;
+use lateen_envoy::envoy::extensions::filters::http::upstream_codec::v3::UpstreamCodec;
+use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 use lateen_envoy::envoy::extensions::upstreams::http::v3 as upstream;
 
 use super::assignment::load_assignment;
@@ -306,6 +309,7 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
         if let Some(upstream) = options.upstream_http_protocol_options.take() {
             out.auto_names(&context.field("upstream_http_protocol_options"), upstream);
         }
+        upstream_filters(&context.field("http_filters"), take(&mut options.http_filters))?;
         match options.upstream_protocol_options.take() {
             Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
                 Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
@@ -341,4 +345,25 @@ fn http_options(context: &Context<'_>, value: &mut proto::Cluster) -> Result<Htt
         leftover(&context, &options);
     }
     Ok(out)
+}
+
+/// `HttpProtocolOptions.http_filters`: the codec alone, which is always there.
+fn upstream_filters(context: &Context<'_>, filters: Vec<HttpFilter>) -> Result<()> {
+    for (at, filter) in filters.into_iter().enumerate() {
+        let context = context.index(at);
+        let url = match filter.config_type {
+            Some(ConfigType::TypedConfig(any)) => any.type_url,
+            _ => String::new(),
+        };
+        if url == UpstreamCodec::TYPE_URL {
+            continue;
+        }
+        let text = format!("the filter `{}` ({url}) is not supported towards upstreams", filter.name);
+        if !filter.is_optional && !filter.disabled {
+            // It may be there to protect something.
+            return Err(context.error(text));
+        }
+        context.warn(format!("{text} and left out"));
+    }
+    Ok(())
 }

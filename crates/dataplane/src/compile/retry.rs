@@ -8,8 +8,9 @@ use lateen_envoy::envoy::extensions::retry::host::omit_canary_hosts::v3::OmitCan
 use lateen_envoy::envoy::extensions::retry::host::omit_host_metadata::v3::OmitHostMetadataConfig;
 use lateen_envoy::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use lateen_envoy::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
-use lateen_envoy::{Any, TypeUrl, from_any};
+use lateen_envoy::{Any, TypeUrl};
 
+use super::checked::unpack;
 use super::common::{duration, header, headers, leftover, limit, metadata};
 use crate::error::{Context, Result};
 use crate::route::{AvoidedHosts, DEFAULT_BACKOFF, ResetFormat, RetryOn, RetryPolicy};
@@ -109,7 +110,7 @@ fn avoided_hosts(context: &Context<'_>, policy: &mut proto::RetryPolicy) -> Resu
         {
             avoided.canaries = true;
         } else if any.type_url == OmitHostMetadataConfig::TYPE_URL {
-            let config: OmitHostMetadataConfig = from_any(&any).map_err(|error| context.error(error))?;
+            let config: OmitHostMetadataConfig = unpack(&context, &any)?;
             let labels = metadata(config.metadata_match);
             let labels = labels.as_ref().and_then(|labels| labels.namespace("envoy.lb"));
             avoided.labelled = labels
@@ -137,7 +138,7 @@ fn other_priorities(context: &Context<'_>, policy: &mut proto::RetryPolicy) -> R
     if any.type_url != PreviousPrioritiesConfig::TYPE_URL {
         return Err(context.error(format!("`{}` ({}) is not supported", priority.name, any.type_url)));
     }
-    let config: PreviousPrioritiesConfig = from_any(&any).map_err(|error| context.error(error))?;
+    let config: PreviousPrioritiesConfig = unpack(&context, &any)?;
     match u32::try_from(config.update_frequency) {
         Ok(frequency @ 1..) => Ok(Some(frequency)),
         _ => Err(context.field("typed_config.update_frequency").error("say after how many tries: 1 or more")),

@@ -137,6 +137,7 @@ impl Tries {
             response,
             deadline: self.deadline,
             replay: None,
+            tally: None,
             service_time: self.complete_at.map(|complete| now.saturating_duration_since(complete)),
             _active: active,
         }))

@@ -34,7 +34,7 @@ use self::head::prepare_head;
 pub use self::mirror::MirroredBody;
 use self::mirror::mirror;
 use self::selection::Selection;
-use self::tries::Tries;
+use self::tries::{Tally, Tries};
 use crate::filters::Buffered;
 use crate::message::{BodyReader, BodyWriter};
 use crate::respond::Responder;
@@ -58,6 +58,8 @@ pub struct Forwarded {
     pub replay: Option<Buffered>,
     /// From the end of the request to the head of the answer; none where the request had not ended.
     pub service_time: Option<Duration>,
+    /// How it is counted, where that is not known before it is clear who gets it.
+    tally: Option<Tally>,
     _active: ActiveRequest,
 }
 
@@ -70,6 +72,13 @@ pub enum Failure {
 }
 
 impl Forwarded {
+    /// The client gets this answer.
+    pub(crate) fn goes_to_client(&mut self, exchange: &Exchange) {
+        if let Some(tally) = self.tally.take() {
+            tally.count(exchange, self);
+        }
+    }
+
     /// The counters of the cluster that answered.
     pub(crate) fn cluster_stats(&self) -> ClusterStats {
         self._active.cluster_stats()

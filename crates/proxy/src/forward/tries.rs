@@ -50,6 +50,8 @@ pub(super) struct Tries {
     suppress: bool,
     /// 204 in place of 504.
     alternative: bool,
+    /// Whether the answer may be a redirect that is followed here.
+    may_redirect: bool,
     /// Whether there was another try.
     retried: bool,
     /// By which number the cluster's statistics know the zone of the last host.
@@ -103,6 +105,7 @@ impl Tries {
             include_attempts: found.virtual_host.include_attempt_count,
             suppress,
             alternative,
+            may_redirect: action.internal_redirects.is_some(),
             retried: false,
             zone: 0,
         }
@@ -153,8 +156,12 @@ impl Tries {
                 }
                 Next::Finish => {
                     return match result {
-                        Ok(forwarded) => {
-                            self.count_answer(exchange, &forwarded);
+                        Ok(mut forwarded) => {
+                            let tally = Tally { cluster: Arc::clone(&self.cluster), zone: self.zone };
+                            match self.may_redirect {
+                                true => forwarded.tally = Some(tally),
+                                false => tally.count(exchange, &forwarded),
+                            }
                             Ok(forwarded)
                         }
                         Err(error) => Err(self.fail(exchange, error)),
@@ -308,43 +315,17 @@ impl Tries {
         !self.stale_retried && self.recording.replayable()
     }
 
-    fn count_answer(&self, exchange: &Exchange, forwarded: &Forwarded) {
-        self.count_status(exchange, forwarded.head.status);
-        let shard = &exchange.worker.stats;
-        let Some(taken) = forwarded.service_time else { return };
-        shard.record(self.cluster.stats.upstream_rq_time, taken.as_millis() as u64);
-        shard.record(self.origin(exchange).upstream_rq_time, taken.as_millis() as u64);
-        if let Some(zone) = self.zone() {
-            shard.record(zone.upstream_rq_time, taken.as_millis() as u64);
-        }
-        exchange.count_virtual(|shard, stats| shard.record(stats.upstream_rq_time, taken.as_millis() as u64));
-    }
-
-    /// The statistics of the zone of the last host.
-    fn zone(&self) -> Option<UpstreamCodeStats> {
-        self.cluster.zone_stats(self.zone)
-    }
-
     /// Counts the status that the client gets; ours where the upstream has none.
     fn count_status(&self, exchange: &Exchange, status: u16) {
         let internal = is_internal(exchange);
         count_status(&exchange.worker.stats, &self.cluster, internal, self.zone, status);
-        exchange.count_virtual(|shard, stats| {
-            shard.increment(class!(stats, upstream_rq, status));
-            shard.code(stats.upstream_rq, status);
-            shard.increment(stats.upstream_rq_completed);
-        });
+        count_virtual_status(exchange, status);
     }
 
     /// The upstream sent an interim answer. Whoever does is at work on the request: there is no other try.
     pub(super) fn interim_came(&mut self, exchange: &Exchange, status: u16) {
         self.count_status(exchange, status);
         self.retries = None;
-    }
-
-    fn origin(&self, exchange: &Exchange) -> UpstreamCodeStats {
-        let origin = &self.cluster.origin_stats;
-        if is_internal(exchange) { origin.internal } else { origin.external }
     }
 
     /// The levels of hosts that were tried are left out; when no other is left, all count again.
@@ -422,6 +403,38 @@ impl Tries {
             () = responder.client_gone(request_done) => Err(TryError::ClientGone),
         }
     }
+}
+
+/// How an answer that goes to the client is counted. One that is followed here instead is not.
+pub(super) struct Tally {
+    cluster: Arc<ClusterHandle>,
+    zone: u32,
+}
+
+impl Tally {
+    /// Counts it.
+    pub(super) fn count(&self, exchange: &Exchange, forwarded: &Forwarded) {
+        let (shard, cluster) = (&exchange.worker.stats, &*self.cluster);
+        let (status, internal) = (forwarded.head.status, is_internal(exchange));
+        count_status(shard, cluster, internal, self.zone, status);
+        count_virtual_status(exchange, status);
+        let Some(taken) = forwarded.service_time.map(|taken| taken.as_millis() as u64) else { return };
+        shard.record(cluster.stats.upstream_rq_time, taken);
+        let origin = if internal { cluster.origin_stats.internal } else { cluster.origin_stats.external };
+        shard.record(origin.upstream_rq_time, taken);
+        if let Some(zone) = cluster.zone_stats(self.zone) {
+            shard.record(zone.upstream_rq_time, taken);
+        }
+        exchange.count_virtual(|shard, stats| shard.record(stats.upstream_rq_time, taken));
+    }
+}
+
+fn count_virtual_status(exchange: &Exchange, status: u16) {
+    exchange.count_virtual(|shard, stats| {
+        shard.increment(class!(stats, upstream_rq, status));
+        shard.code(stats.upstream_rq, status);
+        shard.increment(stats.upstream_rq_completed);
+    });
 }
 
 fn is_internal(exchange: &Exchange) -> bool {

@@ -102,7 +102,7 @@ impl Server {
                 }
                 Head::Late(expiry) => {
                     shard.increment(stats.downstream_rq_http1_total);
-                    let mut exchange = self.exchange(RequestHead::default(), Protocol::Http11);
+                    let mut exchange = Box::new(self.exchange(RequestHead::default(), Protocol::Http11));
                     let mut responder = self.responder(false, false, false, Rc::default());
                     Box::pin(exchange.late(expiry, &mut responder)).await;
                     return Ending::Delay;
@@ -340,7 +340,7 @@ impl Server {
         }
         let status = http::StatusCode::from_u16(refusal.status).ok();
         let reason = status.and_then(|status| status.canonical_reason()).unwrap_or_default();
-        let mut exchange = self.exchange(RequestHead::default(), Protocol::Http11);
+        let mut exchange = Box::new(self.exchange(RequestHead::default(), Protocol::Http11));
         let mut responder = self.responder(false, false, false, Rc::default());
         exchange.refuse(LocalReply::new(refusal.status, reason, refusal.details), &mut responder).await;
     }

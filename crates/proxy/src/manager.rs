@@ -101,7 +101,7 @@ pub type SharedManager = Arc<Mutex<Manager>>;
 pub struct Manager {
     state: Arc<State>,
     workers: Vec<UnboundedSender<Command>>,
-    this: std::sync::Weak<Mutex<Manager>>,
+    this: Weak<Mutex<Manager>>,
     assignments: HashMap<Arc<str>, Assignment>,
     warming_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
     warming_listeners: HashMap<Arc<str>, ActiveListener>,
@@ -169,7 +169,7 @@ impl Manager {
     }
 
     /// The manager, for those who come back to it later.
-    pub(crate) fn this(&self) -> std::sync::Weak<Mutex<Manager>> {
+    pub(crate) fn this(&self) -> Weak<Mutex<Manager>> {
         self.this.clone()
     }
 

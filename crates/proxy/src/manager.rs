@@ -378,6 +378,8 @@ impl Manager {
             handle.updates.fetch_add(1, Relaxed);
             if !handle.set_hosts(&assignment) {
                 handle.control.increment(handle.balance_stats.update_no_rebuild);
+            } else if !self.is_warming_cluster(handle) {
+                self.counts.shard.increment(self.counts.clusters.cluster_updated);
             }
         }
         let fresh = |handle: &&Arc<ClusterHandle>| !active.iter().any(|other| Arc::ptr_eq(other, handle));

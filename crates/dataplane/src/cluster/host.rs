@@ -98,6 +98,8 @@ pub struct HostCounters {
     pub rq_timeout: AtomicU64,
     /// Connections now.
     pub cx_active: AtomicU32,
+    /// Requests that wait for one.
+    pub rq_pending: AtomicU32,
 }
 
 /// A host with what is shared between workers. It lives as long as anyone uses it; two hosts are the same if and only

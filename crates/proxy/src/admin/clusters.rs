@@ -91,7 +91,7 @@ fn numbers(host: &Host) -> ([Named; 6], [Named; 3]) {
         [
             ("cx_active", u64::from(counters.cx_active.load(Relaxed))),
             ("rq_active", u64::from(host.active.load(Relaxed))),
-            ("rq_pending_active", 0),
+            ("rq_pending_active", u64::from(counters.rq_pending.load(Relaxed))),
         ],
     )
 }
@@ -176,10 +176,11 @@ fn host_text(name: &str, member: &Member, priority: usize, out: &mut String) {
     let locality = &member.locality;
     let flags = host.flags().text();
     let [external, local] = success_rates(host).map(|rate| rate.unwrap_or(-1.0));
+    let canary = member.labels.is_canary();
     let _ = write!(
         out,
         "{prefix}hostname::{}\n{prefix}health_flags::{flags}\n{prefix}weight::{}\n{prefix}region::{}\n\
-         {prefix}zone::{}\n{prefix}sub_zone::{}\n{prefix}canary::false\n{prefix}priority::{priority}\n\
+         {prefix}zone::{}\n{prefix}sub_zone::{}\n{prefix}canary::{canary}\n{prefix}priority::{priority}\n\
          {prefix}success_rate::{external}\n{prefix}local_origin_success_rate::{local}\n",
         host.hostname, member.weight, locality.region, locality.zone, locality.sub_zone
     );

@@ -160,7 +160,7 @@ async fn check_host(shared: Rc<Shared>, host: Arc<Host>, target: Arc<HealthCheck
             cluster.refresh_hosts();
         }
         set_gauges(&shared.stats, &cluster);
-        shared.log.note(&shared.check, &cluster, &host, verdict, &consequence, was);
+        shared.log.note(&shared.check, &cluster, &host, verdict, prober.status(), &consequence, was);
         first.done();
         drop(cluster);
         tokio::time::sleep(consequence.next).await;

@@ -30,6 +30,8 @@ pub(super) struct Prober {
     kept: Option<Kept>,
     /// Whether the last answer was held against the name of the service.
     service_asked: bool,
+    /// Of the last answer over HTTP.
+    status: u16,
 }
 
 /// The connection of the last question.
@@ -57,7 +59,13 @@ impl Prober {
             hostname: target.hostname.clone(),
             kept: None,
             service_asked: false,
+            status: 0,
         }
+    }
+
+    /// The status of the last answer to an HTTP check.
+    pub(super) fn status(&self) -> u16 {
+        self.status
     }
 
     /// The next question is asked on a new connection.
@@ -148,6 +156,7 @@ impl Prober {
         };
         let body_fits = contains_in_order(&answer.body, &config.receive);
         let degraded = answer.head.headers.get("x-envoy-degraded").is_some();
+        self.status = answer.head.status;
         let verdict = config.judge(answer.head.status, body_fits);
         if !matches!(verdict, Verdict::Success { .. }) {
             return Some(verdict);

@@ -249,6 +249,7 @@ impl Drop for Account {
 /// A request that waits for a connection.
 pub(super) struct Waiting {
     cluster: Arc<ClusterHandle>,
+    host: Arc<Host>,
     stats: Arc<Shard>,
     priority: RoutePriority,
 }
@@ -257,6 +258,7 @@ impl Waiting {
     /// None where too many wait already.
     pub(super) fn begin(
         cluster: &Arc<ClusterHandle>,
+        host: &Arc<Host>,
         stats: &Arc<Shard>,
         priority: RoutePriority,
     ) -> Option<Self> {
@@ -266,7 +268,9 @@ impl Waiting {
         }
         stats.increment(cluster.stats.upstream_rq_pending_total);
         stats.increment(cluster.stats.upstream_rq_pending_active);
-        Some(Self { cluster: Arc::clone(cluster), stats: Arc::clone(stats), priority })
+        host.counters.rq_pending.fetch_add(1, Relaxed);
+        let (cluster, host) = (Arc::clone(cluster), Arc::clone(host));
+        Some(Self { cluster, host, stats: Arc::clone(stats), priority })
     }
 }
 
@@ -279,6 +283,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        self.host.counters.rq_pending.fetch_sub(1, Relaxed);
         self.stats.decrement(self.cluster.stats.upstream_rq_pending_active);
         self.cluster.leave(&self.stats, self.priority, Limited::Pending);
     }

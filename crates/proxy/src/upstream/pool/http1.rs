@@ -129,7 +129,8 @@ impl HostPool {
         if !fresh && let Some(connection) = self.take_idle() {
             return Ok((connection, true));
         }
-        let waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
+        let waiting =
+            Waiting::begin(&self.cluster, &self.host, stats, self.priority).ok_or(AcquireError::Overflow)?;
         loop {
             if let Some(account) = self.open_account(stats, kind) {
                 return match account.connect(Wanted::Http1, self.dialing.as_deref()).await {

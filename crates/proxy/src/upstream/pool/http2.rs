@@ -178,7 +178,8 @@ impl HostPool {
         if self.only_http1.get() {
             return Ok(Found::OnlyHttp1);
         }
-        let waiting = Waiting::begin(&self.cluster, stats, self.priority).ok_or(AcquireError::Overflow)?;
+        let waiting =
+            Waiting::begin(&self.cluster, &self.host, stats, self.priority).ok_or(AcquireError::Overflow)?;
         loop {
             // Asked for before looking, so that nothing is missed in between.
             let freed = self.freed.notified();

@@ -61,6 +61,8 @@ pub enum HttpFilterKind {
 pub enum FilterOverride {
     /// It is off.
     Disabled,
+    /// It is on, as the chain configures it.
+    Enabled,
     /// Another fault.
     Fault(Arc<Fault>),
     /// Another way to compress.

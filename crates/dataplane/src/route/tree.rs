@@ -147,3 +147,49 @@ impl OnMatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lateen_envoy::json::from_json;
+    use serde_json::{Value, json};
+
+    use crate::compile::compile_routes;
+    use crate::head::RequestHead;
+
+    fn route(name: &str) -> Value {
+        json!({"action": {"name": "a", "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.route.v3.Route",
+            "name": name, "match": {"prefix": "/"}, "direct_response": {"status": 200}}}})
+    }
+
+    fn header(name: &str) -> Value {
+        json!({"name": "i", "typed_config": {
+            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": name}})
+    }
+
+    #[test]
+    fn the_first_branch_that_holds_counts() {
+        let value = |name: &str, exact: &str| json!({"single_predicate": {"input": header(name), "value_match": {"exact": exact}}});
+        let list = json!({"matcher_list": {"matchers": [
+            {"predicate": {"and_matcher": {"predicate": [value("a", "1"), {"not_matcher": value("b", "1")}]}},
+             "on_match": route("first")},
+            {"predicate": {"or_matcher": {"predicate": [value("a", "1"), value("c", "1")]}},
+             "on_match": {"matcher": {"matcher_tree": {"input": header(":path"),
+                "prefix_match_map": {"map": {"/x": route("short"), "/x/y": route("long")}}}}}}]},
+            "on_no_match": route("otherwise")});
+        let table = json!({"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "matcher": list}]});
+        let table = compile_routes(from_json(&table).unwrap()).unwrap().value;
+        for (name, path, fields, expect) in [
+            ("both hold", "/", &[("a", "1")][..], Some("first")),
+            ("one does not", "/x/z", &[("a", "1"), ("b", "1")], Some("short")),
+            ("the longest prefix", "/x/y/z", &[("c", "1")], Some("long")),
+            ("no branch of the inner tree", "/z", &[("c", "1")], None),
+            ("none", "/x", &[("a", "2")], Some("otherwise")),
+        ] {
+            let mut head = RequestHead::new("GET", "h", path);
+            fields.iter().for_each(|(name, value)| head.headers.append(*name, *value));
+            let found = table.find(&head, 0).map(|found| found.route.name.to_string());
+            assert_eq!(found.as_deref(), expect, "{name}");
+        }
+    }
+}

@@ -102,6 +102,8 @@ fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>>
         let config: FilterConfig = unpack(context, any)?;
         match config.config {
             _ if config.disabled => Some(FilterOverride::Disabled),
+            // As Istio turns on what the chain has off.
+            Some(inner) if inner.type_url.is_empty() => Some(FilterOverride::Enabled),
             Some(inner) => {
                 let context = context.field("config");
                 match per_route(&context, &inner) {

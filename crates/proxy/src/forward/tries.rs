@@ -332,7 +332,7 @@ impl Tries {
     fn leave_levels_out(&mut self, frequency: u32) {
         let (levels, since) = &mut self.left_out;
         let tried = &self.tried[*since..];
-        if tried.is_empty() || tried.len() % frequency as usize != 0 {
+        if tried.is_empty() || !tried.len().is_multiple_of(frequency as usize) {
             return;
         }
         match self.cluster.hosts.load().levels_of(tried) {

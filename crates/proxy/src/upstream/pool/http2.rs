@@ -77,6 +77,9 @@ impl Stream {
     }
 }
 
+/// A counter of the codec.
+type CodecCounter = fn(&Http2Stats) -> Counter;
+
 /// A stream that is under way.
 pub struct StreamGuard {
     connection: Rc<Connection>,
@@ -97,8 +100,7 @@ impl StreamGuard {
     fn count(&self) {
         let account = &self.connection.account;
         let (shard, stats) = (&account.stats, account.cluster.stats);
-        let (codec, request): (Option<fn(&Http2Stats) -> Counter>, Option<Counter>) = match self.outcome.get()
-        {
+        let (codec, request): (Option<CodecCounter>, Option<Counter>) = match self.outcome.get() {
             StreamEnd::Complete if self.sent.get() => return,
             StreamEnd::NotSeen => return,
             StreamEnd::Reset => (Some(|codec| codec.rx_reset), Some(stats.upstream_rq_rx_reset)),

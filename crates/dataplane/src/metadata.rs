@@ -104,6 +104,11 @@ impl Metadata {
         }
     }
 
+    /// Whether it makes its host a canary (`envoy.lb`, `canary: true`).
+    pub fn is_canary(&self) -> bool {
+        self.namespace("envoy.lb").and_then(|fields| fields.get("canary")) == Some(&Value::Bool(true))
+    }
+
     /// A value: `path` goes through the structs of `filter`.
     pub fn get<'a>(&'a self, filter: &str, path: impl IntoIterator<Item = &'a str>) -> Option<&'a Value> {
         self.0.get(filter)?.at(path)

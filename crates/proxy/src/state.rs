@@ -69,6 +69,8 @@ pub struct ClusterHandle {
     pub(crate) matched: Box<[TransportMatchStats]>,
     /// Of the zones of its hosts, where they are counted.
     pub(crate) zones: Option<Box<Zones>>,
+    /// Of requests to canaries.
+    pub(crate) canaries: OnceLock<Box<UpstreamCodeStats>>,
     /// How many threads balance, as Envoy's count.
     pub(crate) balancers: u64,
     /// Of its limits.
@@ -447,6 +449,7 @@ impl State {
             tables: TableStats::new(&self.stats, &config.stat_name, &config.balancing),
             matched: balance_stats::match_stats(&self.stats, &config),
             zones: Zones::new(self.place.get()),
+            canaries: OnceLock::new(),
             balancers,
             breaker_stats: BreakerStats::both(
                 &self.stats,

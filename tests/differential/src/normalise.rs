@@ -26,10 +26,20 @@ struct TextRule {
     reason: String,
 }
 
+/// An aspect that is not compared.
+#[derive(Debug)]
+struct LeftOutAspect {
+    pattern: Regex,
+    case: Option<String>,
+    unordered: bool,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LeftOut {
     aspect: String,
+    /// Only in this case.
+    case: Option<String>,
     /// Only in cases that count answers.
     #[serde(default)]
     unordered: bool,
@@ -42,7 +52,7 @@ struct LeftOut {
 pub struct Rules {
     texts: Vec<(Regex, Regex, String)>,
     statistics: Vec<Regex>,
-    left_out: Vec<(Regex, bool)>,
+    left_out: Vec<LeftOutAspect>,
 }
 
 impl Rules {
@@ -57,7 +67,15 @@ impl Rules {
         Ok(Self {
             texts: texts.collect::<Result<_>>()?,
             statistics: file.statistics.iter().map(|name| glob(name)).collect(),
-            left_out: file.left_out.iter().map(|rule| (glob(&rule.aspect), rule.unordered)).collect(),
+            left_out: file
+                .left_out
+                .into_iter()
+                .map(|rule| LeftOutAspect {
+                    pattern: glob(&rule.aspect),
+                    case: rule.case,
+                    unordered: rule.unordered,
+                })
+                .collect(),
         })
     }
 
@@ -78,12 +96,13 @@ impl Rules {
             .collect()
     }
 
-    /// Addresses become names, and the rules are applied.
-    pub fn apply(&self, seen: &Observation, names: &Names, unordered: bool) -> Observation {
+    /// Addresses become names, and the rules are applied. `case` is its area and name.
+    pub fn apply(&self, case: &str, seen: &Observation, names: &Names, unordered: bool) -> Observation {
         let mut normal = Observation::default();
         for (aspect, text) in &seen.aspects {
-            let left_out = |(pattern, only_unordered): &(Regex, bool)| {
-                (!only_unordered || unordered) && pattern.is_match(aspect)
+            let left_out = |rule: &LeftOutAspect| {
+                let concerns = rule.case.as_ref().is_none_or(|only| only == case);
+                concerns && (!rule.unordered || unordered) && rule.pattern.is_match(aspect)
             };
             if self.left_out.iter().any(left_out) {
                 continue;

@@ -269,7 +269,7 @@ impl<'a> Stage<'a> {
     }
 
     fn normal(&self, seen: &Observation) -> Observation {
-        self.runner.rules.apply(seen, &self.names, self.is_unordered())
+        self.runner.rules.apply(self.id, seen, &self.names, self.is_unordered())
     }
 
     /// Whether only the counts of answers are certain, and not their order.

@@ -24,11 +24,6 @@ impl HostLabels {
         self.hash_key.as_deref()
     }
 
-    /// Whether it is said to be a canary.
-    pub fn is_canary(&self) -> bool {
-        self.values.get("canary").is_some_and(|(value, _)| **value == *"true")
-    }
-
     fn fits(&self, name: &str, value: &str, list_as_any: bool) -> bool {
         self.values.get(name).is_some_and(|(whole, elements)| {
             **whole == *value || (list_as_any && elements.iter().any(|element| **element == *value))

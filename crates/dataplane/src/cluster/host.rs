@@ -116,6 +116,8 @@ pub struct Host {
     pub hostname: Arc<str>,
     /// What is said of it besides.
     pub metadata: Option<Arc<crate::metadata::Metadata>>,
+    /// Whether its metadata say that it is one (`envoy.lb`, `canary: true`).
+    pub canary: bool,
     /// The place of its transport socket in the cluster's selection.
     pub transport: usize,
     /// Requests at a time, over all workers.
@@ -143,6 +145,7 @@ impl Host {
             additional: None,
             hostname: hostname.into(),
             metadata: None,
+            canary: false,
             transport: 0,
             active: AtomicU32::new(0),
             counters: HostCounters::default(),

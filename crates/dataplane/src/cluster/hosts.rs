@@ -287,6 +287,7 @@ impl HostSet {
 fn new_host(endpoint: &Endpoint, rules: HostRules, now: Duration) -> Host {
     let mut host = Host::new(endpoint.address.clone(), &endpoint.hostname).through(endpoint.transport);
     host.metadata = endpoint.metadata.clone();
+    host.canary = endpoint.metadata.as_ref().is_some_and(|metadata| metadata.is_canary());
     host.additional.clone_from(&endpoint.additional);
     host.monitor = rules.monitored.then(Box::<Monitor>::default);
     if rules.checked && !endpoint.check.disabled {

@@ -66,7 +66,10 @@ impl AvoidedHosts {
         if self.previous && tried.iter().any(|other| Arc::ptr_eq(host, other)) {
             return true;
         }
-        if !self.canaries && self.labelled.is_empty() {
+        if self.canaries && host.canary {
+            return true;
+        }
+        if self.labelled.is_empty() {
             return false;
         }
         let Some(own) = host.metadata.as_ref().and_then(|metadata| metadata.namespace("envoy.lb")) else {
@@ -77,8 +80,7 @@ impl AvoidedHosts {
             Some(value) => value == wanted,
             None => false,
         };
-        (self.canaries && own.get("canary") == Some(&Value::Bool(true)))
-            || (!self.labelled.is_empty() && self.labelled.iter().all(has))
+        self.labelled.iter().all(has)
     }
 }
 

@@ -176,7 +176,7 @@ fn host_text(name: &str, member: &Member, priority: usize, out: &mut String) {
     let locality = &member.locality;
     let flags = host.flags().text();
     let [external, local] = success_rates(host).map(|rate| rate.unwrap_or(-1.0));
-    let canary = member.labels.is_canary();
+    let canary = member.host.canary;
     let _ = write!(
         out,
         "{prefix}hostname::{}\n{prefix}health_flags::{flags}\n{prefix}weight::{}\n{prefix}region::{}\n\

@@ -15,7 +15,7 @@ use lateen_dataplane::route::{Forward, Mirror, without_port};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::active::ActiveRequest;
-use super::tries::count_status;
+use super::tries::{HostPart, count_status};
 use crate::message::{BodyEvent, BodyReader, BodyWriter, MessageError};
 use crate::router::Exchange;
 use crate::state::ClusterHandle;
@@ -158,7 +158,7 @@ impl Copy {
         };
         // The answer of an upstream was counted when it came.
         if let Some(status) = status {
-            count_status(&self.worker.stats, &self.cluster, true, 0, status);
+            count_status(&self.worker.stats, &self.cluster, true, HostPart::default(), status);
         }
     }
 
@@ -217,7 +217,7 @@ impl Copy {
             Err(error) => return Some(if matches!(error, MessageError::Protocol(_)) { 502 } else { 503 }),
         };
         cluster.report(&host, Report::Answer(judged_status(&head)));
-        count_status(&worker.stats, cluster, true, host.zone(), head.status);
+        count_status(&worker.stats, cluster, true, HostPart::of(&host).answered(&head), head.status);
         while let Ok(BodyEvent::Data(_)) = body.next().await {}
         None
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use lateen_dataplane::cluster::{Discovery, Host};
+use lateen_dataplane::head::ResponseHead;
 use lateen_dataplane::outlier::Report;
 use lateen_dataplane::route::{Forward, Found, HostRewrite, Retries, RetryStatus};
 use lateen_dataplane::stream_info::ResponseFlags;
@@ -54,8 +55,8 @@ pub(super) struct Tries {
     may_redirect: bool,
     /// Whether there was another try.
     retried: bool,
-    /// By which number the cluster's statistics know the zone of the last host.
-    zone: u32,
+    /// To which part of the cluster's statistics the last host belongs.
+    part: HostPart,
 }
 
 /// What follows a try.
@@ -107,7 +108,7 @@ impl Tries {
             alternative,
             may_redirect: action.internal_redirects.is_some(),
             retried: false,
-            zone: 0,
+            part: HostPart::default(),
         }
     }
 
@@ -157,7 +158,10 @@ impl Tries {
                 Next::Finish => {
                     return match result {
                         Ok(mut forwarded) => {
-                            let tally = Tally { cluster: Arc::clone(&self.cluster), zone: self.zone };
+                            let tally = Tally {
+                                cluster: Arc::clone(&self.cluster),
+                                part: self.part.answered(&forwarded.head),
+                            };
                             match self.may_redirect {
                                 true => forwarded.tally = Some(tally),
                                 false => tally.count(exchange, &forwarded),
@@ -286,7 +290,7 @@ impl Tries {
 
     /// Notes the host, and tells it what it is to know of the tries.
     fn begin_try(&mut self, exchange: &mut Exchange, host: &Arc<Host>) {
-        self.zone = host.zone();
+        self.part = HostPart::of(host);
         exchange.info.upstream_host = Some(Arc::clone(&host.text));
         exchange.info.host_metadata.clone_from(&host.metadata);
         exchange.info.upstream_host_name = Some(Arc::clone(&host.hostname));
@@ -318,7 +322,7 @@ impl Tries {
     /// Counts the status that the client gets; ours where the upstream has none.
     fn count_status(&self, exchange: &Exchange, status: u16) {
         let internal = is_internal(exchange);
-        count_status(&exchange.worker.stats, &self.cluster, internal, self.zone, status);
+        count_status(&exchange.worker.stats, &self.cluster, internal, self.part, status);
         count_virtual_status(exchange, status);
     }
 
@@ -408,7 +412,28 @@ impl Tries {
 /// How an answer that goes to the client is counted. One that is followed here instead is not.
 pub(super) struct Tally {
     cluster: Arc<ClusterHandle>,
+    part: HostPart,
+}
+
+/// What else a request to a host counts for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct HostPart {
+    /// The number by which the cluster's statistics know the zone of the host; 0 where there is none.
     zone: u32,
+    canary: bool,
+}
+
+impl HostPart {
+    /// What counts for a host.
+    pub(super) fn of(host: &Host) -> Self {
+        Self { zone: host.zone(), canary: host.canary }
+    }
+
+    /// The application may say, too, that it is a canary.
+    pub(super) fn answered(self, head: &ResponseHead) -> Self {
+        let canary = self.canary || head.headers.get("x-envoy-upstream-canary") == Some(b"true");
+        Self { canary, ..self }
+    }
 }
 
 impl Tally {
@@ -416,14 +441,14 @@ impl Tally {
     pub(super) fn count(&self, exchange: &Exchange, forwarded: &Forwarded) {
         let (shard, cluster) = (&exchange.worker.stats, &*self.cluster);
         let (status, internal) = (forwarded.head.status, is_internal(exchange));
-        count_status(shard, cluster, internal, self.zone, status);
+        count_status(shard, cluster, internal, self.part, status);
         count_virtual_status(exchange, status);
         let Some(taken) = forwarded.service_time.map(|taken| taken.as_millis() as u64) else { return };
         shard.record(cluster.stats.upstream_rq_time, taken);
         let origin = if internal { cluster.origin_stats.internal } else { cluster.origin_stats.external };
         shard.record(origin.upstream_rq_time, taken);
-        if let Some(zone) = cluster.zone_stats(self.zone) {
-            shard.record(zone.upstream_rq_time, taken);
+        for part in cluster.part_stats(self.part.zone, self.part.canary) {
+            shard.record(part.upstream_rq_time, taken);
         }
         exchange.count_virtual(|shard, stats| shard.record(stats.upstream_rq_time, taken));
     }
@@ -442,15 +467,20 @@ fn is_internal(exchange: &Exchange) -> bool {
 }
 
 /// Counts the status of a request's answer: of the cluster, of its part that comes from inside or outside, and of the
-/// host's zone.
-pub(super) fn count_status(shard: &Shard, cluster: &ClusterHandle, internal: bool, zone: u32, status: u16) {
+/// host's zone, and of canaries.
+pub(super) fn count_status(
+    shard: &Shard,
+    cluster: &ClusterHandle,
+    internal: bool,
+    part: HostPart,
+    status: u16,
+) {
     let stats = cluster.stats;
     shard.increment(class!(stats, upstream_rq, status));
     shard.code(stats.upstream_rq, status);
     shard.increment(stats.upstream_rq_completed);
     let origin = if internal { cluster.origin_stats.internal } else { cluster.origin_stats.external };
-    let zone = cluster.zone_stats(zone);
-    for stats in [Some(origin), zone].into_iter().flatten() {
+    for stats in std::iter::once(origin).chain(cluster.part_stats(part.zone, part.canary)) {
         shard.increment(class!(stats, upstream_rq, status));
         shard.code(stats.upstream_rq, status);
         shard.increment(stats.upstream_rq_completed);

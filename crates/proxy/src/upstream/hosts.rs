@@ -87,10 +87,9 @@ impl ClusterHandle {
         }
         self.count_subsets(&old, &new);
         control.add(stats.membership_change, changes.levels);
-        if !changes.added.is_empty() || !changes.removed.is_empty() {
-            if self.config.close_on_host_change {
-                self.connection_epoch.fetch_add(1, Relaxed);
-            }
+        let others = !changes.added.is_empty() || !changes.removed.is_empty();
+        if others && self.config.close_on_host_change {
+            self.connection_epoch.fetch_add(1, Relaxed);
         }
         let new = Arc::new(new);
         self.zones_changed(&new);

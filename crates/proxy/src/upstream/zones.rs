@@ -77,9 +77,24 @@ impl Zones {
 
 impl ClusterHandle {
     /// The statistics of requests to hosts of a zone, by the number that these hosts have for it.
-    pub(crate) fn zone_stats(&self, number: u32) -> Option<UpstreamCodeStats> {
+    fn zone_stats(&self, number: u32) -> Option<UpstreamCodeStats> {
         let at = number.checked_sub(1)? as usize;
         self.zones.as_ref()?.stats.load().get(at).map(|(_, stats)| *stats)
+    }
+
+    /// The statistics of requests to canaries. Few clusters have any.
+    fn canary_stats(&self) -> UpstreamCodeStats {
+        let name = &self.config.stat_name;
+        *self
+            .canaries
+            .get_or_init(|| Box::new(UpstreamCodeStats::within(&self.control.stats(), name, "canary.")))
+            .as_ref()
+    }
+
+    /// The statistics of the parts of the cluster to which a host belongs: by the number of its zone, and whether it is
+    /// a canary.
+    pub(crate) fn part_stats(&self, zone: u32, canary: bool) -> impl Iterator<Item = UpstreamCodeStats> {
+        self.zone_stats(zone).into_iter().chain(canary.then(|| self.canary_stats()))
     }
 
     /// Notes the zones of new hosts, and counts what zone aware routing makes of them. Envoy works that out once for

@@ -69,12 +69,9 @@ pub fn apply(
             rejected.push(RejectedResource { name: resource.name.clone(), reason });
         }
     }
-    for name in removed {
-        match kind {
-            Cluster::TYPE_URL => manager.remove_cluster(name),
-            // Routes and endpoints live as long as somebody refers to them.
-            _ => {}
-        }
+    // Routes and endpoints live as long as somebody refers to them.
+    if kind == Cluster::TYPE_URL {
+        removed.iter().for_each(|name| manager.remove_cluster(name));
     }
     manager.parent = Origin::Ads;
     manager.ask();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use support::{Running, cluster, listener};
+use support::{Running, cluster, eventually, listener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -136,7 +136,7 @@ async fn an_upstream_that_does_not_read() {
     let held = still(&written).await;
     assert!(held < BUFFERS, "{held}");
     go.notify_one();
-    wait_for(&taken, BUFFERS).await;
+    eventually("the upstream takes it", async || taken.load(Relaxed) > BUFFERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,16 +169,5 @@ async fn an_upstream_that_does_not_read_from_http2() {
     let held = still(&written).await;
     assert!(held < BUFFERS, "{held}");
     go.notify_one();
-    wait_for(&taken, BUFFERS).await;
-}
-
-/// Waits until more than that was taken.
-async fn wait_for(taken: &AtomicU64, least: u64) {
-    for _ in 0..3000 {
-        if taken.load(Relaxed) > least {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("only {} bytes came", taken.load(Relaxed));
+    eventually("the upstream takes it", async || taken.load(Relaxed) > BUFFERS).await;
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Running, cluster};
+use support::{Running, cluster, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -101,19 +101,12 @@ async fn talk(mut stream: TcpStream, text: &[u8]) -> Vec<u8> {
 
 /// An upstream that answers, when the client has ended, with its name and the number of bytes that came.
 async fn counter(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut bytes = Vec::new();
-                let _ = stream.read_to_end(&mut bytes).await;
-                let _ = stream.write_all(format!("{name} {}", bytes.len()).as_bytes()).await;
-            });
-        }
-    });
-    address
+    serve(move |mut stream: TcpStream| async move {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        let _ = stream.write_all(format!("{name} {}", bytes.len()).as_bytes()).await;
+    })
+    .await
 }
 
 /// A port at which nobody listens.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use support::{Running, cluster};
+use support::{Running, cluster, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 fn tcp_proxy(fields: Value) -> Value {
     let mut config = json!({"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -40,75 +40,54 @@ async fn talk(address: SocketAddr, text: &str) -> String {
 
 /// Says its name to whoever comes.
 async fn named(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let _ = stream.write_all(name.as_bytes()).await;
-                let _ = stream.shutdown().await;
-                let _ = stream.read_to_end(&mut Vec::new()).await;
-            });
-        }
-    });
-    address
+    serve(move |mut stream: TcpStream| async move {
+        let _ = stream.write_all(name.as_bytes()).await;
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await
 }
 
 /// Answers a request's head with this, then says what it was asked and sends everything back.
 async fn tunnel_http1(answer: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut seen = Vec::new();
-                while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
-                    if stream.read_buf(&mut seen).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                let head = String::from_utf8_lossy(&seen).into_owned();
-                let _ = stream.write_all(answer.as_bytes()).await;
-                let end = head.find("\r\n\r\n").unwrap() + 4;
-                let line = format!("[{}]", head[..end].replace("\r\n", "|"));
-                let _ = stream.write_all(line.as_bytes()).await;
-                let mut rest = seen[end..].to_vec();
-                let _ = stream.read_to_end(&mut rest).await;
-                let _ = stream.write_all(&rest).await;
-            });
+    serve(move |mut stream: TcpStream| async move {
+        let mut seen = Vec::new();
+        while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
+            if stream.read_buf(&mut seen).await.unwrap_or(0) == 0 {
+                return;
+            }
         }
-    });
-    address
+        let head = String::from_utf8_lossy(&seen).into_owned();
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let end = head.find("\r\n\r\n").unwrap() + 4;
+        let line = format!("[{}]", head[..end].replace("\r\n", "|"));
+        let _ = stream.write_all(line.as_bytes()).await;
+        let mut rest = seen[end..].to_vec();
+        let _ = stream.read_to_end(&mut rest).await;
+        let _ = stream.write_all(&rest).await;
+    })
+    .await
 }
 
 /// Likewise over HTTP/2.
 async fn tunnel_http2() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
+    serve(move |stream: TcpStream| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
             tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    tokio::spawn(async move {
-                        let line = format!("[{} {}]", request.method(), request.uri());
-                        let mut out = respond.send_response(http::Response::new(()), false).unwrap();
-                        out.send_data(Bytes::from(line), false).unwrap();
-                        let mut body = request.into_body();
-                        while let Some(Ok(chunk)) = body.data().await {
-                            let _ = body.flow_control().release_capacity(chunk.len());
-                            out.send_data(chunk, false).unwrap();
-                        }
-                        let _ = out.send_data(Bytes::new(), true);
-                    });
+                let line = format!("[{} {}]", request.method(), request.uri());
+                let mut out = respond.send_response(http::Response::new(()), false).unwrap();
+                out.send_data(Bytes::from(line), false).unwrap();
+                let mut body = request.into_body();
+                while let Some(Ok(chunk)) = body.data().await {
+                    let _ = body.flow_control().release_capacity(chunk.len());
+                    out.send_data(chunk, false).unwrap();
                 }
+                let _ = out.send_data(Bytes::new(), true);
             });
         }
-    });
-    address
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,18 +167,12 @@ async fn only_hosts_with_the_metadata_are_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_of_a_listener_that_goes_end_with_the_drain_time() {
     // Says something all the time.
-    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = server.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = server.accept().await.unwrap();
-            tokio::spawn(async move {
-                while stream.write_all(b"tick").await.is_ok() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            });
+    let address = serve(move |mut stream: TcpStream| async move {
+        while stream.write_all(b"tick").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    });
+    })
+    .await;
     let proxy = Running::with_drain_time(
         listener(json!([tcp_proxy(json!({}))])),
         json!([cluster("c", &[address])]),

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::state::State;
 use crate::stream::Stream;
+use crate::tls::take_read;
 
 /// Who is at the other end, once that is known; inner none where it does not say.
 pub type Peer = Rc<OnceCell<Option<Arc<Workload>>>>;
@@ -116,11 +117,7 @@ impl AsyncRead for Exchanged {
         if this.input.is_empty() {
             return Pin::new(&mut this.inner).poll_read(context, buffer);
         }
-        let count = this.input.len().min(buffer.remaining());
-        buffer.put_slice(&this.input.split_to(count));
-        if this.input.is_empty() {
-            this.input = BytesMut::new();
-        }
+        take_read(&mut this.input, buffer);
         Poll::Ready(Ok(()))
     }
 }

@@ -27,5 +27,6 @@ pub use inventory::{certificates, days_until_first_expiration};
 pub use secrets::{SecretKey, Secrets};
 pub use stats::SslStats;
 pub use stream::TlsStream;
+pub(crate) use stream::take_read;
 
 pub use lateen_identity::tls::TlsError;

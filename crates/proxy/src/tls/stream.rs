@@ -52,6 +52,16 @@ impl Below {
     }
 }
 
+/// Hands out what was read before it was asked for.
+pub(crate) fn take_read(input: &mut BytesMut, buffer: &mut ReadBuf<'_>) {
+    let count = input.len().min(buffer.remaining());
+    buffer.put_slice(&input.split_to(count));
+    if input.is_empty() {
+        // An idle connection holds no memory for input.
+        *input = BytesMut::new();
+    }
+}
+
 impl AsyncRead for Below {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -60,12 +70,7 @@ impl AsyncRead for Below {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.input.is_empty() {
-            let count = this.input.len().min(buffer.remaining());
-            buffer.put_slice(&this.input.split_to(count));
-            if this.input.is_empty() {
-                // An idle connection holds no memory for input.
-                this.input = BytesMut::new();
-            }
+            take_read(&mut this.input, buffer);
             return Poll::Ready(Ok(()));
         }
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {

@@ -204,6 +204,21 @@ impl Answer {
     }
 }
 
+/// A server of bytes: what each connection is given to.
+pub async fn serve<F: Future<Output = ()> + Send + 'static>(
+    each: impl Fn(TcpStream) -> F + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(each(stream));
+        }
+    });
+    address
+}
+
 /// Waits until something is so.
 pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
     for _ in 0..4000 {

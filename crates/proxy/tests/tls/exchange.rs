@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::eventually;
 use crate::pki::{Authority, Client, downstream};
-use crate::support::{Running, cluster};
+use crate::support::{Running, cluster, serve};
 
 const PROTOCOLS: [&str; 2] = ["istio-peer-exchange", "istio"];
 
@@ -43,19 +43,12 @@ fn start(name: &str, listener: &Value, cluster: &Value) -> Running {
 
 /// Greets, where it has a greeting, and sends everything back.
 async fn echo(greeting: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let _ = stream.write_all(greeting.as_bytes()).await;
-                let (mut from, mut to) = stream.split();
-                let _ = tokio::io::copy(&mut from, &mut to).await;
-            });
-        }
-    });
-    address
+    serve(move |mut stream: TcpStream| async move {
+        let _ = stream.write_all(greeting.as_bytes()).await;
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await
 }
 
 /// The value of a metric whose line has all these words.

@@ -43,7 +43,9 @@ type Key = (usize, usize, RoutePriority, Option<Box<Dialing>>);
 type Map<V> = RefCell<HashMap<Key, Rc<V>, foldhash::fast::RandomState>>;
 
 /// A pool's place among those that the cluster may have; none where they are not counted.
-struct PoolPlace(#[allow(dead_code)] Option<Box<Place>>);
+struct PoolPlace {
+    _held: Option<Box<Place>>,
+}
 
 /// The pools of a worker.
 #[derive(Default)]
@@ -294,7 +296,7 @@ impl Pools {
         priority: RoutePriority,
     ) -> Option<PoolPlace> {
         if !cluster.config.breakers.of(priority).counts_pools() {
-            return Some(PoolPlace(None));
+            return Some(PoolPlace { _held: None });
         }
         let take = || Place::take(cluster, stats, priority, Limited::Pools);
         let place = take().or_else(|| {
@@ -309,7 +311,7 @@ impl Pools {
         if place.is_none() {
             stats.increment(cluster.stats.upstream_cx_pool_overflow);
         }
-        place.map(|place| PoolPlace(Some(Box::new(place))))
+        place.map(|place| PoolPlace { _held: Some(Box::new(place)) })
     }
 
     /// Ends the idle connections of a cluster that are not wanted any more, for its hosts changed.

@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/corpora),)
 export LATEEN_CORPORA ?= $(abspath ../shared/corpora)
 endif
 
-.PHONY: demo build test check format clippy doc tools unit process differential bench clean
+.PHONY: demo build test check format clippy doc tools unit process differential corpora bench clean
 
 demo: build ## build everything and run Bookinfo in a mesh on this machine
 	$(RELEASE)/lateen demo
@@ -35,6 +35,10 @@ process: tools build
 # Envoy and our proxy on the same files. Make it with CASES="routing/ tls/" for some of them.
 differential: tools build
 	. $(TOOLS)/env && LATEEN_BIN_DIR=$(RELEASE) LATEEN_CASES="$(CASES)" cargo test --locked --workspace --test differential
+
+# VERBOSE=1 lists the cases that fail, ONLY="analyze simulation" takes some of the corpora.
+corpora: ## the corpora of DIR: passed and total of each
+	cargo run --locked --quiet -p lateen-corpora -- $(DIR) $(if $(VERBOSE),--verbose) $(if $(ONLY),--only "$(ONLY)")
 
 bench: ## the data plane against Envoy: a table of ratios
 	tools/install $(TOOLS) bench

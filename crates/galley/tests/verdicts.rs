@@ -78,38 +78,3 @@ fn other_kinds_are_none_of_ours() {
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "spec": {"listeners": []}});
     assert_eq!(validate(&other), Default::default());
 }
-
-#[test]
-fn the_samples_are_valid() {
-    let Ok(corpora) = std::env::var("LATEEN_CORPORA") else {
-        println!("skipped: LATEEN_CORPORA is not set");
-        return;
-    };
-    let (mut judged, mut refused) = (0, Vec::new());
-    let mut folders = vec![std::path::PathBuf::from(format!("{corpora}/samples/bookinfo"))];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            if path.extension().is_none_or(|extension| extension != "yaml") {
-                continue;
-            }
-            for document in std::fs::read_to_string(&path).unwrap().split("\n---") {
-                let Ok(object) = serde_saphyr::from_str::<Value>(document) else { continue };
-                if !object["apiVersion"].as_str().unwrap_or_default().contains(".istio.io/") {
-                    continue;
-                }
-                judged += 1;
-                let verdict = validate(&object);
-                if !verdict.is_valid() {
-                    refused.push(format!("{}: {}", path.display(), verdict.message()));
-                }
-            }
-        }
-    }
-    println!("samples {}/{judged}", judged - refused.len());
-    assert!(judged > 20 && refused.is_empty(), "{judged} judged\n{}", refused.join("\n"));
-}

@@ -130,6 +130,8 @@ pub enum Event<'a> {
         /// The response's version.
         version: &'a str,
     },
+    /// It was sent and has answered all that there is to send of the state adopted last: nothing is due or under way.
+    Settled,
     /// It rejected the last response of the type, at least in part.
     Rejected {
         /// The type.

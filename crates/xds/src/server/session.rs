@@ -20,6 +20,8 @@ pub(super) struct Session {
     types: BTreeMap<Arc<str>, TypeState>,
     nonces: u64,
     status: SharedTypes,
+    /// Something was asked for or changed since the client was last found settled.
+    unsettled: bool,
 }
 
 #[derive(Default)]
@@ -143,11 +145,12 @@ impl TypeState {
 
 impl Session {
     pub(super) fn new(options: Arc<ServerOptions>, delta: bool, status: SharedTypes) -> Self {
-        Self { options, delta, types: BTreeMap::new(), nonces: 0, status }
+        Self { options, delta, types: BTreeMap::new(), nonces: 0, status, unsettled: false }
     }
 
     /// A request of the state-of-the-world protocol.
     pub(super) fn on_sotw(&mut self, request: DiscoveryRequest, subscriber: &mut dyn Subscriber) {
+        self.unsettled = true;
         let type_url: Arc<str> = request.type_url.into();
         let known = self.types.contains_key(&type_url);
         let state = self.types.entry(type_url.clone()).or_default();
@@ -217,6 +220,7 @@ impl Session {
 
     /// A request of the delta protocol.
     pub(super) fn on_delta(&mut self, request: DeltaDiscoveryRequest, subscriber: &mut dyn Subscriber) {
+        self.unsettled = true;
         let type_url: Arc<str> = request.type_url.into();
         let first = !self.types.contains_key(&type_url);
         let state = self.types.entry(type_url.clone()).or_default();
@@ -316,8 +320,19 @@ impl Session {
         }
     }
 
+    /// Says once that everything due was sent and answered ([`Event::Settled`]), when it is so.
+    pub(super) fn settle(&mut self, subscriber: &mut dyn Subscriber) {
+        let quiet =
+            |state: &TypeState| !state.has_news() && state.in_flight.is_none() && state.removals.is_empty();
+        if self.unsettled && self.types.values().all(quiet) {
+            self.unsettled = false;
+            subscriber.event(Event::Settled);
+        }
+    }
+
     /// Something changed; what is not yet sent of earlier changes merges with it.
     pub(super) fn on_change(&mut self, changes: ChangeSet) {
+        self.unsettled = true;
         for (type_url, names) in changes.types {
             let Some(state) = self.types.get_mut(&type_url) else { continue };
             match names {

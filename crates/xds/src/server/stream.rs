@@ -99,6 +99,7 @@ async fn serve<S: ResourceSource, R: DiscoveryMessage>(
     let mut session = Session::new(options, R::PROTOCOL == Protocol::Delta, registration.types.clone());
     apply(first, &mut session, subscriber.as_mut())?;
     loop {
+        session.settle(subscriber.as_mut());
         tokio::select! {
             biased;
             request = inbound.message() => match request {

@@ -77,6 +77,7 @@ impl Subscriber for World {
                     if wildcard { " *" } else { "" }
                 )
             }
+            Event::Settled => "settled".to_owned(),
             Event::Accepted { type_url, nonce, .. } => format!("{type_url} ack {nonce}"),
             Event::Rejected { type_url, nonce, names, message } => {
                 format!("{type_url} nack {nonce} [{}] {message}", names.join(","))
@@ -265,6 +266,31 @@ fn types_are_pushed_in_order_and_removed_in_reverse() {
         };
         assert_eq!(stream.drain(names), expected, "delta: {is_delta}");
     }
+}
+
+#[test]
+fn a_client_is_settled_once_all_is_answered() {
+    let mut stream = Stream::new(true, &["c/old@1", "r/r@1"]);
+    stream.subscribe("c", &[]);
+    stream.subscribe("r", &["r"]);
+    stream.drain(&[]);
+    let mut settled = |stream: &mut Stream| {
+        stream.world.log.clear();
+        stream.session.settle(&mut stream.world);
+        stream.world.log.contains(&"settled".to_owned())
+    };
+    assert!(settled(&mut stream), "all is answered");
+    assert!(!settled(&mut stream), "it is said once");
+    stream.change("r/r@2");
+    stream.change("c/old");
+    assert!(!settled(&mut stream), "something is due");
+    let route = stream.push().unwrap();
+    assert!(!settled(&mut stream), "something is under way");
+    stream.ack(&route, &[]);
+    assert!(!settled(&mut stream), "the removal waits for the route");
+    let cluster = stream.push().unwrap();
+    stream.ack(&cluster, &[]);
+    assert!(settled(&mut stream));
 }
 
 #[test]

@@ -9,10 +9,11 @@
 //! - maps are `BTreeMap`s, so equal messages encode to equal bytes, and a hash of them is a version.
 //!
 //! [`to_any`] and [`from_any`] pack and unpack, [`TypeUrl`] names a message's type, [`json`] reads and writes the JSON
-//! form (naming the path of what is wrong), and [`fields`] lists what a message has set.
+//! form (naming the path of what is wrong), [`fields`] lists what a message has set, and [`merge`] patches messages.
 
 pub mod fields;
 pub mod json;
+pub mod merge;
 mod pack;
 mod schema;
 pub mod type_urls;

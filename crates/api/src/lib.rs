@@ -17,6 +17,7 @@ pub mod extensions;
 pub mod mesh;
 pub mod meta;
 pub mod networking;
+pub mod networks;
 mod schema;
 pub mod security;
 pub mod selection;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::networking::{
     HttpRetry, LocalityLoadBalancerSetting, OutboundTrafficPolicyMode, TcpKeepalive, TrafficPolicy,
 };
+use crate::networks::ServiceSettings;
 use crate::{Double, Duration};
 
 /// Settings of the whole mesh, with Istio's defaults.
@@ -80,6 +81,9 @@ pub struct MeshConfig {
     pub default_destination_rule_export_to: Vec<String>,
     /// Namespaces that the mesh knows; all by default.
     pub discovery_selectors: Vec<DiscoverySelector>,
+    /// Settings of some services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub service_settings: Vec<ServiceSettings>,
     /// Preference for near endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locality_lb_setting: Option<LocalityLoadBalancerSetting>,
@@ -299,6 +303,7 @@ impl Default for MeshConfig {
             default_virtual_service_export_to: vec!["*".to_owned()],
             default_destination_rule_export_to: vec!["*".to_owned()],
             discovery_selectors: Vec::new(),
+            service_settings: Vec::new(),
             locality_lb_setting: Some(LocalityLoadBalancerSetting {
                 enabled: Some(true),
                 ..LocalityLoadBalancerSetting::default()

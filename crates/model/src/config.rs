@@ -1,6 +1,7 @@
 //! Configuration objects: the user's word, typed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -24,6 +25,17 @@ pub struct Meta {
     pub created: i64,
     /// Counts the changes of the spec.
     pub generation: i64,
+    /// What the mesh said about the object before and now reads back.
+    pub reported: Reported,
+}
+
+/// The parts of an object's status that count as configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Reported {
+    /// Of a ServiceEntry: the address that the mesh gave to each host (`status.addresses`).
+    pub addresses: Vec<(String, IpAddr)>,
+    /// Of a WorkloadEntry: whether it may get requests (condition `Healthy`), where its health is known.
+    pub healthy: Option<bool>,
 }
 
 /// The key of an object within its kind.
@@ -46,7 +58,7 @@ pub struct ConfigReference {
     pub name: String,
 }
 
-/// One configuration object. Status is left out: writing it changes no configuration.
+/// One configuration object. Status is left out but for what [`Reported`] holds: writing it changes no configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Config<T> {
     /// Name, labels and age.
@@ -192,6 +204,7 @@ impl<T: PartialEq> Config<T> {
         ours.created == theirs.created
             && ours.labels == theirs.labels
             && ours.annotations == theirs.annotations
+            && ours.reported == theirs.reported
             && (Arc::ptr_eq(&self.spec, &other.spec) || self.spec == other.spec)
     }
 }

@@ -54,6 +54,30 @@ pub struct Endpoint {
     pub service_account: String,
     /// The workload, where the platform knows it.
     pub workload: Option<WorkloadKey>,
+    /// The node it runs on, empty if unknown.
+    pub node: String,
+    /// Its own name within a headless service (`spec.hostname` of a Pod), empty if it has none.
+    pub host_name: String,
+}
+
+impl Endpoint {
+    /// A healthy endpoint of which nothing but the address is known.
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            ports: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            locality: Locality::default(),
+            network: NetworkId::default(),
+            cluster: ClusterId::default(),
+            health: Health::Healthy,
+            weight: 1,
+            service_account: String::new(),
+            workload: None,
+            node: String::new(),
+            host_name: String::new(),
+        }
+    }
 }
 
 /// All endpoints of one service.

@@ -6,6 +6,7 @@
 //! snapshot, the exact [`ChangeSet`] between the two. Everything derives `PartialEq`: equality is the test, the diff
 //! and the answer to "did it change".
 
+mod address_range;
 mod changes;
 mod config;
 mod endpoint;
@@ -16,16 +17,20 @@ mod service_entry;
 mod snapshot;
 mod workload;
 
+pub use address_range::{AddressRange, AddressRangeError};
 pub use changes::ChangeSet;
-pub use config::{Config, ConfigKey, ConfigKind, ConfigObject, ConfigReference, Configs, Meta};
+pub use config::{Config, ConfigKey, ConfigKind, ConfigObject, ConfigReference, Configs, Meta, Reported};
 pub use endpoint::{Address, Endpoint, EndpointSet, Health};
 pub use identity::{Identity, IdentityError};
 /// The mesh's settings, as Istio writes them in ConfigMap `istio`.
 pub use lateen_api::mesh::MeshConfig;
+/// The networks of the mesh, as Istio writes them in the same ConfigMap.
+pub use lateen_api::networks::MeshNetworks;
 pub use names::{ClusterId, Hostname, Locality, Namespace, NetworkId};
 pub use service::{
-    ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, TargetPort, Visibility,
+    ExternalAccess, ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, TargetPort,
+    TrafficDistribution, Visibility,
 };
-pub use service_entry::service_entry;
+pub use service_entry::{Selected, service_entry, workload_endpoint};
 pub use snapshot::{Edit, NamespaceInfo, Snapshot};
-pub use workload::{Workload, WorkloadKey};
+pub use workload::{Workload, WorkloadKey, WorkloadKind};

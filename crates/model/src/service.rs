@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::{ClusterId, Hostname, Namespace};
+use crate::{AddressRange, ClusterId, Hostname, Namespace};
 
 /// What tells one service from another. One host name may be defined by several clusters and namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -36,14 +36,29 @@ pub struct Service {
     pub key: ServiceKey,
     /// The ports clients may call, in the object's order.
     pub ports: Vec<ServicePort>,
-    /// The virtual addresses clients call it by: cluster IPs, or a ServiceEntry's addresses. Empty for headless.
-    pub addresses: Vec<IpAddr>,
+    /// The virtual addresses clients call it by: cluster IPs, or a ServiceEntry's addresses, of which some may be
+    /// ranges. Empty for headless. Those of the cluster in `key`; see [`Self::addresses_in`].
+    pub addresses: Vec<AddressRange>,
+    /// The addresses in further clusters that have the service too.
+    pub cluster_addresses: BTreeMap<ClusterId, Vec<AddressRange>>,
+    /// Addresses that the mesh gave to a ServiceEntry without any: clients that ask the mesh for names get them.
+    pub auto_addresses: Vec<IpAddr>,
     /// How endpoints are found.
     pub resolution: Resolution,
     /// Outside the mesh (ServiceEntry `MESH_EXTERNAL`, ExternalName).
     pub external: bool,
     /// Who may see it. Empty means the mesh's default (all).
     pub export_to: Vec<Visibility>,
+    /// Names of which the server's certificate must have one (ServiceEntry `subjectAltNames`).
+    pub subject_alt_names: Vec<String>,
+    /// Whether endpoints that are not ready count all the same (`publishNotReadyAddresses`).
+    pub publish_not_ready: bool,
+    /// Whether clients only go to endpoints of their own node (`internalTrafficPolicy: Local`).
+    pub node_local: bool,
+    /// Which endpoints clients prefer.
+    pub traffic_distribution: TrafficDistribution,
+    /// How it is reached from outside of its cluster, as gateways of other networks are.
+    pub external_access: ExternalAccess,
     /// Labels of the workloads behind it; `None` where the platform keeps the endpoints by hand.
     pub selector: Option<BTreeMap<String, String>>,
     /// The object's labels.
@@ -57,6 +72,35 @@ pub struct Service {
 }
 
 impl Service {
+    /// A service with nothing but a name.
+    pub fn new(key: ServiceKey) -> Self {
+        Self {
+            key,
+            ports: Vec::new(),
+            addresses: Vec::new(),
+            cluster_addresses: BTreeMap::new(),
+            auto_addresses: Vec::new(),
+            resolution: Resolution::ClientSide,
+            external: false,
+            export_to: Vec::new(),
+            subject_alt_names: Vec::new(),
+            publish_not_ready: false,
+            node_local: false,
+            traffic_distribution: TrafficDistribution::default(),
+            external_access: ExternalAccess::default(),
+            selector: None,
+            labels: BTreeMap::new(),
+            external_name: None,
+            created: 0,
+            source: ObjectRef::default(),
+        }
+    }
+
+    /// The virtual addresses by which clients of a cluster call it.
+    pub fn addresses_in(&self, cluster: &ClusterId) -> &[AddressRange] {
+        self.cluster_addresses.get(cluster).unwrap_or(&self.addresses)
+    }
+
     /// The service's host name.
     pub fn hostname(&self) -> &Hostname {
         &self.key.hostname
@@ -88,6 +132,44 @@ impl Service {
             && self.selector.as_ref().is_some_and(|selector| {
                 !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
             })
+    }
+}
+
+/// How a service is reached from outside of its cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ExternalAccess {
+    /// IP addresses or names: of its load balancer, `externalIPs`, or of the nodes that
+    /// `traffic.istio.io/nodeSelector` picks.
+    pub addresses: Vec<String>,
+    /// Where the addresses are those of nodes: node ports, by the service's port.
+    pub node_ports: BTreeMap<u16, u16>,
+}
+
+/// Which endpoints clients prefer (`spec.trafficDistribution`, `networking.istio.io/traffic-distribution`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum TrafficDistribution {
+    /// As the locality settings say.
+    #[default]
+    Any,
+    /// Those of the same zone (`PreferClose`, `PreferSameZone`).
+    PreferSameZone,
+    /// Those of the same node (`PreferSameNode`), then as `PreferSameZone`.
+    PreferSameNode,
+}
+
+impl TrafficDistribution {
+    /// What the annotation of a Service or ServiceEntry says, if there is one.
+    pub fn of_annotations(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        annotations.get("networking.istio.io/traffic-distribution").map(|text| Self::parse(text))
+    }
+
+    /// Reads Kubernetes' word, in any case; unknown ones mean no preference.
+    pub fn parse(text: &str) -> Self {
+        match text.to_ascii_lowercase().as_str() {
+            "preferclose" | "prefersamezone" => Self::PreferSameZone,
+            "prefersamenode" => Self::PreferSameNode,
+            _ => Self::Any,
+        }
     }
 }
 
@@ -221,6 +303,8 @@ pub enum Resolution {
     Dns,
     /// The proxy asks DNS, and uses one address at a time (ServiceEntry `DNS_ROUND_ROBIN`, ExternalName).
     DnsRoundRobin,
+    /// The proxy asks DNS for the very name that the client called (ServiceEntry `DYNAMIC_DNS`).
+    DynamicDns,
     /// The endpoints written into the object (ServiceEntry `STATIC`); served by EDS too.
     Static,
 }

@@ -8,8 +8,8 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    ChangeSet, ConfigObject, ConfigReference, Configs, EndpointSet, Hostname, MeshConfig, Namespace, Service,
-    ServiceKey, Workload, WorkloadKey,
+    ChangeSet, ConfigObject, ConfigReference, Configs, EndpointSet, Hostname, MeshConfig, MeshNetworks,
+    Namespace, Service, ServiceKey, Workload, WorkloadKey,
 };
 
 /// What the mesh needs to know of a namespace.
@@ -32,6 +32,7 @@ pub struct Snapshot {
     namespaces: OrdMap<Namespace, Arc<NamespaceInfo>>,
     configs: Configs,
     mesh: Arc<MeshConfig>,
+    networks: Arc<MeshNetworks>,
     #[serde(skip)]
     services_by_namespace: OrdMap<Namespace, OrdSet<ServiceKey>>,
     #[serde(skip)]
@@ -136,6 +137,11 @@ impl Snapshot {
     /// All configuration objects.
     pub fn configs(&self) -> &Configs {
         &self.configs
+    }
+
+    /// The mesh's networks, as far as they are configured (`meshNetworks`).
+    pub fn networks(&self) -> &Arc<MeshNetworks> {
+        &self.networks
     }
 
     /// The mesh's settings.
@@ -280,6 +286,14 @@ impl Edit {
         }
     }
 
+    /// Replaces the mesh's networks.
+    pub fn set_networks(&mut self, networks: MeshNetworks) {
+        if *self.next.networks != networks {
+            self.next.networks = Arc::new(networks);
+            self.changes.mesh = true;
+        }
+    }
+
     /// Replaces the mesh's settings.
     pub fn set_mesh(&mut self, mesh: MeshConfig) {
         if *self.next.mesh != mesh {
@@ -292,62 +306,38 @@ impl Edit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Address, Endpoint, Health, ObjectRef, PortProtocol, Resolution, ServicePort, TargetPort, Visibility,
-    };
+    use crate::{Address, Endpoint, PortProtocol, ServicePort, TargetPort, Visibility, WorkloadKind};
 
     fn service(name: &str, namespace: &str) -> Service {
+        let key =
+            ServiceKey { hostname: name.into(), namespace: namespace.into(), cluster: "Kubernetes".into() };
         Service {
-            key: ServiceKey {
-                hostname: name.into(),
-                namespace: namespace.into(),
-                cluster: "Kubernetes".into(),
-            },
             ports: vec![ServicePort {
                 name: "http".into(),
                 number: 80,
                 protocol: PortProtocol::Http,
                 target: TargetPort::Number(8080),
             }],
-            addresses: vec![],
-            resolution: Resolution::ClientSide,
-            external: false,
-            export_to: vec![],
             selector: Some(BTreeMap::from([("app".into(), name.into())])),
-            labels: BTreeMap::new(),
-            external_name: None,
-            created: 0,
-            source: ObjectRef::default(),
+            ..Service::new(key)
         }
     }
 
     fn endpoint(address: &str) -> Arc<Endpoint> {
         Arc::new(Endpoint {
-            address: Address::Ip(vec![address.parse().unwrap()]),
             ports: BTreeMap::from([("http".into(), 8080)]),
-            labels: BTreeMap::new(),
-            locality: Default::default(),
-            network: Default::default(),
-            cluster: Default::default(),
-            health: Health::Healthy,
-            weight: 1,
-            service_account: String::new(),
-            workload: None,
+            ..Endpoint::new(Address::Ip(vec![address.parse().unwrap()]))
         })
     }
 
     fn workload(name: &str, address: &str) -> Workload {
-        Workload {
-            key: WorkloadKey { cluster: "c".into(), namespace: "ns".into(), name: name.into() },
-            addresses: vec![address.parse().unwrap()],
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            service_account: "default".into(),
-            locality: Default::default(),
-            network: Default::default(),
-            owner: name.into(),
-            ports: BTreeMap::new(),
-        }
+        let key = WorkloadKey {
+            cluster: "c".into(),
+            namespace: "ns".into(),
+            kind: WorkloadKind::Pod,
+            name: name.into(),
+        };
+        Workload { addresses: vec![address.parse().unwrap()], ..Workload::new(key) }
     }
 
     #[test]

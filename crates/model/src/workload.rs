@@ -14,8 +14,20 @@ pub struct WorkloadKey {
     pub cluster: ClusterId,
     /// Its namespace.
     pub namespace: Namespace,
-    /// The Pod's name.
+    /// What it is: a Pod and a WorkloadEntry may have the same name.
+    pub kind: WorkloadKind,
+    /// The object's name.
     pub name: String,
+}
+
+/// What a workload is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum WorkloadKind {
+    /// A Pod, or what another platform runs.
+    #[default]
+    Pod,
+    /// A WorkloadEntry.
+    WorkloadEntry,
 }
 
 /// A Pod, or another thing that runs.
@@ -37,6 +49,32 @@ pub struct Workload {
     pub network: NetworkId,
     /// The name of the controller that made it (`reviews-v1`), its own name where there is none.
     pub owner: String,
+    /// The kind of that controller (`Deployment`), that of the workload itself where there is none.
+    pub owner_kind: String,
+    /// Whether it shares its node's network, whose address it has then.
+    pub host_network: bool,
+    /// The node it runs on, empty if unknown.
+    pub node: String,
     /// Named ports of its containers; a service's `targetPort` may name one.
     pub ports: BTreeMap<String, u16>,
+}
+
+impl Workload {
+    /// A workload of which nothing but the name is known.
+    pub fn new(key: WorkloadKey) -> Self {
+        Self {
+            owner: key.name.clone(),
+            owner_kind: format!("{:?}", key.kind),
+            key,
+            addresses: Vec::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            service_account: String::new(),
+            locality: Locality::default(),
+            network: NetworkId::default(),
+            host_network: false,
+            node: String::new(),
+            ports: BTreeMap::new(),
+        }
+    }
 }

@@ -416,7 +416,6 @@ impl Store {
         };
         let workload = pod.map(|pod| &pod.workload);
         Endpoint {
-            address: Address::Ip(endpoint.addresses.clone()),
             ports: slice.ports.clone(),
             labels: workload.map(|workload| workload.labels.clone()).unwrap_or_default(),
             locality,
@@ -426,6 +425,7 @@ impl Store {
             weight: 1,
             service_account: workload.map(|workload| workload.service_account.clone()).unwrap_or_default(),
             workload: workload.map(|workload| workload.key.clone()),
+            ..Endpoint::new(Address::Ip(endpoint.addresses.clone()))
         }
     }
 
@@ -437,7 +437,7 @@ impl Store {
         }
         let Some(config) = edit.current().configs().service_entries.get(key).cloned() else { return };
         let mut keys = BTreeSet::new();
-        for (service, _) in service_entry(&config, &self.options.cluster) {
+        for (service, _) in service_entry(&config, &self.options.cluster, &[]) {
             self.service_entries.insert(service.key.clone(), key.clone());
             touched.insert(service.key.clone());
             keys.insert(service.key);
@@ -459,7 +459,7 @@ impl Store {
             .cloned();
         let defined = winner.and_then(|config| {
             let config = self.with_selected_entries(&config, edit.current());
-            let own = service_entry(&config, &self.options.cluster)
+            let own = service_entry(&config, &self.options.cluster, &[])
                 .into_iter()
                 .find(|(service, _)| service.key == *key);
             own.map(|(service, set)| (self.with_selected_pods(&config, &service, set), service))
@@ -533,7 +533,6 @@ impl Store {
                 Some((port.name.clone(), number))
             });
             set.endpoints.push(Arc::new(Endpoint {
-                address: Address::Ip(workload.addresses.clone()),
                 ports: ports.collect(),
                 labels: workload.labels.clone(),
                 locality: self.locality(pod),
@@ -547,6 +546,7 @@ impl Store {
                 weight: 1,
                 service_account: workload.service_account.clone(),
                 workload: Some(workload.key.clone()),
+                ..Endpoint::new(Address::Ip(workload.addresses.clone()))
             }));
         }
         set

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use lateen_model::{Address, ChangeSet, ConfigKind, Health, Hostname, Resolution, ServiceKey, WorkloadKey};
+use lateen_model::{
+    Address, AddressRange, ChangeSet, ConfigKind, Health, Hostname, Resolution, ServiceKey, WorkloadKey,
+    WorkloadKind,
+};
 use lateen_registry::{Change, Item, Kind, ObjectKey, Store, StoreOptions, convert};
 use serde_json::{Value, json};
 
@@ -68,6 +71,15 @@ fn key(host: &str) -> ServiceKey {
     ServiceKey { hostname: host.into(), namespace: "default".into(), cluster: "Kubernetes".into() }
 }
 
+fn workload(name: &str) -> WorkloadKey {
+    WorkloadKey {
+        cluster: "Kubernetes".into(),
+        namespace: "default".into(),
+        kind: WorkloadKind::Pod,
+        name: name.into(),
+    }
+}
+
 fn reviews() -> ServiceKey {
     key("reviews.default.svc.cluster.local")
 }
@@ -114,13 +126,12 @@ fn services_and_endpoints() {
     let service = store.snapshot().service(&reviews()).unwrap();
     assert_eq!(service.resolution, Resolution::ClientSide);
     assert_eq!(service.created, 1_767_225_600);
-    assert_eq!(service.addresses, ["10.96.0.20".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(service.addresses, ["10.96.0.20".parse::<AddressRange>().unwrap()]);
     assert_eq!(endpoints(&store, &reviews()), [("10.244.0.5".into(), Health::Healthy, "v1".into())]);
     let endpoint = &store.snapshot().endpoints(&reviews()).unwrap().endpoints[0];
     assert_eq!((endpoint.locality.region.as_str(), endpoint.locality.zone.as_str()), ("r", "z"));
     assert_eq!(endpoint.service_account, "bookinfo-reviews");
-    let workload_key =
-        WorkloadKey { cluster: "Kubernetes".into(), namespace: "default".into(), name: "p1".into() };
+    let workload_key = workload("p1");
     let workload = store.snapshot().workload(&workload_key).unwrap();
     assert_eq!(workload.owner, "reviews-v1");
     assert_eq!(workload.ports, BTreeMap::from([("web".to_owned(), 9080)]));

@@ -46,7 +46,8 @@ pub(super) fn generate(key: &OutboundKey) -> cluster::Cluster {
     let mut discovery = match service.resolution {
         Resolution::ClientSide | Resolution::Static => DiscoveryType::Eds,
         Resolution::Passthrough => DiscoveryType::OriginalDst,
-        Resolution::Dns => DiscoveryType::StrictDns,
+        // A name of the client's own choice is not resolved yet: the cluster stays empty.
+        Resolution::Dns | Resolution::DynamicDns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
     };
     let simple = policy.load_balancer.as_ref().and_then(|balancer| balancer.simple).unwrap_or_default();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use lateen_model::{Hostname, PortProtocol};
+use lateen_model::{AddressRange, Hostname, PortProtocol};
 
 use super::http::{Side, connection_manager, direction, discovered};
 use super::{
@@ -37,8 +37,9 @@ pub(super) fn plan(world: &World<'_>) -> Vec<ListenerKind> {
                 continue;
             }
             let cluster = outbound_name(port.number, "", &service.key.hostname);
-            for address in &service.addresses {
-                let (address, number) = (*address, port.number);
+            let addresses = service.addresses_in(&world.class.cluster);
+            for address in addresses.iter().filter_map(AddressRange::single) {
+                let number = port.number;
                 own.entry((address, number)).or_insert_with(|| {
                     if port.protocol.is_unknown() {
                         let route = route::sniffed_name(service, number);
@@ -49,7 +50,7 @@ pub(super) fn plan(world: &World<'_>) -> Vec<ListenerKind> {
                 });
             }
             // Headless services are called by their Pods' addresses: those pass through as they are.
-            if !service.addresses.is_empty() || service.is_headless() {
+            if !addresses.is_empty() || service.is_headless() {
                 continue;
             }
             let entry = shared.entry(port.number).or_default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lateen_api::mesh::MeshOutboundMode;
 use lateen_api::networking::VirtualService;
-use lateen_model::{Config, Hostname, Service};
+use lateen_model::{AddressRange, Config, Hostname, Service};
 
 use super::virtual_host::{destinations, gateway_name};
 use super::{Fallback, RouteKey, Scope, VirtualHostKey};
@@ -181,7 +181,8 @@ fn names(world: &World<'_>, service: &Service) -> Vec<String> {
         names.push(format!("{short}.{namespace}"));
         names.push(format!("{short}.{namespace}.svc"));
     }
-    names.extend(service.addresses.iter().map(|address| match address {
+    let addresses = service.addresses_in(&world.class.cluster).iter();
+    names.extend(addresses.filter_map(AddressRange::single).map(|address| match address {
         std::net::IpAddr::V4(address) => address.to_string(),
         std::net::IpAddr::V6(address) => format!("[{address}]"),
     }));

@@ -10,9 +10,9 @@ use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use lateen_envoy::{Any, TypeUrl, from_any};
 use lateen_model::{
-    Address, ChangeSet, ConfigKind, ConfigObject, Edit, Endpoint, EndpointSet, Health, MeshConfig, Meta,
+    Address, ChangeSet, ConfigKind, ConfigObject, Edit, Endpoint, EndpointSet, MeshConfig, Meta,
     ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort, Workload,
-    WorkloadKey, service_entry,
+    WorkloadKey, WorkloadKind, service_entry,
 };
 use lateen_pilot::{Class, Engine, ProxyNode};
 use prost::Message;
@@ -85,20 +85,18 @@ impl World {
                 let template = &object["spec"]["template"];
                 let address = format!("10.244.0.{}", self.next_address);
                 self.next_address += 1;
+                let key = WorkloadKey {
+                    cluster: CLUSTER.into(),
+                    namespace: namespace.as_str().into(),
+                    kind: WorkloadKind::Pod,
+                    name: format!("{name}-1"),
+                };
                 edit.put_workload(Workload {
-                    key: WorkloadKey {
-                        cluster: CLUSTER.into(),
-                        namespace: namespace.as_str().into(),
-                        name: format!("{name}-1"),
-                    },
                     addresses: vec![address.parse().unwrap()],
                     labels: strings(&template["metadata"]["labels"]),
-                    annotations: BTreeMap::new(),
                     service_account: "default".into(),
-                    locality: Default::default(),
-                    network: Default::default(),
                     owner: name,
-                    ports: BTreeMap::new(),
+                    ..Workload::new(key)
                 });
             }
             kind => {
@@ -108,7 +106,7 @@ impl World {
                 let made = ConfigObject::from_json(kind, meta, object["spec"].clone());
                 let made = made.unwrap_or_else(|error| panic!("{error}: {object}"));
                 if let ConfigObject::ServiceEntry(entry) = &made {
-                    for (service, set) in service_entry(entry, &CLUSTER.into()) {
+                    for (service, set) in service_entry(entry, &CLUSTER.into(), &[]) {
                         edit.put_service(service);
                         edit.put_endpoints(set);
                     }
@@ -208,12 +206,12 @@ fn service(object: &Value, namespace: &str, name: &str, age: i64) -> Service {
     let headless = object["spec"]["clusterIP"] == "None";
     let address =
         object["spec"]["clusterIP"].as_str().map_or_else(|| format!("10.96.1.{age}"), str::to_owned);
+    let key = ServiceKey {
+        hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
+        namespace: namespace.into(),
+        cluster: CLUSTER.into(),
+    };
     Service {
-        key: ServiceKey {
-            hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
-            namespace: namespace.into(),
-            cluster: CLUSTER.into(),
-        },
         ports: ports
             .map(|port| {
                 let number = port["port"].as_u64().unwrap() as u16;
@@ -236,13 +234,10 @@ fn service(object: &Value, namespace: &str, name: &str, age: i64) -> Service {
             .collect(),
         addresses: if headless { Vec::new() } else { vec![address.parse().unwrap()] },
         resolution: if headless { Resolution::Passthrough } else { Resolution::ClientSide },
-        external: false,
-        export_to: Vec::new(),
         selector: object["spec"]["selector"].is_object().then(|| strings(&object["spec"]["selector"])),
-        labels: BTreeMap::new(),
-        external_name: None,
         created: age,
         source: ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() },
+        ..Service::new(key)
     }
 }
 
@@ -255,16 +250,12 @@ fn endpoints(snapshot: &Snapshot, service: &Service) -> EndpointSet {
             TargetPort::Name(name) => Some((port.name.clone(), *workload.ports.get(name)?)),
         });
         Arc::new(Endpoint {
-            address: Address::Ip(workload.addresses.clone()),
             ports: ports.collect(),
             labels: workload.labels.clone(),
-            locality: Default::default(),
-            network: Default::default(),
             cluster: CLUSTER.into(),
-            health: Health::Healthy,
-            weight: 1,
             service_account: workload.service_account.clone(),
             workload: Some(workload.key.clone()),
+            ..Endpoint::new(Address::Ip(workload.addresses.clone()))
         })
     });
     EndpointSet { service: service.key.clone(), endpoints: endpoints.collect() }

@@ -10,8 +10,8 @@ use kube::api::DynamicObject;
 use lateen_galley::{UnknownFields, check_schema, kind_schema};
 use lateen_model::{
     ClusterId, ConfigKind, ConfigObject, Hostname, Locality, MeshConfig, Meta, NamespaceInfo, ObjectRef,
-    PortProtocol, Resolution, Service, ServiceKey, ServicePort, TargetPort, Visibility, Workload,
-    WorkloadKey,
+    PortProtocol, Reported, Resolution, Service, ServiceKey, ServicePort, TargetPort, Visibility, Workload,
+    WorkloadKey, WorkloadKind,
 };
 use tracing::warn;
 
@@ -41,7 +41,7 @@ pub fn service(object: v1::Service, cluster: &ClusterId, domain: &str) -> Conver
     let external_name = (spec.type_.as_deref() == Some("ExternalName"))
         .then(|| Hostname::from(spec.external_name.clone().unwrap_or_default()));
     let cluster_ips = spec.cluster_ips.clone().filter(|ips| !ips.is_empty());
-    let addresses: Vec<std::net::IpAddr> = cluster_ips
+    let addresses: Vec<lateen_model::AddressRange> = cluster_ips
         .unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect())
         .iter()
         .filter_map(|address| address.parse().ok())
@@ -83,12 +83,12 @@ pub fn service(object: v1::Service, cluster: &ClusterId, domain: &str) -> Conver
                 .collect()
         })
         .unwrap_or_default();
+    let service_key = ServiceKey {
+        hostname: format!("{}.{}.svc.{domain}", key.name, key.namespace).into(),
+        namespace: key.namespace.as_str().into(),
+        cluster: cluster.clone(),
+    };
     let service = Service {
-        key: ServiceKey {
-            hostname: format!("{}.{}.svc.{domain}", key.name, key.namespace).into(),
-            namespace: key.namespace.as_str().into(),
-            cluster: cluster.clone(),
-        },
         ports,
         addresses,
         resolution,
@@ -103,6 +103,7 @@ pub fn service(object: v1::Service, cluster: &ClusterId, domain: &str) -> Conver
             namespace: key.namespace.clone(),
             name: key.name.clone(),
         },
+        ..Service::new(service_key)
     };
     Ok(Some(Item::Service(key, Box::new(service))))
 }
@@ -189,12 +190,13 @@ pub fn pod(object: v1::Pod, cluster: &ClusterId) -> Converted {
         .flat_map(|container| container.ports.unwrap_or_default())
         .filter_map(|port| Some((port.name?, number(port.container_port))))
         .collect();
+    let workload_key = WorkloadKey {
+        cluster: cluster.clone(),
+        namespace: key.namespace.as_str().into(),
+        kind: WorkloadKind::Pod,
+        name: key.name.clone(),
+    };
     let workload = Workload {
-        key: WorkloadKey {
-            cluster: cluster.clone(),
-            namespace: key.namespace.as_str().into(),
-            name: key.name.clone(),
-        },
         addresses,
         annotations: metadata.annotations.unwrap_or_default(),
         service_account: spec
@@ -213,6 +215,7 @@ pub fn pod(object: v1::Pod, cluster: &ClusterId) -> Converted {
         labels,
         owner,
         ports,
+        ..Workload::new(workload_key)
     };
     let terminating = metadata.deletion_timestamp.is_some();
     Ok(Some(Item::Pod(
@@ -299,6 +302,7 @@ pub fn config(kind: ConfigKind, object: DynamicObject) -> Converted {
             .collect(),
         created: seconds(metadata.creation_timestamp.as_ref()),
         generation: metadata.generation.unwrap_or_default(),
+        reported: Reported::default(),
     };
     ConfigObject::from_json(kind, meta, spec)
         .map(|object| Some(Item::Config(object)))

@@ -1,14 +1,18 @@
 //! Classes of proxies: who sees the same world shares every resource.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use lateen_model::{
-    ClusterId, ConfigKey, Hostname, Namespace, NetworkId, PortProtocol, Service, Snapshot, TargetPort,
-    Workload,
+    ClusterId, Config, ConfigKey, Hostname, Namespace, NetworkId, PortProtocol, Service, Snapshot,
+    TargetPort, Workload,
 };
 use serde::Serialize;
 
 use crate::ProxyNode;
+use crate::index::Index;
+use crate::scope::ScopeKey;
 
 /// What a proxy stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -56,11 +60,15 @@ pub struct Class {
     pub gateway_ports: BTreeMap<u16, u16>,
     /// Those of the proxy's labels that a `sourceLabels` of some VirtualService asks for.
     pub source_labels: BTreeMap<String, String>,
+    /// Of a sidecar: the `Sidecar` object that is for it.
+    pub sidecar: Option<ConfigKey>,
+    /// The DestinationRules of its namespace with a `workloadSelector` that picks it.
+    pub destination_rules: Vec<ConfigKey>,
 }
 
 impl Class {
     /// The class that a proxy belongs to in this snapshot.
-    pub fn of(snapshot: &Snapshot, node: &ProxyNode) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot, index: &Index, node: &ProxyNode) -> Self {
         let workload = workload(snapshot, node);
         let labels = workload.map_or(&node.labels, |workload| &workload.labels);
         let services: Vec<&Service> = snapshot
@@ -93,8 +101,15 @@ impl Class {
             marks_sockets: node.role == Role::Sidecar && node.marks_sockets,
             gateways,
             gateway_ports,
-            source_labels: asked_labels(snapshot, labels),
+            source_labels: asked_labels(index, labels),
+            sidecar: sidecar_for(snapshot, node, labels),
+            destination_rules: selecting_rules(snapshot, &node.namespace, labels),
         }
+    }
+
+    /// What the scope of the class depends on.
+    pub(crate) fn scope_key(&self) -> ScopeKey {
+        ScopeKey { namespace: self.namespace.clone(), sidecar: self.sidecar.clone() }
     }
 }
 
@@ -139,18 +154,61 @@ fn selecting_gateways(snapshot: &Snapshot, labels: &BTreeMap<String, String>) ->
     selected.into_iter().map(|gateway| gateway.key()).collect()
 }
 
-fn asked_labels(snapshot: &Snapshot, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let asked: BTreeSet<&String> = snapshot
-        .configs()
-        .virtual_services
-        .values()
-        .flat_map(|service| &service.spec.http)
-        .flat_map(|route| &route.r#match)
-        .flat_map(|matched| matched.source_labels.keys())
-        .collect();
-    labels
-        .iter()
-        .filter(|(key, _)| asked.contains(key))
-        .map(|(key, value)| (key.clone(), value.clone()))
+fn asked_labels(index: &Index, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let asked = labels.iter().filter(|(key, _)| index.asks_for(key));
+    asked.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// The objects of one namespace.
+fn in_namespace<'a, T>(
+    configs: &'a OrdMap<ConfigKey, Arc<Config<T>>>,
+    namespace: &Namespace,
+) -> impl Iterator<Item = &'a Arc<Config<T>>> + use<'a, T> {
+    let namespace = namespace.clone();
+    let first = ConfigKey { namespace: namespace.clone(), name: String::new() };
+    configs.range(first..).take_while(move |(key, _)| key.namespace == namespace).map(|(_, config)| config)
+}
+
+fn picks(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The `Sidecar` for a proxy: the oldest of its namespace that selects it, else the oldest without a selector there,
+/// else the oldest without a selector in the root namespace.
+fn sidecar_for(
+    snapshot: &Snapshot,
+    node: &ProxyNode,
+    labels: &BTreeMap<String, String>,
+) -> Option<ConfigKey> {
+    if node.role != Role::Sidecar {
+        return None;
+    }
+    let sidecars = &snapshot.configs().sidecars;
+    let root: Namespace = snapshot.mesh().root_namespace.as_str().into();
+    let selecting = in_namespace(sidecars, &node.namespace).filter(|config| {
+        config.spec.workload_selector.as_ref().is_some_and(|selector| picks(&selector.labels, labels))
+    });
+    let default = |namespace: &Namespace| {
+        let without = in_namespace(sidecars, namespace).filter(|one| one.spec.workload_selector.is_none());
+        without.min_by(|left, right| left.age_order().cmp(&right.age_order()))
+    };
+    selecting
+        .min_by(|left, right| left.age_order().cmp(&right.age_order()))
+        .or_else(|| default(&node.namespace))
+        .or_else(|| default(&root))
+        .map(|config| config.key())
+}
+
+fn selecting_rules(
+    snapshot: &Snapshot,
+    namespace: &Namespace,
+    labels: &BTreeMap<String, String>,
+) -> Vec<ConfigKey> {
+    in_namespace(&snapshot.configs().destination_rules, namespace)
+        .filter(|rule| {
+            let selector = rule.spec.workload_selector.as_ref();
+            selector.is_some_and(|selector| picks(&selector.match_labels, labels))
+        })
+        .map(|rule| rule.key())
         .collect()
 }

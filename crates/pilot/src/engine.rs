@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
-use lateen_model::{ChangeSet, ConfigKind, Service, ServiceKey, Snapshot};
+use lateen_model::{ChangeSet, ConfigKey, ConfigKind, Service, ServiceKey, Snapshot};
 
 use crate::cluster::{self, ClusterKey};
 use crate::encoded::{Cache, Encoded};
 use crate::endpoint::{self, EndpointKey};
+use crate::index::Index;
 use crate::listener::{self, ListenerKey};
 use crate::route::{self, RouteKey, VirtualHostKey};
-use crate::rules::Rules;
+use crate::scope::{Scope, ScopeKey};
 use crate::world::World;
 use crate::{Class, ProxyNode};
 
@@ -49,7 +50,8 @@ pub struct View {
 #[derive(Debug)]
 pub struct Engine {
     snapshot: Arc<Snapshot>,
-    rules: Rules,
+    index: Index,
+    scopes: HashMap<ScopeKey, Scope>,
     classes: HashMap<Arc<Class>, Held>,
     caches: Caches,
 }
@@ -94,7 +96,8 @@ impl Engine {
     pub fn new() -> Self {
         Self {
             snapshot: Arc::default(),
-            rules: Rules::default(),
+            index: Index::default(),
+            scopes: HashMap::new(),
             classes: HashMap::new(),
             caches: Caches::default(),
         }
@@ -108,12 +111,15 @@ impl Engine {
     /// The class of a proxy, its resources made if it is the first of its class. Streams hold the `Arc`: a class that
     /// nobody holds is forgotten at the next change.
     pub fn proxy_class(&mut self, node: &ProxyNode) -> Arc<Class> {
-        let class = Arc::new(Class::of(&self.snapshot, node));
+        let class = Arc::new(Class::of(&self.snapshot, &self.index, node));
         if let Some((known, _)) = self.classes.get_key_value(&class) {
             return Arc::clone(known);
         }
         let mut held = Held::default();
-        let world = World::new(&self.snapshot, &class, &self.rules);
+        let key = class.scope_key();
+        let scope =
+            self.scopes.entry(key.clone()).or_insert_with(|| Scope::new(&self.snapshot, &self.index, key));
+        let world = World::new(&self.snapshot, &class, &self.index, scope);
         held.update(&world, &mut self.caches, ALL, &BTreeSet::new());
         self.classes.insert(Arc::clone(&class), held);
         class
@@ -123,13 +129,13 @@ impl Engine {
     pub fn apply(&mut self, snapshot: Arc<Snapshot>, changes: &ChangeSet) -> Applied {
         self.snapshot = snapshot;
         self.classes.retain(|class, _| Arc::strong_count(class) > 1);
-        if changes.touches(ConfigKind::DestinationRule) || changes.mesh {
-            self.rules = Rules::new(&self.snapshot);
-        }
+        let rules = self.index.update(&self.snapshot, changes);
+        self.refresh_scopes(changes, &rules);
         let touched = touched(&self.snapshot, changes);
         let mut applied = Applied { classes: Vec::new(), reclassify: reclassifies(changes) };
         for (class, held) in &mut self.classes {
-            let world = World::new(&self.snapshot, class, &self.rules);
+            let Some(scope) = self.scopes.get(&class.scope_key()) else { continue };
+            let world = World::new(&self.snapshot, class, &self.index, scope);
             let changed = held.update(&world, &mut self.caches, touched, &changes.endpoints);
             if !changed.is_empty() {
                 applied.classes.push(ClassChange { class: Arc::clone(class), changed });
@@ -137,6 +143,31 @@ impl Engine {
         }
         self.caches.sweep();
         applied
+    }
+
+    /// Brings what is seen up to date.
+    fn refresh_scopes(&mut self, changes: &ChangeSet, rules: &BTreeSet<ConfigKey>) {
+        let used: HashSet<ScopeKey> = self.classes.keys().map(|class| class.scope_key()).collect();
+        self.scopes.retain(|key, _| used.contains(key));
+        let all = changes.full || changes.mesh;
+        for (key, scope) in &mut self.scopes {
+            let own = changes.configs.iter().any(|reference| {
+                let of = |sidecar: &ConfigKey| {
+                    sidecar.namespace == reference.namespace && sidecar.name == reference.name
+                };
+                reference.kind == ConfigKind::Sidecar && key.sidecar.as_ref().is_some_and(of)
+            });
+            if all || own {
+                *scope = Scope::new(&self.snapshot, &self.index, key.clone());
+                continue;
+            }
+            for rule in rules {
+                scope.refresh_rule(&self.snapshot, &self.index, rule);
+            }
+            for service in &changes.services {
+                scope.refresh_service(&self.snapshot, &service.hostname);
+            }
+        }
     }
 
     /// What a class holds now; nothing for a class that [`Engine::proxy_class`] did not give.
@@ -170,7 +201,8 @@ impl View {
 /// Which types must be planned anew. Changed endpoints alone touch the endpoints of their services, and clusters where
 /// a service is resolved by the proxy.
 fn touched(snapshot: &Snapshot, changes: &ChangeSet) -> Touched {
-    if changes.full || changes.mesh || !changes.services.is_empty() {
+    let sidecars = changes.touches(ConfigKind::Sidecar) || changes.touches(ConfigKind::VirtualService);
+    if changes.full || changes.mesh || sidecars || !changes.services.is_empty() {
         return ALL;
     }
     let in_cluster = |key: &ServiceKey| {
@@ -195,6 +227,8 @@ fn reclassifies(changes: &ChangeSet) -> bool {
         || !changes.workloads.is_empty()
         || changes.touches(ConfigKind::Gateway)
         || changes.touches(ConfigKind::VirtualService)
+        || changes.touches(ConfigKind::Sidecar)
+        || changes.touches(ConfigKind::DestinationRule)
 }
 
 impl Caches {

@@ -16,14 +16,17 @@ pub mod cluster;
 mod encoded;
 pub mod endpoint;
 mod engine;
+mod index;
 pub mod injection;
 pub mod listener;
 mod node;
 mod proto;
 pub mod route;
 mod rules;
+mod scope;
 mod shared;
 mod unhandled;
+mod visibility;
 mod world;
 
 pub use class::{Class, InboundPort, Role};

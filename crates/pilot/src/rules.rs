@@ -4,70 +4,140 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lateen_api::networking::{DestinationRule, Subset, TrafficPolicy};
-use lateen_model::{Config, Hostname, Namespace, Service, Snapshot};
+use lateen_model::{Config, ConfigKey, Hostname, Namespace, Service, Snapshot};
 
 use crate::shared::Shared;
+use crate::visibility::{Reach, reach};
 
 type Rule = Arc<Config<DestinationRule>>;
 
 /// Rules by namespace and host.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    exact: HashMap<(Namespace, Hostname), Vec<Rule>>,
-    wildcards: HashMap<Namespace, Vec<(Hostname, Rule)>>,
+    by_namespace: HashMap<Namespace, OfNamespace>,
+    /// Under which host each rule is kept.
+    hosts: HashMap<ConfigKey, Hostname>,
     root: Namespace,
+    /// `MeshConfig.defaultDestinationRuleExportTo`
+    default_export: Vec<String>,
+}
+
+/// The rules of one namespace; those of a host oldest first.
+#[derive(Debug, Default)]
+struct OfNamespace {
+    exact: HashMap<Hostname, Vec<Rule>>,
+    /// The longest pattern first: it is the most specific.
+    wildcards: Vec<(Hostname, Vec<Rule>)>,
+}
+
+impl OfNamespace {
+    fn rules_of(&mut self, host: &Hostname) -> &mut Vec<Rule> {
+        if !host.is_wildcard() {
+            return self.exact.entry(host.clone()).or_default();
+        }
+        let order = |other: &Hostname| (std::cmp::Reverse(other.len()), other.clone());
+        let place = self.wildcards.binary_search_by_key(&order(host), |(other, _)| order(other));
+        let place = place.unwrap_or_else(|place| {
+            self.wildcards.insert(place, (host.clone(), Vec::new()));
+            place
+        });
+        &mut self.wildcards[place].1
+    }
+
+    fn tidy(&mut self, host: &Hostname) {
+        if self.exact.get(host).is_some_and(Vec::is_empty) {
+            self.exact.remove(host);
+        }
+        self.wildcards.retain(|(_, rules)| !rules.is_empty());
+    }
+
+    /// The rules of the most specific host that has any which count.
+    fn best(&self, host: &Hostname, counts: impl Fn(&&Rule) -> bool) -> Vec<Shared<Config<DestinationRule>>> {
+        let exact = self.exact.get(host);
+        let wild = self.wildcards.iter().filter(|(pattern, _)| pattern.covers(host)).map(|(_, rules)| rules);
+        exact
+            .into_iter()
+            .chain(wild)
+            .map(|rules| rules.iter().filter(&counts).map(Shared::of).collect::<Vec<_>>())
+            .find(|found| !found.is_empty())
+            .unwrap_or_default()
+    }
 }
 
 impl Rules {
     pub(crate) fn new(snapshot: &Snapshot) -> Self {
-        let mut rules = Self { root: snapshot.mesh().root_namespace.as_str().into(), ..Self::default() };
-        let mut all: Vec<_> = snapshot.configs().destination_rules.values().collect();
-        all.sort_by_key(|rule| rule.age_order());
-        for rule in all {
-            // Rules for some clients only are not planned yet; taking them for all would be wrong.
-            if rule.spec.workload_selector.is_some() {
-                continue;
-            }
-            let host = full_host(&rule.spec.host, &rule.meta.namespace);
-            let namespace = rule.meta.namespace.clone();
-            if host.is_wildcard() {
-                rules.wildcards.entry(namespace).or_default().push((host, Arc::clone(rule)));
-            } else {
-                rules.exact.entry((namespace, host)).or_default().push(Arc::clone(rule));
-            }
-        }
-        for wildcards in rules.wildcards.values_mut() {
-            // The longest pattern is the most specific; the sort is stable, so age still decides among equals.
-            wildcards.sort_by_key(|(host, _)| std::cmp::Reverse(host.len()));
+        let mesh = snapshot.mesh();
+        let mut rules = Self {
+            root: mesh.root_namespace.as_str().into(),
+            default_export: mesh.default_destination_rule_export_to.clone(),
+            ..Self::default()
+        };
+        for key in snapshot.configs().destination_rules.keys() {
+            rules.update(snapshot, key);
         }
         rules
     }
 
-    /// The rules for a service as a client's namespace sees it: the client's own come first, then the service's, then
-    /// the root namespace's. Several for one host are merged: the oldest gives the policy, all give subsets.
-    pub(crate) fn of(&self, service: &Service, client: &Namespace) -> Vec<Shared<Config<DestinationRule>>> {
-        for namespace in [client, &service.key.namespace, &self.root] {
-            let visible =
-                |rule: &&Arc<Config<DestinationRule>>| rule.visible_to(&rule.spec.export_to, client);
-            let key = (namespace.clone(), service.key.hostname.clone());
-            let found: Vec<_> =
-                self.exact.get(&key).into_iter().flatten().filter(visible).map(Shared::of).collect();
-            if !found.is_empty() {
-                return found;
-            }
-            let wildcard = self
-                .wildcards
-                .get(namespace)
-                .into_iter()
-                .flatten()
-                .filter(|(host, _)| host.covers(&service.key.hostname))
-                .map(|(_, rule)| rule)
-                .find(visible);
-            if let Some(rule) = wildcard {
-                return vec![Shared::of(rule)];
+    /// Looks again at one rule.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, key: &ConfigKey) {
+        if let Some(host) = self.hosts.remove(key) {
+            let kept = self.by_namespace.entry(key.namespace.clone()).or_default();
+            kept.rules_of(&host).retain(|rule| rule.meta.name != key.name);
+            kept.tidy(&host);
+        }
+        let Some(rule) = snapshot.configs().destination_rules.get(key) else { return };
+        let host = full_host(&rule.spec.host, &key.namespace);
+        let kept = self.by_namespace.entry(key.namespace.clone()).or_default().rules_of(&host);
+        let place = kept.partition_point(|other| other.age_order() < rule.age_order());
+        kept.insert(place, Arc::clone(rule));
+        self.hosts.insert(key.clone(), host);
+    }
+
+    /// The rules for a service as a client's namespace sees it: the client's own come first, then those that the
+    /// service's namespace exports, then those that the root namespace exports. Several for one host are merged: the
+    /// oldest gives the policy, all give subsets. Rules with a `workloadSelector` count for clients of their own
+    /// namespace that they select (`selected`), and take the place of those without.
+    pub(crate) fn of(
+        &self,
+        service: &Service,
+        client: &Namespace,
+        selected: &[ConfigKey],
+    ) -> Vec<Shared<Config<DestinationRule>>> {
+        let host = &service.key.hostname;
+        let reach =
+            |rule: &Rule| reach(&rule.spec.export_to, &self.default_export, &rule.meta.namespace, client);
+        // In the root namespace only what it keeps to itself comes before the rules of the service's namespace.
+        let own = |rule: &&Rule| match reach(rule) {
+            Some(Reach::Own) => true,
+            Some(_) => *client != self.root,
+            None => false,
+        };
+        let exported = |rule: &&Rule| reach(rule).is_some();
+        let mut found = self.in_namespace(client, |rules| rules.best(host, own));
+        for namespace in [&service.key.namespace, &self.root] {
+            if found.is_empty() {
+                found = self.in_namespace(namespace, |rules| rules.best(host, exported));
             }
         }
-        Vec::new()
+        if found.iter().any(|rule| rule.spec.workload_selector.is_some()) {
+            let picked = |rule: &Shared<Config<DestinationRule>>| {
+                rule.spec.workload_selector.is_some()
+                    && rule.meta.namespace == *client
+                    && selected.contains(&rule.key())
+            };
+            let for_class = found.iter().find(|rule| picked(rule)).map(|rule| &rule.spec.workload_selector);
+            let selector = for_class.cloned().flatten();
+            found.retain(|rule| rule.spec.workload_selector == selector);
+        }
+        found
+    }
+
+    fn in_namespace(
+        &self,
+        namespace: &Namespace,
+        find: impl FnOnce(&OfNamespace) -> Vec<Shared<Config<DestinationRule>>>,
+    ) -> Vec<Shared<Config<DestinationRule>>> {
+        self.by_namespace.get(namespace).map(find).unwrap_or_default()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which fields of an object have no effect yet: they are reported with their paths, never silently ignored.
 
 use lateen_api::networking::{
-    ClientTlsMode, DestinationRule, Gateway, HttpRoute, ServiceEntry, ServiceEntryResolution, TrafficPolicy,
-    UnmatchedPreflights, VirtualService,
+    CaptureMode, ClientTlsMode, DestinationRule, Gateway, HttpRoute, ServiceEntry, ServiceEntryResolution,
+    Sidecar, TrafficPolicy, UnmatchedPreflights, VirtualService,
 };
 use lateen_model::ConfigObject;
 
@@ -14,6 +14,7 @@ pub fn unhandled(object: &ConfigObject) -> Vec<String> {
         ConfigObject::DestinationRule(config) => destination_rule(&config.spec, &mut found),
         ConfigObject::Gateway(config) => gateway(&config.spec, &mut found),
         ConfigObject::ServiceEntry(config) => service_entry(&config.spec, &mut found),
+        ConfigObject::Sidecar(config) => sidecar(&config.spec, &mut found),
         _ => found.note(true, || "spec".to_owned()),
     }
     found.0
@@ -57,7 +58,6 @@ fn http_route(http: &HttpRoute, path: &str, found: &mut Found) {
 }
 
 fn destination_rule(spec: &DestinationRule, found: &mut Found) {
-    found.note(spec.workload_selector.is_some(), || "spec (workloadSelector: the whole rule)".to_owned());
     if let Some(policy) = &spec.traffic_policy {
         traffic_policy(policy, "spec.trafficPolicy", found);
     }
@@ -65,6 +65,19 @@ fn destination_rule(spec: &DestinationRule, found: &mut Found) {
         if let Some(policy) = &subset.traffic_policy {
             traffic_policy(policy, &format!("spec.subsets[{index}].trafficPolicy"), found);
         }
+    }
+}
+
+fn sidecar(spec: &Sidecar, found: &mut Found) {
+    found.note(!spec.ingress.is_empty(), || "spec.ingress".to_owned());
+    found.note(spec.inbound_connection_pool.is_some(), || "spec.inboundConnectionPool".to_owned());
+    let proxy = spec.outbound_traffic_policy.as_ref().is_some_and(|policy| policy.egress_proxy.is_some());
+    found.note(proxy, || "spec.outboundTrafficPolicy.egressProxy".to_owned());
+    for (index, listener) in spec.egress.iter().enumerate() {
+        found.note(listener.port.is_some(), || format!("spec.egress[{index}].port"));
+        found.note(!listener.bind.is_empty(), || format!("spec.egress[{index}].bind"));
+        let captured = listener.capture_mode != CaptureMode::Default;
+        found.note(captured, || format!("spec.egress[{index}].captureMode"));
     }
 }
 
@@ -176,7 +189,8 @@ mod tests {
                 r#"{"servers":[{"port":{"protocol":"HTTPS","number":443}}]}"#,
                 vec!["spec.servers[0].port.protocol (HTTPS: the whole server)"],
             ),
-            ("other kinds", ConfigKind::Sidecar, "{}", vec!["spec"]),
+            ("other kinds", ConfigKind::WasmPlugin, "{}", vec!["spec"]),
+            ("sidecar", ConfigKind::Sidecar, r#"{"egress":[{"hosts":["./*"]}]}"#, vec![]),
         ] {
             let spec = serde_json::from_str(spec).unwrap();
             let object = ConfigObject::from_json(kind, Meta::default(), spec).unwrap();

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use lateen_api::mesh::{MeshConfig, MeshOutboundMode};
 use lateen_model::Hostname;
 
 use lateen_envoy::type_urls;
@@ -37,11 +36,12 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    fn new(mesh: &MeshConfig) -> Self {
+    fn new(world: &World<'_>) -> Self {
+        let mesh = world.snapshot.mesh();
         Self {
             log: AccessLog::new(mesh),
             detection_timeout: mesh.protocol_detection_timeout.get(),
-            allow_any: mesh.outbound_traffic_policy.mode != MeshOutboundMode::RegistryOnly,
+            allow_any: world.allows_any(),
         }
     }
 
@@ -98,7 +98,7 @@ impl Key for ListenerKey {
 
 /// The listeners of a class.
 pub(crate) fn plan(world: &World<'_>) -> Vec<ListenerKey> {
-    let common = Common::new(world.snapshot.mesh());
+    let common = Common::new(world);
     let kinds = match world.class.role {
         Role::Sidecar => {
             let mut kinds = vec![

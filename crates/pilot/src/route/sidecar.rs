@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lateen_api::mesh::MeshOutboundMode;
 use lateen_api::networking::VirtualService;
 use lateen_model::{AddressRange, Config, Hostname, Service};
 
@@ -206,7 +205,7 @@ fn claim(domains: Vec<String>, taken: &mut BTreeSet<String>) -> Vec<String> {
 
 /// The host that takes what no other did.
 fn unknown_destinations(world: &World<'_>, scope: &Arc<Scope>) -> VirtualHostKey {
-    let refuse = world.snapshot.mesh().outbound_traffic_policy.mode == MeshOutboundMode::RegistryOnly;
+    let refuse = !world.allows_any();
     VirtualHostKey {
         name: if refuse { "block_all" } else { "allow_any" }.to_owned(),
         domains: vec!["*".to_owned()],

@@ -10,8 +10,8 @@ use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use lateen_envoy::{Any, TypeUrl, from_any};
 use lateen_model::{
-    Address, ChangeSet, ConfigKind, ConfigObject, Edit, Endpoint, EndpointSet, MeshConfig, Meta,
-    ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort, Workload,
+    Address, ChangeSet, ConfigKind, ConfigObject, Edit, Endpoint, EndpointSet, MeshConfig, Meta, ObjectRef,
+    PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort, Visibility, Workload,
     WorkloadKey, WorkloadKind, service_entry,
 };
 use lateen_pilot::{Class, Engine, ProxyNode};
@@ -234,6 +234,10 @@ fn service(object: &Value, namespace: &str, name: &str, age: i64) -> Service {
             .collect(),
         addresses: if headless { Vec::new() } else { vec![address.parse().unwrap()] },
         resolution: if headless { Resolution::Passthrough } else { Resolution::ClientSide },
+        export_to: object["metadata"]["annotations"]["networking.istio.io/exportTo"]
+            .as_str()
+            .map(|entries| entries.split(',').map(Visibility::parse).collect())
+            .unwrap_or_default(),
         selector: object["spec"]["selector"].is_object().then(|| strings(&object["spec"]["selector"])),
         created: age,
         source: ObjectRef { kind: "Service".into(), namespace: namespace.into(), name: name.into() },

@@ -1,0 +1,149 @@
+//! What is worked out once for all classes, and kept up by the keys that change.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use lateen_api::networking::{Destination, VirtualService};
+use lateen_model::{ChangeSet, Config, ConfigKey, ConfigKind, Hostname, Snapshot};
+
+use crate::rules::{Rules, full_host};
+
+/// What must be known of a VirtualService to say whom it concerns.
+#[derive(Debug)]
+pub(crate) struct RuleFacts {
+    /// The object.
+    pub(crate) config: Arc<Config<VirtualService>>,
+    /// Its hosts, in full.
+    pub(crate) hosts: Vec<Hostname>,
+    /// Where it and its delegates send to, in full.
+    pub(crate) destinations: BTreeSet<Hostname>,
+    /// Whether it is for sidecars (gateway `mesh`, which is also what no gateway means).
+    pub(crate) mesh: bool,
+}
+
+/// Looked up by all classes.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) rules: Rules,
+    pub(crate) virtual_services: HashMap<ConfigKey, Arc<RuleFacts>>,
+    /// Labels that some `sourceLabels` asks for, with how often.
+    asked: BTreeMap<String, usize>,
+    /// Which VirtualServices delegate to one.
+    parents: HashMap<ConfigKey, BTreeSet<ConfigKey>>,
+}
+
+impl Index {
+    /// Takes in what changed, and names the VirtualServices that mean something else now: those that changed and those
+    /// that delegate to them.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) -> BTreeSet<ConfigKey> {
+        if changes.full || changes.mesh {
+            *self = Self { rules: Rules::new(snapshot), ..Self::default() };
+            let keys: BTreeSet<ConfigKey> = snapshot.configs().virtual_services.keys().cloned().collect();
+            for key in &keys {
+                self.put(snapshot, key);
+            }
+            return keys;
+        }
+        let mut touched = BTreeSet::new();
+        for reference in &changes.configs {
+            let key = ConfigKey { namespace: reference.namespace.clone(), name: reference.name.clone() };
+            match reference.kind {
+                ConfigKind::DestinationRule => self.rules.update(snapshot, &key),
+                ConfigKind::VirtualService => {
+                    touched.extend(self.parents.get(&key).into_iter().flatten().cloned());
+                    touched.insert(key);
+                }
+                _ => {}
+            }
+        }
+        for key in &touched {
+            self.put(snapshot, key);
+        }
+        touched
+    }
+
+    /// Whether some rule asks for this label of its clients.
+    pub(crate) fn asks_for(&self, label: &str) -> bool {
+        self.asked.contains_key(label)
+    }
+
+    fn put(&mut self, snapshot: &Snapshot, key: &ConfigKey) {
+        if let Some(old) = self.virtual_services.remove(key) {
+            self.forget(&old.config);
+        }
+        let Some(config) = snapshot.configs().virtual_services.get(key) else { return };
+        for label in asked_labels(config) {
+            *self.asked.entry(label.clone()).or_default() += 1;
+        }
+        for delegate in delegates(config) {
+            self.parents.entry(delegate).or_default().insert(key.clone());
+        }
+        self.virtual_services.insert(key.clone(), Arc::new(facts(snapshot, config)));
+    }
+
+    fn forget(&mut self, config: &Config<VirtualService>) {
+        for label in asked_labels(config) {
+            if let Some(count) = self.asked.get_mut(label) {
+                *count -= 1;
+                if *count == 0 {
+                    self.asked.remove(label);
+                }
+            }
+        }
+        for delegate in delegates(config) {
+            if let Some(parents) = self.parents.get_mut(&delegate) {
+                parents.remove(&config.key());
+                if parents.is_empty() {
+                    self.parents.remove(&delegate);
+                }
+            }
+        }
+    }
+}
+
+fn asked_labels(config: &Config<VirtualService>) -> impl Iterator<Item = &String> {
+    let spec = &config.spec;
+    let http = spec.http.iter().flat_map(|route| &route.r#match).flat_map(|one| one.source_labels.keys());
+    let tls = spec.tls.iter().flat_map(|route| &route.r#match).flat_map(|one| one.source_labels.keys());
+    let tcp = spec.tcp.iter().flat_map(|route| &route.r#match).flat_map(|one| one.source_labels.keys());
+    http.chain(tls).chain(tcp)
+}
+
+fn delegates(config: &Config<VirtualService>) -> impl Iterator<Item = ConfigKey> {
+    let delegates = config.spec.http.iter().filter_map(|route| route.delegate.as_ref());
+    delegates.map(|delegate| ConfigKey {
+        namespace: match delegate.namespace.as_str() {
+            "" => config.meta.namespace.clone(),
+            named => named.into(),
+        },
+        name: delegate.name.clone(),
+    })
+}
+
+fn facts(snapshot: &Snapshot, config: &Arc<Config<VirtualService>>) -> RuleFacts {
+    let namespace = &config.meta.namespace;
+    let mut destinations: BTreeSet<Hostname> = own_destinations(config).collect();
+    for delegate in delegates(config) {
+        if let Some(delegate) = snapshot.configs().virtual_services.get(&delegate) {
+            destinations.extend(own_destinations(delegate));
+        }
+    }
+    RuleFacts {
+        config: Arc::clone(config),
+        hosts: config.spec.hosts.iter().map(|host| full_host(host, namespace)).collect(),
+        destinations,
+        mesh: config.spec.gateways.is_empty() || config.spec.gateways.iter().any(|name| name == "mesh"),
+    }
+}
+
+fn own_destinations(config: &Config<VirtualService>) -> impl Iterator<Item = Hostname> {
+    let spec = &config.spec;
+    let http = spec.http.iter().flat_map(|http| {
+        let routes = http.route.iter().map(|route| &route.destination);
+        routes.chain(&http.mirror).chain(http.mirrors.iter().map(|mirror| &mirror.destination))
+    });
+    let tls = spec.tls.iter().flat_map(|route| &route.route).map(|route| &route.destination);
+    let tcp = spec.tcp.iter().flat_map(|route| &route.route).map(|route| &route.destination);
+    let full = |destination: &Destination| full_host(&destination.host, &config.meta.namespace);
+    http.chain(tls).chain(tcp).map(full)
+}

@@ -170,13 +170,14 @@ impl Edit {
     }
 
     /// Adds or replaces a service.
-    pub fn put_service(&mut self, service: Service) {
+    pub fn put_service(&mut self, service: impl Into<Arc<Service>>) {
+        let service = service.into();
         let key = service.key.clone();
-        if self.next.services.get(&key).is_some_and(|old| **old == service) {
+        if self.next.services.get(&key).is_some_and(|old| *old == service) {
             return;
         }
         self.next.services_by_namespace.entry(key.namespace.clone()).or_default().insert(key.clone());
-        self.next.services.insert(key.clone(), Arc::new(service));
+        self.next.services.insert(key.clone(), service);
         self.changes.services.insert(key);
     }
 

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use lateen_model::{ConfigKind, ConfigObject, Locality, MeshConfig, NamespaceInfo, Service, Workload};
+use lateen_model::{
+    ConfigKind, ConfigObject, Endpoint, Locality, MeshConfig, NamespaceInfo, Service, Workload,
+};
 
 /// Namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +22,8 @@ pub struct ObjectKey {
 pub enum Kind {
     /// A service of the platform.
     Service,
+    /// All endpoints of a service, ready-made.
+    Endpoints,
     /// Part of a service's endpoints.
     Slice,
     /// Something that runs.
@@ -38,6 +43,8 @@ pub enum Kind {
 pub enum Item {
     /// A service.
     Service(ObjectKey, Box<Service>),
+    /// All endpoints of the service with the same key, ready-made. A platform gives either these or slices and Pods.
+    Endpoints(ObjectKey, Vec<Arc<Endpoint>>),
     /// Part of a service's endpoints.
     Slice(ObjectKey, Slice),
     /// Something that runs.
@@ -46,9 +53,9 @@ pub enum Item {
     Node(String, Locality),
     /// A namespace.
     Namespace(String, NamespaceInfo),
-    /// An object of the mesh's configuration.
+    /// An object of the mesh's configuration; counts from the mesh's own cluster alone.
     Config(ConfigObject),
-    /// The mesh's settings.
+    /// The mesh's settings; they count from the mesh's own cluster alone.
     Mesh(Box<MeshConfig>),
 }
 
@@ -70,6 +77,8 @@ pub enum Change {
     },
     /// Is there but cannot be read; the last good one stays.
     Unreadable(Problem),
+    /// The platform is no longer wanted: everything it told of goes.
+    Forget,
 }
 
 /// An object that cannot be read.
@@ -140,6 +149,7 @@ impl Item {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Service(..) => Kind::Service,
+            Self::Endpoints(..) => Kind::Endpoints,
             Self::Slice(..) => Kind::Slice,
             Self::Pod(..) => Kind::Pod,
             Self::Node(..) => Kind::Node,
@@ -152,7 +162,9 @@ impl Item {
     /// Its key among its kind.
     pub fn key(&self) -> ObjectKey {
         match self {
-            Self::Service(key, _) | Self::Slice(key, _) | Self::Pod(key, _) => key.clone(),
+            Self::Service(key, _) | Self::Endpoints(key, _) | Self::Slice(key, _) | Self::Pod(key, _) => {
+                key.clone()
+            }
             Self::Node(name, _) | Self::Namespace(name, _) => ObjectKey::new("", name),
             Self::Config(object) => {
                 let reference = object.reference();

@@ -10,12 +10,15 @@
 
 mod change;
 mod kubernetes;
+mod metrics;
 mod publish;
 mod registry;
+mod status;
 mod store;
 
 pub use change::{Change, Item, Kind, ObjectKey, Pod, Problem, Slice, SliceEndpoint};
 pub use kubernetes::{Kubernetes, KubernetesOptions, convert};
 pub use publish::Subscription;
-pub use registry::{Platform, Registry, Sink};
+pub use registry::{Closed, Platform, Platforms, Registry, RegistryOptions, Sink};
+pub use status::{Failure, LastError, PlatformStatus, Reason};
 pub use store::{Store, StoreOptions};

@@ -16,10 +16,13 @@ use lateen_api::{Resource, for_each_kind};
 use lateen_base::backoff::Backoff;
 use lateen_model::{ClusterId, ConfigKind};
 use serde::de::DeserializeOwned;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::registry::{Platform, Sink};
-use crate::{Change, Item, Kind, ObjectKey, Problem};
+use crate::{Change, Failure, Item, Kind, ObjectKey, Problem, Reason};
+
+/// Longer than an attempt to connect takes.
+const RESUMED: Duration = Duration::from_secs(40);
 
 /// What a Kubernetes platform must be told.
 #[derive(Debug, Clone)]
@@ -57,6 +60,14 @@ impl Kubernetes {
 }
 
 impl Platform for Kubernetes {
+    fn name(&self) -> ClusterId {
+        self.options.cluster.clone()
+    }
+
+    fn provider(&self) -> &'static str {
+        "Kubernetes"
+    }
+
     fn kinds(&self) -> Vec<Kind> {
         let core = [Kind::Service, Kind::Slice, Kind::Pod, Kind::Node, Kind::Namespace, Kind::Mesh];
         core.into_iter().chain(ConfigKind::ALL.iter().map(|kind| Kind::Config(*kind))).collect()
@@ -162,7 +173,18 @@ async fn follow<K: kube::ResourceExt>(
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     let mut listed = false;
     let (mut items, mut keep, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-    while let Some(event) = stream.next().await {
+    let mut failing = false;
+    loop {
+        let Some(event) = next(&mut stream, failing).await else {
+            sink.succeeded(kind);
+            failing = false;
+            continue;
+        };
+        let Some(event) = event else { return };
+        if event.is_ok() {
+            backoff.reset();
+            failing = false;
+        }
         let change = match event {
             Ok(watcher::Event::Init) => {
                 (items, keep, problems) = Default::default();
@@ -182,7 +204,7 @@ async fn follow<K: kube::ResourceExt>(
             }
             Ok(watcher::Event::InitDone) => {
                 listed = true;
-                backoff.reset();
+                sink.succeeded(kind);
                 for problem in problems.drain(..) {
                     if sink.send(Change::Unreadable(problem)).await.is_err() {
                         return;
@@ -191,7 +213,7 @@ async fn follow<K: kube::ResourceExt>(
                 Change::Replace { kind, items: std::mem::take(&mut items), keep: std::mem::take(&mut keep) }
             }
             Ok(watcher::Event::Apply(object)) => {
-                backoff.reset();
+                sink.succeeded(kind);
                 let key = key_of(kind, &object);
                 match convert(object) {
                     Ok(Some(item)) => Change::Apply(item),
@@ -200,7 +222,7 @@ async fn follow<K: kube::ResourceExt>(
                 }
             }
             Ok(watcher::Event::Delete(object)) => {
-                backoff.reset();
+                sink.succeeded(kind);
                 Change::Delete(kind, key_of(kind, &object))
             }
             Err(error) => {
@@ -208,8 +230,14 @@ async fn follow<K: kube::ResourceExt>(
                 let delay = backoff.next_delay();
                 if absent {
                     debug!(?kind, "the API server does not know the kind");
+                    sink.succeeded(kind);
                 } else {
-                    warn!(?kind, ?delay, "a watch broke, the last state stands: {error}");
+                    debug!(?kind, ?delay, "a watch broke: {error}");
+                    // A watch that ran out, or a version that is too old, is answered by a new list.
+                    if !is_expired(&error) {
+                        failing = true;
+                        sink.failed(kind, &failure(kind, &error));
+                    }
                 }
                 // A kind that is not installed has no objects; readiness does not wait for it.
                 if absent && !listed {
@@ -243,4 +271,36 @@ fn is_not_found(error: &watcher::Error) -> bool {
         return false;
     };
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// The next event. After a failure, none that no further one follows for so long that the watch must have been resumed:
+/// events may be rare.
+async fn next<S: futures::Stream + Unpin>(stream: &mut S, failing: bool) -> Option<Option<S::Item>> {
+    if !failing {
+        return Some(stream.next().await);
+    }
+    tokio::time::timeout(RESUMED, stream.next()).await.ok()
+}
+
+fn is_expired(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}
+
+fn failure(kind: Kind, error: &watcher::Error) -> Failure {
+    let reason = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if matches!(status.code, 401 | 403) =>
+        {
+            Reason::Denied
+        }
+        watcher::Error::InitialListFailed(kube::Error::SerdeError(_))
+        | watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => Reason::Malformed,
+        _ => Reason::Unavailable,
+    };
+    Failure::new(reason, format!("{kind:?}: {error}"))
 }

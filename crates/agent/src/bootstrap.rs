@@ -135,6 +135,8 @@ fn node_metadata(workload: &Workload, role: Role) -> Value {
         ("SERVICE_ACCOUNT", json!(workload.service_account)),
         ("INSTANCE_IPS", json!(addresses.join(","))),
         ("LABELS", json!(workload.labels)),
+        // There is no certificate for the workload yet: nobody may expect mutual TLS of it.
+        ("LATEEN_WORKLOAD_CERTIFICATES", json!("false")),
         ("ISTIO_VERSION", json!(lateen_base::VERSION)),
         ("PROXY_CONFIG", workload.config.raw.clone()),
     ];

@@ -40,6 +40,7 @@ pub mod tls;
 pub mod token_bucket;
 pub mod transport;
 pub mod value_matcher;
+pub mod walk;
 
 pub use error::{ConfigError, Warning};
 pub use stream_info::StreamInfo;

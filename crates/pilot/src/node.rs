@@ -35,6 +35,9 @@ pub struct ProxyNode {
     /// `LATEEN_SOCKET_MARK`: whether the proxy marks its own connections, by which interception knows them where uid
     /// 1337 does not exist. Marking takes a capability, so a proxy that need not must not be told to.
     pub marks_sockets: bool,
+    /// `LATEEN_WORKLOAD_CERTIFICATES`: whether its agent has a certificate for it (SDS names `default` and `ROOTCA`).
+    /// Without one there is no mutual TLS on either side. Istio's agents always have one and say nothing.
+    pub workload_certificates: bool,
     /// Where it runs.
     pub locality: Locality,
 }
@@ -105,6 +108,7 @@ impl ProxyNode {
             service_account: text("SERVICE_ACCOUNT"),
             version: text("ISTIO_VERSION"),
             marks_sockets: metadata.contains_key("LATEEN_SOCKET_MARK"),
+            workload_certificates: text("LATEEN_WORKLOAD_CERTIFICATES") != "false",
             locality: Locality::default(),
         })
     }

@@ -281,13 +281,7 @@ pub struct Listeners {
 impl Listeners {
     /// The listener of an original destination: its address, or any address with its port.
     pub fn for_destination(&self, destination: SocketAddr) -> Option<&Arc<ListenerHandle>> {
-        self.by_address.get(&destination).or_else(|| {
-            let any: std::net::IpAddr = match destination {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-            };
-            self.by_address.get(&SocketAddr::new(any, destination.port()))
-        })
+        lateen_dataplane::walk::claims(destination).iter().find_map(|address| self.by_address.get(address))
     }
 }
 

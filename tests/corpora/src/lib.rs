@@ -4,6 +4,7 @@
 mod crd_validation;
 mod report;
 mod samples;
+mod simulation;
 mod validation;
 
 use std::path::Path;
@@ -19,10 +20,11 @@ pub struct Corpus {
 }
 
 /// All corpora that we read.
-pub fn all() -> [Corpus; 3] {
+pub fn all() -> [Corpus; 4] {
     [
         Corpus { name: "validation", run: validation::run },
         Corpus { name: "crd-validation", run: crd_validation::run },
         Corpus { name: "samples", run: samples::run },
+        Corpus { name: "simulation", run: simulation::run },
     ]
 }

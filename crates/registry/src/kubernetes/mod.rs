@@ -1,6 +1,7 @@
 //! Kubernetes as a platform: one watch a kind.
 
 pub mod convert;
+mod object;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use lateen_base::backoff::Backoff;
 use lateen_model::{ClusterId, ConfigKind};
 use serde::de::DeserializeOwned;
 use tracing::debug;
+
+pub use object::object;
 
 use crate::registry::{Platform, Sink};
 use crate::{Change, Failure, Item, Kind, ObjectKey, Problem, Reason};

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use lateen_base::drain;
 use lateen_envoy::type_urls;
 use lateen_model::{ChangeSet, Snapshot};
+use lateen_pilot::name_table::NAME_TABLE;
 use lateen_pilot::{Class, Encoded, Engine, ProxyNode, View};
 use lateen_registry::Subscription;
 use lateen_xds::{Client, EncodedResource, Event, ResourceSource, Subscriber};
@@ -24,7 +25,8 @@ use crate::callers::Callers;
 use crate::metrics::Metrics;
 
 /// The types that the engine makes.
-const TYPES: [&str; 4] = [type_urls::CLUSTER, type_urls::ENDPOINT, type_urls::LISTENER, type_urls::ROUTE];
+const TYPES: [&str; 5] =
+    [type_urls::CLUSTER, type_urls::ENDPOINT, type_urls::LISTENER, type_urls::ROUTE, NAME_TABLE];
 
 /// Serves all proxies. Clones share.
 #[derive(Clone)]

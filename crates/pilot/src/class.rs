@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use lateen_model::{
     ClusterId, Config, ConfigKey, Hostname, Namespace, NetworkId, PortProtocol, Service, Snapshot,
-    TargetPort, Workload,
+    TargetPort, Workload, WorkloadKind,
 };
 use serde::Serialize;
 
@@ -54,6 +54,8 @@ pub struct Class {
     pub inbound: Vec<InboundPort>,
     /// Of a sidecar: whether connections to the application carry the mark.
     pub marks_sockets: bool,
+    /// Whether names are answered by its agent: it gets the name table, and addresses that the mesh made up.
+    pub dns_capture: bool,
     /// Of a gateway: the Gateway objects that select it, oldest first.
     pub gateways: Vec<ConfigKey>,
     /// Of a gateway: which of its own ports its services' ports stand for.
@@ -99,6 +101,7 @@ impl Class {
             network: node.network.clone(),
             inbound,
             marks_sockets: node.role == Role::Sidecar && node.marks_sockets,
+            dns_capture: node.dns_capture,
             gateways,
             gateway_ports,
             source_labels: asked_labels(index, labels),
@@ -113,10 +116,13 @@ impl Class {
     }
 }
 
-/// The workload behind the proxy: by name, else by address.
+/// The workload behind the proxy: the one of its address and name. What is no Pod has a name of the mesh's making, which
+/// the proxy does not know.
 fn workload<'a>(snapshot: &'a Snapshot, node: &ProxyNode) -> Option<&'a Workload> {
-    let is_it =
-        |workload: &&Workload| workload.key.namespace == node.namespace && workload.key.name == node.name;
+    let is_it = |workload: &&Workload| {
+        let key = &workload.key;
+        key.namespace == node.namespace && (key.name == node.name || key.kind == WorkloadKind::WorkloadEntry)
+    };
     node.addresses
         .iter()
         .flat_map(|address| snapshot.workloads_at(address))

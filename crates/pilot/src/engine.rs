@@ -12,6 +12,7 @@ use crate::encoded::{Cache, Encoded};
 use crate::endpoint::{self, EndpointKey};
 use crate::index::Index;
 use crate::listener::{self, ListenerKey};
+use crate::name_table::{self, NAME_TABLE, NameKey};
 use crate::route::{self, RouteKey, VirtualHostKey};
 use crate::scope::{Scope, ScopeKey};
 use crate::world::World;
@@ -44,6 +45,8 @@ pub struct View {
     endpoints: Resources,
     listeners: Resources,
     routes: Resources,
+    /// The one resource of its kind.
+    name_table: Option<Arc<Encoded>>,
 }
 
 /// Holds the resources of all classes. Pure: no clock, no I/O; whoever owns it is the only writer.
@@ -62,6 +65,8 @@ struct Held {
     view: View,
     /// Route configurations by what they were put together from: equal keys are not assembled again.
     route_keys: HashMap<String, RouteKey>,
+    /// Parts of the name table, by host.
+    names: Resources,
     /// Which endpoint resources a service has.
     by_service: HashMap<ServiceKey, Vec<String>>,
 }
@@ -72,6 +77,7 @@ struct Caches {
     endpoints: Cache<EndpointKey>,
     listeners: Cache<ListenerKey>,
     hosts: Cache<VirtualHostKey>,
+    names: Cache<NameKey>,
 }
 
 /// Which types a change may touch.
@@ -179,11 +185,15 @@ impl Engine {
 impl View {
     /// All resources of a type, in the order of names.
     pub fn list(&self, type_url: &str) -> impl Iterator<Item = &Arc<Encoded>> {
-        self.of_type(type_url).into_iter().flat_map(|resources| resources.values())
+        let table = self.name_table.as_ref().filter(|_| type_url == NAME_TABLE);
+        self.of_type(type_url).into_iter().flat_map(|resources| resources.values()).chain(table)
     }
 
     /// One resource.
     pub fn get(&self, type_url: &str, name: &str) -> Option<&Arc<Encoded>> {
+        if type_url == NAME_TABLE {
+            return self.name_table.as_ref().filter(|table| *table.name == *name);
+        }
         self.of_type(type_url)?.get(name)
     }
 
@@ -237,6 +247,7 @@ impl Caches {
         self.endpoints.sweep();
         self.listeners.sweep();
         self.hosts.sweep();
+        self.names.sweep();
     }
 }
 
@@ -273,6 +284,10 @@ impl Held {
         if touched.routes {
             note(ROUTE, self.routes(world, caches));
         }
+        if world.class.dns_capture {
+            // Who sees what follows from the same objects as for clusters.
+            note(NAME_TABLE, self.names(world, caches, touched.clusters && touched.routes, endpoints));
+        }
         changed
     }
 
@@ -306,6 +321,37 @@ impl Held {
             }
         }
         changed
+    }
+
+    fn names(
+        &mut self,
+        world: &World<'_>,
+        caches: &mut Caches,
+        all: bool,
+        endpoints: &BTreeSet<ServiceKey>,
+    ) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        if all {
+            let keys = world.services.iter().filter_map(|service| name_table::plan_service(world, service));
+            changed = replace(&mut self.names, keys.map(|key| caches.names.get(&key)));
+        }
+        for key in endpoints.iter().filter(|_| !all) {
+            let service = world.service(&key.hostname).filter(|service| service.key == *key);
+            match service.and_then(|service| name_table::plan_service(world, service)) {
+                Some(key) => put(&mut self.names, caches.names.get(&key), &mut changed),
+                None => {
+                    if self.names.remove(key.hostname.as_str()).is_some() {
+                        changed.insert(key.hostname.to_string());
+                    }
+                }
+            }
+        }
+        if changed.is_empty() && self.view.name_table.is_some() {
+            return BTreeSet::new();
+        }
+        let table = Arc::new(name_table::assemble(self.names.values()));
+        self.view.name_table = Some(Arc::clone(&table));
+        [table.name.to_string()].into()
     }
 
     fn routes(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<String> {

@@ -19,6 +19,7 @@ mod engine;
 mod index;
 pub mod injection;
 pub mod listener;
+pub mod name_table;
 mod node;
 mod proto;
 pub mod route;

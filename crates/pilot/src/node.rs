@@ -38,6 +38,8 @@ pub struct ProxyNode {
     /// `LATEEN_WORKLOAD_CERTIFICATES`: whether its agent has a certificate for it (SDS names `default` and `ROOTCA`).
     /// Without one there is no mutual TLS on either side. Istio's agents always have one and say nothing.
     pub workload_certificates: bool,
+    /// `DNS_CAPTURE`: whether its agent answers the workload's DNS questions, and so gets the name table.
+    pub dns_capture: bool,
     /// Where it runs.
     pub locality: Locality,
 }
@@ -109,6 +111,7 @@ impl ProxyNode {
             version: text("ISTIO_VERSION"),
             marks_sockets: metadata.contains_key("LATEEN_SOCKET_MARK"),
             workload_certificates: text("LATEEN_WORKLOAD_CERTIFICATES") != "false",
+            dns_capture: text("DNS_CAPTURE") == "true",
             locality: Locality::default(),
         })
     }

@@ -33,7 +33,8 @@
 //! # Relaying
 //!
 //! [`relay::Relay`] forwards ADS streams byte for byte to another channel, adding metadata (a token): an agent offers it
-//! on a Unix socket, so that a stock Envoy reaches the control plane. [`transport`] makes channels, and token sources
+//! on a Unix socket, so that a stock Envoy reaches the control plane. It can add requests of its own to every stream, by which
+//! the agent reports something ([`relay::Report`]). [`transport`] makes channels, and token sources
 //! that are read again for every stream.
 
 pub mod client;

@@ -6,9 +6,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use http::uri::PathAndQuery;
+use lateen_envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use lateen_envoy::google::rpc::Status as RpcStatus;
+use prost::Message;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, StdError};
@@ -27,12 +31,28 @@ use crate::{DELTA_PATH, SERVICE, SOTW_PATH};
 pub struct Relay {
     upstream: Channel,
     metadata: MetadataSource,
+    reports: Option<watch::Receiver<Option<Report>>>,
+}
+
+/// Something that is reported to the server on every stream, beside what the client says: a request of a type that
+/// carries no resources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The type.
+    pub type_url: &'static str,
+    /// What is wrong; nothing where all is well.
+    pub error: Option<String>,
 }
 
 impl Relay {
     /// Forwards to `upstream`; `metadata` is asked once per stream, and its values replace those the client sent.
     pub fn new(upstream: Channel, metadata: MetadataSource) -> Self {
-        Self { upstream, metadata }
+        Self { upstream, metadata, reports: None }
+    }
+
+    /// Also reports the latest value of `reports`: on each stream once it is open, and whenever it changes.
+    pub fn reporting(self, reports: watch::Receiver<Option<Report>>) -> Self {
+        Self { reports: Some(reports), ..self }
     }
 
     /// Serves on a Unix socket until `shutdown` completes, then lets no stream linger: streams of a discovery service
@@ -124,6 +144,7 @@ impl Relay {
         let messages = inbound
             .take_while(|message| std::future::ready(message.is_ok()))
             .filter_map(|message| std::future::ready(message.ok()));
+        let messages = with_reports(messages.boxed(), self.reports, path == DELTA_PATH).await;
         let mut outgoing = Request::new(messages);
         *outgoing.metadata_mut() = metadata;
 
@@ -138,6 +159,47 @@ impl Relay {
                 }
             })?;
         Ok(Response::new(response.into_inner().boxed()))
+    }
+}
+
+/// Puts reports between a client's messages. The client's first one stays the first: it says who the client is.
+async fn with_reports(
+    mut messages: BoxStream<'static, Bytes>,
+    reports: Option<watch::Receiver<Option<Report>>>,
+    delta: bool,
+) -> BoxStream<'static, Bytes> {
+    let Some(reports) = reports else { return messages };
+    let Some(first) = messages.next().await else { return messages };
+    let reports = stream::unfold((reports, true), move |(mut reports, mut first)| async move {
+        loop {
+            if !std::mem::take(&mut first) {
+                reports.changed().await.ok()?;
+            }
+            let report = reports.borrow_and_update().clone();
+            if let Some(report) = report {
+                return Some((Some(report.encode(delta)), (reports, false)));
+            }
+        }
+    });
+    // The stream ends with the client's messages, whatever there may be to report.
+    let rest = messages.map(Some).chain(stream::once(std::future::ready(None)));
+    let both = stream::select(rest, reports).take_while(|message| std::future::ready(message.is_some()));
+    let both = both.filter_map(std::future::ready);
+    stream::once(std::future::ready(first)).chain(both).boxed()
+}
+
+impl Report {
+    fn encode(&self, delta: bool) -> Bytes {
+        let type_url = self.type_url.to_owned();
+        // gRPC's code for INTERNAL, as Istio's agents send it.
+        let status =
+            |message: &String| RpcStatus { code: 13, message: message.clone(), ..RpcStatus::default() };
+        let error_detail = self.error.as_ref().map(status);
+        let bytes = match delta {
+            true => DeltaDiscoveryRequest { type_url, error_detail, ..Default::default() }.encode_to_vec(),
+            false => DiscoveryRequest { type_url, error_detail, ..Default::default() }.encode_to_vec(),
+        };
+        bytes.into()
     }
 }
 

@@ -130,6 +130,13 @@ pub enum Event<'a> {
         /// The response's version.
         version: &'a str,
     },
+    /// It reported something: a request of a type of [`ServerOptions::reports`](crate::ServerOptions).
+    Reported {
+        /// The type.
+        type_url: &'a str,
+        /// What is wrong; nothing where all is well.
+        error: Option<&'a str>,
+    },
     /// It was sent and has answered all that there is to send of the state adopted last: nothing is due or under way.
     Settled,
     /// It rejected the last response of the type, at least in part.

@@ -14,11 +14,11 @@ use lateen_envoy::envoy::service::discovery::v3::{
 };
 use lateen_envoy::type_urls::{CLUSTER, ENDPOINT};
 use lateen_xds::client::{self, ClientOptions, Handle, Handler, RejectedResource, Update};
-use lateen_xds::relay::Relay;
+use lateen_xds::relay::{Relay, Report};
 use lateen_xds::transport::{bearer_token_file, no_metadata, unix_channel};
 use lateen_xds::{DELTA_PATH, EncodedResource, Protocol, SOTW_PATH, SyncState};
 use prost::Message;
-use support::{Control, soon};
+use support::{Control, REPORT, soon};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -207,6 +207,43 @@ async fn a_relay_adds_the_token_of_the_moment_and_forwards_over_unix_sockets() {
         std::fs::write(&token_path, "right\n").unwrap();
         expect(&mut received, "CDS a=one").await;
     }
+    relay.abort();
+}
+
+#[tokio::test]
+async fn a_relay_reports_on_every_stream_beside_what_the_client_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server_path, relay_path) = (folder.path().join("server.sock"), folder.path().join("relay.sock"));
+    let control = Control::new();
+    control.set([(CLUSTER, "a", Some(cluster("a", "one")))]);
+    let _server = control.serve_unix(&server_path);
+    let (reports, receiver) = tokio::sync::watch::channel(None);
+    let relay = Relay::new(unix_channel(&server_path), no_metadata()).reporting(receiver);
+    let listener = UnixListener::bind(&relay_path).unwrap();
+    let relay = tokio::spawn(relay.serve_unix(listener, std::future::pending()));
+    let reported = || {
+        let events = control.events().into_iter();
+        events.filter_map(|event| Some(event.strip_prefix(REPORT)?.trim().to_owned())).collect::<Vec<_>>()
+    };
+    let report = |error: Option<&str>| Report { type_url: REPORT, error: error.map(str::to_owned) };
+    let mut expected = Vec::new();
+    for protocol in [Protocol::Delta, Protocol::Sotw] {
+        let (handle, mut received) = start(unix_channel(&relay_path), options(protocol));
+        expect(&mut received, "CDS a=one").await;
+        until("the report of the moment", || reported().len() == expected.len()).await;
+        for (error, word) in [(Some("it broke"), "is it broke"), (None, "is well")] {
+            reports.send_replace(Some(report(error)));
+            expected.push(word);
+            until("the report", || reported().last().is_some_and(|last| *last == word)).await;
+        }
+        // The client's own messages go on as before.
+        assert!(handle.status().connected);
+        // A further stream begins with the latest report.
+        expected.push("is well");
+        drop(handle);
+    }
+    expected.pop();
+    assert_eq!(reported(), expected);
     relay.abort();
 }
 

@@ -127,6 +127,11 @@ impl World {
         self.proxy("sidecar", deployment, metadata)
     }
 
+    /// A sidecar whose agent answers DNS.
+    pub fn naming_sidecar(&mut self, deployment: &str) -> Arc<Class> {
+        self.proxy("sidecar", deployment, serde_json::json!({"CLUSTER_ID": CLUSTER, "DNS_CAPTURE": "true"}))
+    }
+
     /// A gateway of the workload that a Deployment made.
     pub fn gateway(&mut self, deployment: &str) -> Arc<Class> {
         self.proxy("router", deployment, serde_json::json!({"CLUSTER_ID": CLUSTER}))

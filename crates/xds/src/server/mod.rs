@@ -35,6 +35,9 @@ pub struct ServerOptions {
     /// Types of which a state-of-the-world response must list everything, since what it leaves out is removed
     /// (listeners and clusters; for the others a response may carry the changed resources only).
     pub full_state: Vec<Arc<str>>,
+    /// Types that carry no resources: their requests report something ([`Event::Reported`](crate::Event)), such as the
+    /// health of an application, and are not answered.
+    pub reports: Vec<Arc<str>>,
     /// How the server names itself to its clients (`control_plane.identifier`); empty for not at all.
     pub identifier: Arc<str>,
 }
@@ -46,6 +49,7 @@ impl ServerOptions {
         Self {
             order: order.map(Arc::from).to_vec(),
             full_state: [type_urls::CLUSTER, type_urls::LISTENER].map(Arc::from).to_vec(),
+            reports: Vec::new(),
             identifier: Arc::from(""),
         }
     }

@@ -150,6 +150,10 @@ impl Session {
 
     /// A request of the state-of-the-world protocol.
     pub(super) fn on_sotw(&mut self, request: DiscoveryRequest, subscriber: &mut dyn Subscriber) {
+        if self.is_report(&request.type_url) {
+            let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+            return subscriber.event(Event::Reported { type_url: &request.type_url, error });
+        }
         self.unsettled = true;
         let type_url: Arc<str> = request.type_url.into();
         let known = self.types.contains_key(&type_url);
@@ -220,6 +224,10 @@ impl Session {
 
     /// A request of the delta protocol.
     pub(super) fn on_delta(&mut self, request: DeltaDiscoveryRequest, subscriber: &mut dyn Subscriber) {
+        if self.is_report(&request.type_url) {
+            let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+            return subscriber.event(Event::Reported { type_url: &request.type_url, error });
+        }
         self.unsettled = true;
         let type_url: Arc<str> = request.type_url.into();
         let first = !self.types.contains_key(&type_url);
@@ -285,6 +293,10 @@ impl Session {
             });
         }
         self.publish(&type_url);
+    }
+
+    fn is_report(&self, type_url: &str) -> bool {
+        self.options.reports.iter().any(|report| **report == *type_url)
     }
 
     fn answered(

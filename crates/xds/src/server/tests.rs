@@ -78,6 +78,7 @@ impl Subscriber for World {
                 )
             }
             Event::Settled => "settled".to_owned(),
+            Event::Reported { type_url, error } => format!("{type_url} reported {error:?}"),
             Event::Accepted { type_url, nonce, .. } => format!("{type_url} ack {nonce}"),
             Event::Rejected { type_url, nonce, names, message } => {
                 format!("{type_url} nack {nonce} [{}] {message}", names.join(","))
@@ -100,6 +101,7 @@ impl Stream {
             order: ["c", "e", "l", "r"].map(Arc::from).to_vec(),
             full_state: ["c", "l"].map(Arc::from).to_vec(),
             identifier: "".into(),
+            reports: Vec::new(),
         };
         let session = Session::new(Arc::new(options), delta, status.clone());
         Self { session, world: World::of(resources), status, delta }

@@ -19,6 +19,9 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+/// A type whose requests report something, on Unix sockets.
+pub const REPORT: &str = "type.googleapis.com/istio.v1.HealthInformation";
+
 pub type Table = BTreeMap<(String, String), Arc<EncodedResource>>;
 
 /// Bounds every wait of a test.
@@ -85,7 +88,8 @@ impl Control {
 
     pub fn serve_unix(&self, path: &Path) -> JoinHandle<()> {
         let listener = UnixListener::bind(path).unwrap();
-        let service = AdsServer::new(self.clone(), ServerOptions::envoy());
+        let options = ServerOptions { reports: vec![REPORT.into()], ..ServerOptions::envoy() };
+        let service = AdsServer::new(self.clone(), options);
         let serving = tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming(UnixListenerStream::new(listener));
@@ -174,9 +178,13 @@ impl Subscriber for One {
     }
 
     fn event(&mut self, event: Event<'_>) {
-        if let Event::Rejected { type_url, names, message, .. } = event {
-            let event = format!("rejected {type_url} {} {message}", names.join(","));
-            self.events.lock().unwrap().push(event);
-        }
+        let event = match event {
+            Event::Rejected { type_url, names, message, .. } => {
+                format!("rejected {type_url} {} {message}", names.join(","))
+            }
+            Event::Reported { type_url, error } => format!("{type_url} is {}", error.unwrap_or("well")),
+            _ => return,
+        };
+        self.events.lock().unwrap().push(event);
     }
 }

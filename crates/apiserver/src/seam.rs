@@ -4,6 +4,7 @@
 //! written object must look like, and how a table or a discovery document of it reads. The schema side reads objects
 //! through [`Objects`]. Objects are `serde_json::Value` throughout.
 
+use crate::merge::View;
 use crate::status::Status;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -314,6 +315,16 @@ pub trait SchemaSide: Send + Sync + 'static {
 
     /// The cells of one object, one a column.
     fn cells(&self, kind: &KindInfo, object: &Value) -> Vec<Value>;
+
+    /// How objects of a kind are taken apart by server-side apply.
+    fn view(&self, _kind: &KindInfo) -> View {
+        View::Deduced
+    }
+
+    /// Removes the fields a kind does not know, and names them.
+    fn prune(&self, _kind: &KindInfo, _object: &mut Value) -> Vec<String> {
+        Vec::new()
+    }
 
     /// A discovery document (`/api`, `/apis`, `/api/v1`, `/apis/GROUP`, `/apis/GROUP/VERSION`) or an OpenAPI one
     /// (`/openapi/v2`, `/openapi/v3`, `/openapi/v3/...`); `None` where the path is none.

@@ -7,7 +7,7 @@ use crate::http::handle;
 use crate::seam::{Objects, Resource, SchemaSide, UserInfo};
 use crate::store::{Event, EventType, Store, StoreError, file_opener, resource_of};
 use crate::token::{TokenError, Tokens};
-use crate::{gc, namespace};
+use crate::{gc, namespace, rbac};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -169,7 +169,9 @@ impl ApiServer {
             drain.clone(),
         ));
         namespace::bootstrap(&api, config.advertised).await.map_err(StartError::Bootstrap)?;
+        rbac::bootstrap(&api).await.map_err(StartError::Bootstrap)?;
         tokio::spawn(namespace::run(api.clone(), config.event_lifetime));
+        tokio::spawn(rbac::run(api.clone()));
         tokio::spawn(gc::run(api.clone()));
         let mut addresses = Vec::new();
         for listener in config.listeners {

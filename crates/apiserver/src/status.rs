@@ -68,6 +68,8 @@ pub enum CauseReason {
     TooMany,
     /// A reference leads nowhere.
     NotFound,
+    /// Another manager has the field (server-side apply).
+    ManagerConflict,
 }
 
 impl CauseReason {
@@ -83,6 +85,7 @@ impl CauseReason {
             CauseReason::TooLong => "FieldValueTooLong",
             CauseReason::TooMany => "FieldValueTooMany",
             CauseReason::NotFound => "FieldValueNotFound",
+            CauseReason::ManagerConflict => "FieldManagerConflict",
         }
     }
 }

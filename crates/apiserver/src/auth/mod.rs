@@ -1,10 +1,15 @@
 //! Who asks, and whether they may.
 //!
 //! A client certificate of the client CA makes a user (common name) in groups (organisations); a ServiceAccount's token
-//! makes that account. Members of the administrators' groups may do everything. A ServiceAccount may find out what the
-//! server serves and ask about itself; rules for more (RBAC) do not exist yet, so everything else is refused.
+//! makes that account; who shows neither is `system:anonymous`. `Impersonate-*` headers make another user of who may.
+//! Members of the administrators' groups may do everything; everybody else what his roles say (`rbac`).
+
+mod impersonate;
+
+pub use impersonate::impersonate;
 
 use crate::api::Api;
+use crate::rbac;
 use crate::seam::UserInfo;
 use crate::status::Status;
 use crate::token::ISSUER;
@@ -15,6 +20,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// The group whose members may do everything, as in Kubernetes.
 pub const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
+const ANONYMOUS: &str = "system:anonymous";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// The user of a verified client certificate (DER).
 pub fn user_of_certificate(certificate: &[u8]) -> Option<UserInfo> {
@@ -38,7 +45,8 @@ pub fn authenticate(
     }
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let Some(token) = header.strip_prefix("Bearer ").or_else(|| header.strip_prefix("bearer ")) else {
-        return Err(Status::unauthorized("Unauthorized"));
+        let groups = vec![UNAUTHENTICATED.to_owned()];
+        return Ok(UserInfo { name: ANONYMOUS.to_owned(), groups, ..UserInfo::default() });
     };
     let audiences = [ISSUER.to_owned()];
     api.tokens.verify(token.trim(), &audiences, &api.store).map(|(user, _)| user).map_err(|error| {
@@ -65,24 +73,19 @@ pub enum Action<'a> {
         /// Name.
         name: &'a str,
     },
-    /// Reading a path that is no resource: discovery, version, OpenAPI.
-    Path,
+    /// Something with a path that is no resource: discovery, version, OpenAPI.
+    Path {
+        /// Verb: the method in lower case.
+        verb: &'a str,
+        /// The path.
+        path: &'a str,
+    },
 }
 
 /// Whether a user may do something.
 pub fn is_allowed(api: &Api, user: &UserInfo, action: &Action<'_>) -> bool {
-    if user.groups.iter().any(|group| api.admin_groups.contains(group)) {
-        return true;
-    }
-    match action {
-        Action::Path => true,
-        Action::Resource { verb: "create", group, plural, .. } => matches!(
-            (*group, *plural),
-            ("authorization.k8s.io", "selfsubjectaccessreviews" | "selfsubjectrulesreviews")
-                | ("authentication.k8s.io", "selfsubjectreviews")
-        ),
-        Action::Resource { .. } => false,
-    }
+    user.groups.iter().any(|group| api.admin_groups.contains(group))
+        || rbac::is_allowed(&api.store.snapshot(), user, action)
 }
 
 /// Refuses what a user may not do.
@@ -90,17 +93,20 @@ pub fn authorize(api: &Api, user: &UserInfo, action: &Action<'_>) -> Result<(), 
     if is_allowed(api, user, action) {
         return Ok(());
     }
-    let Action::Resource { verb, group, plural, subresource, namespace, name } = action else {
-        return Ok(());
+    let (verb, group, plural, subresource, namespace, name) = match action {
+        Action::Path { verb, path } => {
+            let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);
+            return Err(Status::new(http::StatusCode::FORBIDDEN, "Forbidden", message));
+        }
+        Action::Resource { verb, group, plural, subresource, namespace, name } => {
+            (verb, group, plural, subresource, namespace, name)
+        }
     };
     let resource = subresource.map_or_else(|| (*plural).to_owned(), |sub| format!("{plural}/{sub}"));
     let scope = namespace
         .map_or("at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
-    let message = format!(
-        "User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}: this server has no RBAC rules; \
-         only members of {:?} may do more than ask about themselves",
-        user.name, api.admin_groups
-    );
+    let message =
+        format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}", user.name);
     Err(Status::forbidden(group, plural, name, message))
 }
 

@@ -15,6 +15,7 @@ pub fn default(group: &str, kind: &str, object: &mut Value) {
         ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(object),
         ("", "Endpoints") => endpoints(object),
         ("admissionregistration.k8s.io", _) => webhooks(object),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => binding(object),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => custom_resource_definition(object),
         _ => {}
     }
@@ -52,6 +53,20 @@ fn inner<'a>(map: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Map
 
 fn text<'a>(map: &'a Map<String, Value>, field: &str) -> &'a str {
     map.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+// === Roles ===
+
+fn binding(object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    if let Some(role) = inner(map, "roleRef") {
+        put(role, "apiGroup", crate::rbac::GROUP);
+    }
+    for subject in each(map, "subjects") {
+        if matches!(text(subject, "kind"), "User" | "Group") {
+            put(subject, "apiGroup", crate::rbac::GROUP);
+        }
+    }
 }
 
 // === Pod ===

@@ -14,6 +14,7 @@ struct Facts {
     subresources: &'static [&'static str],
     generation: bool,
     fields: &'static [&'static str],
+    verbs: &'static [&'static str],
 }
 
 const PLAIN: Facts = Facts {
@@ -27,6 +28,7 @@ const PLAIN: Facts = Facts {
     subresources: &[],
     generation: false,
     fields: &[],
+    verbs: VERBS,
 };
 
 const FACTS: &[Facts] = &[
@@ -160,7 +162,33 @@ const FACTS: &[Facts] = &[
         ],
         ..PLAIN
     },
+    Facts { group: RBAC, kind: "ClusterRole", plural: "clusterroles", namespaced: false, ..PLAIN },
+    Facts {
+        group: RBAC,
+        kind: "ClusterRoleBinding",
+        plural: "clusterrolebindings",
+        namespaced: false,
+        ..PLAIN
+    },
+    Facts { group: RBAC, kind: "Role", plural: "roles", ..PLAIN },
+    Facts { group: RBAC, kind: "RoleBinding", plural: "rolebindings", ..PLAIN },
+    review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews"),
+    review("authentication.k8s.io", "TokenReview", "tokenreviews"),
+    Facts {
+        namespaced: true,
+        ..review("authorization.k8s.io", "LocalSubjectAccessReview", "localsubjectaccessreviews")
+    },
+    review("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
+    review("authorization.k8s.io", "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
+    review("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews"),
 ];
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// A kind of which nothing is stored.
+const fn review(group: &'static str, kind: &'static str, plural: &'static str) -> Facts {
+    Facts { group, kind, plural, namespaced: false, verbs: &["create"], ..PLAIN }
+}
 
 const EVENT_FIELDS: &[&str] = &[
     "involvedObject.kind",
@@ -196,8 +224,11 @@ fn kind_info(facts: &Facts) -> KindInfo {
     });
     let owned = |list: &[&str]| list.iter().map(|&entry| entry.to_owned()).collect();
     // As in Kubernetes, namespaces go one by one.
-    let verbs =
-        VERBS.iter().copied().filter(|&verb| !(facts.kind == "Namespace" && verb == "deletecollection"));
+    let verbs = facts
+        .verbs
+        .iter()
+        .copied()
+        .filter(|&verb| !(facts.kind == "Namespace" && verb == "deletecollection"));
     KindInfo {
         group: facts.group.to_owned(),
         version: facts.version.to_owned(),

@@ -3,5 +3,7 @@
 pub mod allocate;
 pub mod default;
 pub mod kinds;
+pub mod lists;
 pub mod schemas;
 pub mod validate;
+mod validate_rbac;

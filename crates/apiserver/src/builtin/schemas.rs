@@ -4,7 +4,8 @@ use super::kinds;
 use crate::patch;
 use crate::schema::node::{COMPONENTS, Schema};
 use k8s_openapi::api::{
-    admissionregistration, apps, authentication, autoscaling, coordination, core, discovery, events,
+    admissionregistration, apps, authentication, authorization, autoscaling, coordination, core, discovery,
+    events, rbac,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta;
@@ -87,6 +88,7 @@ fn make() -> BuiltInSchemas {
         let name = kinds::schema_name(&kind.group, &kind.version, &kind.kind);
         patch::describe(&mut components, &name, &kind.group, &kind.kind);
     }
+    super::lists::describe(&mut components);
     #[allow(clippy::expect_used)] // A test compiles exactly this.
     let compiled = Schema::compile_all(&components).expect("the built-in schemas compile");
     BuiltInSchemas { components, compiled }
@@ -115,7 +117,17 @@ fn declare(generator: &mut SchemaGenerator) {
         discovery::v1::EndpointSlice,
         events::v1::Event,
         autoscaling::v1::Scale,
+        authentication::v1::SelfSubjectReview,
         authentication::v1::TokenRequest,
+        authentication::v1::TokenReview,
+        authorization::v1::LocalSubjectAccessReview,
+        authorization::v1::SelfSubjectAccessReview,
+        authorization::v1::SelfSubjectRulesReview,
+        authorization::v1::SubjectAccessReview,
+        rbac::v1::ClusterRole,
+        rbac::v1::ClusterRoleBinding,
+        rbac::v1::Role,
+        rbac::v1::RoleBinding,
         meta::v1::ObjectMeta,
         meta::v1::ListMeta,
         meta::v1::DeleteOptions,

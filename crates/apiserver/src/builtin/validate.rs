@@ -32,6 +32,7 @@ pub fn validate(group: &str, kind: &str, object: &Value, old: Option<&Value>) ->
         ("", "ConfigMap" | "Secret") => findings.data(kind, object, old),
         ("discovery.k8s.io", "EndpointSlice") => findings.endpoint_slice(object, old),
         ("admissionregistration.k8s.io", _) => findings.webhooks(object),
+        ("rbac.authorization.k8s.io", _) => findings.0.extend(super::validate_rbac::validate(kind, object)),
         _ => {}
     }
     findings.0

@@ -19,7 +19,7 @@ pub(crate) use delete::{DeleteOptions, delete_object};
 pub(crate) use write::{Circumstances, Place, create_object, expected_revision, modify};
 
 use crate::api::Api;
-use crate::auth::{Action, authenticate, authorize};
+use crate::auth::{Action, authenticate, authorize, impersonate};
 use crate::seam::{KindInfo, UserInfo};
 use crate::status::Status;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION};
@@ -49,6 +49,7 @@ pub async fn handle(
     }
     let result = async {
         let user = authenticate(&api, certificate.as_deref(), &parts.headers)?;
+        let user = impersonate(&api, user, &parts.headers)?;
         let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|error| {
             let text = format!("the body cannot be read, or is larger than {BODY_LIMIT} bytes: {error}");
             Status::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", text)
@@ -99,10 +100,11 @@ async fn route(api: &Arc<Api>, request: Request) -> Result<Response<Body>, Statu
     {
         return resource(api, request, target).await;
     }
+    let verb = request.method.as_str().to_ascii_lowercase();
+    authorize(api, &request.user, &Action::Path { verb: &verb, path: &request.path })?;
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(Status::method_not_allowed());
     }
-    authorize(api, &request.user, &Action::Path)?;
     if request.path.trim_end_matches('/') == "/version" {
         return Ok(answer::json(StatusCode::OK, &version()));
     }
@@ -154,7 +156,11 @@ async fn resource(api: &Arc<Api>, request: Request, target: Target) -> Result<Re
         group: &target.group,
         plural: &target.plural,
         subresource: target.subresource.as_deref(),
-        namespace: target.namespace.as_deref(),
+        // A request for a namespace is one in that namespace, so that a Role can allow it.
+        namespace: target.namespace.as_deref().or_else(|| {
+            let itself = target.group.is_empty() && target.plural == "namespaces";
+            target.name.as_deref().filter(|_| itself)
+        }),
         name: target.name.as_deref().unwrap_or_default(),
     };
     authorize(api, &request.user, &action)?;

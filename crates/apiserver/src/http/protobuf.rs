@@ -149,6 +149,66 @@ static SELF_SUBJECT_ACCESS_REVIEW: Message = Message(&[
     (3, "status", Field::Ignored),
 ]);
 
+static SELF_SUBJECT_RULES_REVIEW: Message = Message(&[
+    (1, "metadata", Field::Message(&METADATA)),
+    (2, "spec", Field::Message(&Message(&[(1, "namespace", Field::Text)]))),
+    (3, "status", Field::Ignored),
+]);
+
+static RULE: Message = Message(&[
+    (1, "verbs", Field::Texts),
+    (2, "apiGroups", Field::Texts),
+    (3, "resources", Field::Texts),
+    (4, "resourceNames", Field::Texts),
+    (5, "nonResourceURLs", Field::Texts),
+]);
+
+static LABEL_SELECTOR: Message = Message(&[
+    (1, "matchLabels", Field::TextMap),
+    (
+        2,
+        "matchExpressions",
+        Field::Messages(&Message(&[
+            (1, "key", Field::Text),
+            (2, "operator", Field::Text),
+            (3, "values", Field::Texts),
+        ])),
+    ),
+]);
+
+static ROLE: Message = Message(&[
+    (1, "metadata", Field::Message(&METADATA)),
+    (2, "rules", Field::Messages(&RULE)),
+    (
+        3,
+        "aggregationRule",
+        Field::Message(&Message(&[(1, "clusterRoleSelectors", Field::Messages(&LABEL_SELECTOR))])),
+    ),
+]);
+
+static BINDING: Message = Message(&[
+    (1, "metadata", Field::Message(&METADATA)),
+    (
+        2,
+        "subjects",
+        Field::Messages(&Message(&[
+            (1, "kind", Field::Text),
+            (2, "apiGroup", Field::Text),
+            (3, "name", Field::Text),
+            (4, "namespace", Field::Text),
+        ])),
+    ),
+    (
+        3,
+        "roleRef",
+        Field::Message(&Message(&[
+            (1, "apiGroup", Field::Text),
+            (2, "kind", Field::Text),
+            (3, "name", Field::Text),
+        ])),
+    ),
+]);
+
 static DELETE_OPTIONS: Message = Message(&[
     (1, "gracePeriodSeconds", Field::Number),
     (
@@ -188,6 +248,9 @@ fn message_of(envelope: &Envelope<'_>) -> Option<&'static Message> {
         ("authentication.k8s.io/v1", "TokenReview") => &TOKEN_REVIEW,
         ("authentication.k8s.io/v1", "SelfSubjectReview") => &SELF_SUBJECT_REVIEW,
         ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => &SELF_SUBJECT_ACCESS_REVIEW,
+        ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => &SELF_SUBJECT_RULES_REVIEW,
+        ("rbac.authorization.k8s.io/v1", "Role" | "ClusterRole") => &ROLE,
+        ("rbac.authorization.k8s.io/v1", "RoleBinding" | "ClusterRoleBinding") => &BINDING,
         (_, "DeleteOptions") => &DELETE_OPTIONS,
         _ => return None,
     })

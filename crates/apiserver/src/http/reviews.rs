@@ -5,6 +5,7 @@ use super::request::{Request, Target};
 use crate::api::Api;
 use crate::auth::{Action, is_allowed};
 use crate::object::{meta, now, put, time};
+use crate::rbac;
 use crate::seam::{FieldValidation, Resource, UserInfo};
 use crate::status::{Cause, Status};
 use crate::store::table_name;
@@ -29,12 +30,22 @@ pub(super) fn review(
         ("authentication.k8s.io", "v1", "selfsubjectreviews") => self_subject_review,
         ("authorization.k8s.io", "v1", "selfsubjectaccessreviews") => self_subject_access_review,
         ("authorization.k8s.io", "v1", "subjectaccessreviews") => subject_access_review,
+        ("authorization.k8s.io", "v1", "localsubjectaccessreviews") => subject_access_review,
+        ("authorization.k8s.io", "v1", "selfsubjectrulesreviews") => self_subject_rules_review,
         _ => return None,
     };
     let decoded = api.schema.decode(request.content_type(), &request.body, FieldValidation::Ignore);
     Some(decoded.and_then(|decoded| {
         if !decoded.object.is_object() {
             return Err(Status::bad_request("the body is not an object"));
+        }
+        let namespace = &decoded.object["spec"]["resourceAttributes"]["namespace"];
+        if target.plural == "localsubjectaccessreviews"
+            && target.namespace.as_deref() != Some(namespace.as_str().unwrap_or_default())
+        {
+            return Err(Status::bad_request(
+                "spec.resourceAttributes.namespace must be the namespace in the path of a LocalSubjectAccessReview",
+            ));
         }
         Ok(answer::json(StatusCode::CREATED, &answer(api, request, decoded.object)))
     }))
@@ -73,9 +84,9 @@ fn subject_access_review(api: &Api, _request: &Request, mut review: Value) -> Va
 }
 
 fn access(api: &Api, user: &UserInfo, spec: &Value) -> Value {
-    let attributes = &spec["resourceAttributes"];
-    let text = |field: &str| attributes[field].as_str().unwrap_or_default();
-    let action = if attributes.is_object() {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    let text = |field: &str| resource[field].as_str().unwrap_or_default();
+    let action = if resource.is_object() {
         Action::Resource {
             verb: text("verb"),
             group: text("group"),
@@ -85,9 +96,31 @@ fn access(api: &Api, user: &UserInfo, spec: &Value) -> Value {
             name: text("name"),
         }
     } else {
-        Action::Path
+        Action::Path {
+            verb: path["verb"].as_str().unwrap_or_default(),
+            path: path["path"].as_str().unwrap_or_default(),
+        }
     };
     json!({"allowed": is_allowed(api, user, &action)})
+}
+
+fn self_subject_rules_review(api: &Api, request: &Request, mut review: Value) -> Value {
+    let namespace = review["spec"]["namespace"].as_str().filter(|namespace| !namespace.is_empty());
+    let mut rules = rbac::rules_of(&api.store.snapshot(), &request.user, namespace);
+    if request.user.groups.iter().any(|group| api.admin_groups.contains(group)) {
+        rules.push(json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}));
+        rules.push(json!({"nonResourceURLs": ["*"], "verbs": ["*"]}));
+    }
+    let mut seen: Vec<Value> = Vec::new();
+    rules.into_iter().for_each(|rule| {
+        if !seen.contains(&rule) {
+            seen.push(rule)
+        }
+    });
+    let (paths, resources): (Vec<Value>, Vec<Value>) =
+        seen.into_iter().partition(|rule| rule["nonResourceURLs"].is_array());
+    review["status"] = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+    review
 }
 
 /// Answers `serviceaccounts/NAME/token`.

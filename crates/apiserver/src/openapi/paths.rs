@@ -24,6 +24,12 @@ pub fn add(paths: &mut Map<String, Value>, kind: &KindInfo, schema: &str) {
         "post": writing(kind, "post", schema, schema),
         "delete": operation(kind, "deletecollection", STATUS),
     });
+    if !kind.verbs.contains(&"list") {
+        let only = json!({"parameters": place(kind, false), "post": writing(kind, "post", schema, schema)});
+        paths.shift_remove(&format!("{root}/{}", kind.plural));
+        paths.insert(base, only);
+        return;
+    }
     paths.insert(base.clone(), collection);
     let mut delete = operation(kind, "delete", STATUS);
     delete["parameters"] = json!([query("dryRun"), query("gracePeriodSeconds"), query("propagationPolicy")]);
@@ -95,6 +101,7 @@ fn patch(kind: &KindInfo, answer: &str) -> Value {
     if kind.origin == Origin::BuiltIn {
         media.push("application/strategic-merge-patch+json");
     }
+    media.push("application/apply-patch+yaml");
     operation["requestBody"] = body(&media, PATCH);
     operation
 }

@@ -15,7 +15,8 @@ use serde_json::Value;
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
+/// The media type of server-side apply.
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 /// A patch, ready to be applied to any number of states of an object.
 #[derive(Debug)]
@@ -39,10 +40,6 @@ impl Patch {
         match content_type {
             JSON_PATCH | MERGE_PATCH => Ok(()),
             STRATEGIC if kind.origin == Origin::BuiltIn => Ok(()),
-            APPLY => Err(Status::unsupported_media_type(
-                "server-side apply is not supported by this server; use client-side apply (kubectl apply without \
-                 --server-side) or another kind of patch",
-            )),
             _ => {
                 let strategic = if kind.origin == Origin::BuiltIn {
                     ", application/strategic-merge-patch+json"
@@ -51,7 +48,7 @@ impl Patch {
                 };
                 Err(Status::unsupported_media_type(format!(
                     "the body of the request was in an unknown format - accepted media types include: \
-                     {JSON_PATCH}, {MERGE_PATCH}{strategic}"
+                     {JSON_PATCH}, {MERGE_PATCH}{strategic}, {APPLY}"
                 )))
             }
         }

@@ -14,6 +14,7 @@ mod shape;
 use crate::admission::Admission;
 use crate::builtin::schemas::{BuiltInSchemas, OBJECT_META, schemas};
 use crate::builtin::{self, kinds};
+use crate::merge::View;
 use crate::object::meta;
 use crate::seam::{
     Admitted, Document, FieldValidation, KindInfo, KindTable, Objects, Operation, Origin, Resource,
@@ -337,6 +338,30 @@ impl SchemaSide for Schemas {
             (Origin::Custom, Some(custom)) => table::custom_cells(&custom.columns, object),
             _ => table::cells(&kind.group, &kind.kind, object),
         }
+    }
+
+    fn view(&self, kind: &KindInfo) -> View {
+        if let Some(custom) = self.state.load().custom(kind) {
+            return View::Custom(custom.clone());
+        }
+        let name = kinds::schema_name(&kind.group, &kind.version, &kind.kind);
+        schemas().compiled.named(&name).map_or(View::Deduced, View::BuiltIn)
+    }
+
+    fn prune(&self, kind: &KindInfo, object: &mut Value) -> Vec<String> {
+        let mut unknown = Vec::new();
+        let builtin = &schemas().compiled;
+        match self.view(kind) {
+            View::Custom(custom) => {
+                if let (Some(id), Some(metadata)) = (builtin.named(OBJECT_META), object.get_mut("metadata")) {
+                    shape::prune(builtin, id, metadata, &Path::Root.field("metadata"), false, &mut unknown);
+                }
+                shape::prune(&custom.schema, custom.root, object, &Path::Root, true, &mut unknown);
+            }
+            View::BuiltIn(id) => shape::prune(builtin, id, object, &Path::Root, true, &mut unknown),
+            View::Deduced => {}
+        }
+        unknown
     }
 
     fn document(&self, path: &str, query: &str, accept: &str) -> Option<Result<Document, Status>> {

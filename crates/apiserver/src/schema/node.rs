@@ -17,6 +17,8 @@ pub const COMPONENTS: &str = "#/components/schemas/";
 /// A set of compiled nodes that refer to each other.
 #[derive(Debug, Default)]
 pub struct Schema {
+    /// How it was read.
+    pub dialect: Dialect,
     nodes: Vec<Node>,
     named: HashMap<String, NodeId>,
 }
@@ -94,6 +96,7 @@ pub struct Node {
     pub required: Vec<String>,
     pub default: Option<Value>,
     pub list_type: ListType,
+    pub atomic_map: bool,
     pub checks: Option<Box<Checks>>,
 }
 
@@ -133,9 +136,10 @@ pub struct SchemaError {
 }
 
 /// How a schema is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
     /// A CustomResourceDefinition's.
+    #[default]
     Structural,
     /// A built-in kind's: an object about whose fields nothing is said is free.
     BuiltIn,
@@ -164,7 +168,7 @@ impl Schema {
 
     /// Compiles named schemas that refer to each other.
     pub fn compile_all(definitions: &Map<String, Value>) -> Result<Schema, SchemaError> {
-        let mut schema = Schema::default();
+        let mut schema = Schema { dialect: Dialect::BuiltIn, ..Schema::default() };
         let mut compiler = Compiler { schema: &mut schema, definitions, dialect: Dialect::BuiltIn };
         for name in definitions.keys() {
             compiler.reference(name, name)?;
@@ -216,6 +220,7 @@ impl Compiler<'_> {
         node.embedded_resource = flag(map, "x-kubernetes-embedded-resource");
         node.default = map.get("default").cloned();
         node.required = strings(map.get("required"));
+        node.atomic_map = map.get("x-kubernetes-map-type").is_some_and(|kind| kind == "atomic");
         node.list_type = match map.get("x-kubernetes-list-type").and_then(Value::as_str) {
             Some("set") => ListType::Set,
             Some("map") => ListType::Map(strings(map.get("x-kubernetes-list-map-keys"))),

@@ -78,6 +78,8 @@ impl Bare {
                     false,
                     &[],
                 ),
+                kind("rbac.authorization.k8s.io", "clusterroles", "ClusterRole", false, &[]),
+                kind("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding", false, &[]),
                 kind("example.com", "things", "Thing", true, &["status"]),
                 Arc::new(beta),
             ])),
@@ -280,8 +282,11 @@ async fn only_known_clients_are_served() {
     let fixture = Fixture::new().await;
     let (code, version) = fixture.get("/version").await;
     assert_eq!((code, version["major"].as_str()), (200, Some("1")));
-    let answer = fixture.anonymous.get(format!("{}/api/v1/namespaces", fixture.base)).send().await.unwrap();
-    assert_eq!(answer.status(), 401);
+    let anonymous = |path: &str| fixture.anonymous.get(format!("{}{path}", fixture.base));
+    assert_eq!(anonymous("/api/v1/namespaces").send().await.unwrap().status(), 403);
+    assert_eq!(anonymous("/api").send().await.unwrap().status(), 403);
+    assert_eq!(anonymous("/version").send().await.unwrap().status(), 200);
+    assert_eq!(anonymous("/version").bearer_auth("nonsense").send().await.unwrap().status(), 401);
     let answer = fixture.anonymous.get(format!("{}/readyz", fixture.base)).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
@@ -423,7 +428,11 @@ async fn warnings_and_content_types() {
             .unwrap();
     assert_eq!(patched.status(), 200);
     assert_eq!(patched.headers()["warning"], r#"299 - "a \"warning\"""#);
-    assert_eq!(request("application/apply-patch+yaml", "*/*", "{}").await.unwrap().status(), 415);
+    assert_eq!(
+        request("application/apply-patch+yaml", "*/*", "{}").await.unwrap().status(),
+        422,
+        "no manager"
+    );
     assert_eq!(request("text/plain", "*/*", "{}").await.unwrap().status(), 415);
     let merge = "application/merge-patch+json";
     assert_eq!(request(merge, "application/vnd.kubernetes.protobuf", "{}").await.unwrap().status(), 406);

@@ -30,6 +30,17 @@ fn facts(group: &str, kind: &str) -> Columns {
             ("Age", "string", 0),
             ("Selector", "string", 1),
         ],
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
+            &[("Name", "string", 0), ("Created At", "date", 0)]
+        }
+        ("rbac.authorization.k8s.io", _) => &[
+            ("Name", "string", 0),
+            ("Role", "string", 0),
+            ("Age", "string", 0),
+            ("Users", "string", 1),
+            ("Groups", "string", 1),
+            ("ServiceAccounts", "string", 1),
+        ],
         ("", "Namespace") => &[("Name", "string", 0), ("Status", "string", 0), ("Age", "string", 0)],
         ("", "Node") => &[
             ("Name", "string", 0),
@@ -150,9 +161,36 @@ pub fn cells(group: &str, kind: &str, object: &Value) -> Vec<Value> {
         ("admissionregistration.k8s.io", _) => {
             vec![name.into(), list(&object["webhooks"]).len().into(), old.into()]
         }
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
+            vec![name.into(), meta(object, "creationTimestamp").into()]
+        }
+        ("rbac.authorization.k8s.io", _) => binding(object, name, &old),
         ("apiextensions.k8s.io", _) => vec![name.into(), meta(object, "creationTimestamp").into()],
         _ => vec![name.into(), old.into()],
     }
+}
+
+/// A binding of a role: the role, and by kind whom it is bound to.
+fn binding(object: &Value, name: &str, age: &str) -> Vec<Value> {
+    let role = format!("{}/{}", text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
+    let subjects = |kind: &str| -> Value {
+        let named = list(&object["subjects"]).iter().filter(|subject| subject["kind"] == kind);
+        let names: Vec<String> = named
+            .map(|subject| match text(subject, "/namespace") {
+                "" => text(subject, "/name").to_owned(),
+                namespace => format!("{namespace}/{}", text(subject, "/name")),
+            })
+            .collect();
+        names.join(", ").into()
+    };
+    vec![
+        name.into(),
+        role.into(),
+        age.into(),
+        subjects("User"),
+        subjects("Group"),
+        subjects("ServiceAccount"),
+    ]
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {

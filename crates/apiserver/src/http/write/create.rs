@@ -5,7 +5,9 @@ use crate::api::{Api, namespace_terminating, refused};
 use crate::http::answer::{self, Body};
 use crate::http::read::object_answer;
 use crate::http::request::{Request, Target};
+use crate::merge::managers::{Writer, track};
 use crate::object::{is_deleting, meta, meta_mut, now, put};
+use crate::rbac;
 use crate::seam::{KindInfo, Operation, Resource, WriteRequest};
 use crate::status::{Cause, Status};
 use crate::store::{Expect, Stored, Write, table_name};
@@ -61,10 +63,10 @@ pub(crate) async fn create_object(
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "selfLink",
-        "managedFields",
     ] {
         metadata.shift_remove(field);
     }
+    let managed = metadata.shift_remove("managedFields").filter(|_| circumstances.applied);
     if kind.has_subresource("status")
         && let Some(map) = object.as_object_mut()
     {
@@ -92,7 +94,10 @@ pub(crate) async fn create_object(
         if generates {
             meta_mut(&mut object).insert("name".to_owned(), generated_name(&prefix).into());
         }
-        match finish_create(api, &request, object, &mut warnings).await {
+        if let Some(managed) = &managed {
+            meta_mut(&mut object).insert("managedFields".to_owned(), managed.clone());
+        }
+        match finish_create(api, &request, object, &circumstances.manager, &mut warnings).await {
             Err(status) if generates && status.reason == "AlreadyExists" && attempt < NAMES_TRIED => {}
             result => return result.map(|stored| Written { stored, warnings }),
         }
@@ -104,6 +109,7 @@ async fn finish_create(
     api: &Api,
     request: &WriteRequest,
     mut object: Value,
+    manager: &str,
     warnings: &mut Vec<String>,
 ) -> Result<Arc<Stored>, Status> {
     let kind = &request.kind;
@@ -126,6 +132,11 @@ async fn finish_create(
         return Err(Status::already_exists(&kind.group, &kind.plural, &name));
     }
     let reservation = api.allocator.allocate(kind, &mut object, None)?;
+    if object["metadata"]["managedFields"].is_null() {
+        let writer = Writer { manager, api_version: &kind.api_version(), subresource: "" };
+        track(api.schema.view(kind).shape(), None, &mut object, &writer);
+    }
+    rbac::check_escalation(api, &request, &object)?;
     let more = api.schema.validate(&request, &object).await?;
     warnings.extend(more.into_iter().filter(|text| !warnings.contains(text)).collect::<Vec<_>>());
     object["apiVersion"] = storage_version(kind).into();
@@ -186,7 +197,8 @@ fn check_name(kind: &KindInfo, name: &str) -> Result<(), Status> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     });
-    if valid && dns {
+    // Names of roles may have colons.
+    if valid && (dns || kind.group == rbac::GROUP) {
         return Ok(());
     }
     let cause = Cause::invalid(

@@ -1,5 +1,6 @@
 //! POST, PUT and PATCH: a client's object on its way to the store.
 
+mod apply;
 mod create;
 mod modify;
 mod patch;
@@ -21,6 +22,9 @@ use crate::store::{Stored, table_name};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// The longest name of a manager, as in Kubernetes.
+const LONGEST_MANAGER: usize = 128;
+
 /// The circumstances of a write.
 #[derive(Debug, Clone)]
 pub(crate) struct Circumstances {
@@ -28,6 +32,10 @@ pub(crate) struct Circumstances {
     pub(crate) dry_run: bool,
     pub(crate) field_validation: FieldValidation,
     pub(crate) options: Value,
+    /// Who manages the fields that are written.
+    pub(crate) manager: String,
+    /// The object comes with its managed fields, because it was applied.
+    pub(crate) applied: bool,
 }
 
 impl Circumstances {
@@ -39,11 +47,13 @@ impl Circumstances {
                 options[parameter] = request.query.get(parameter).into();
             }
         }
+        let manager = manager_of(request)?;
         if dry_run {
             options["dryRun"] = json!(["All"]);
         }
         let field_validation = request.query.field_validation()?;
-        Ok(Circumstances { user: request.user.clone(), dry_run, field_validation, options })
+        let user = request.user.clone();
+        Ok(Circumstances { user, dry_run, field_validation, options, manager, applied: false })
     }
 
     /// A write of the server's own.
@@ -58,8 +68,25 @@ impl Circumstances {
             dry_run: false,
             field_validation: FieldValidation::Ignore,
             options: json!({"kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1"}),
+            manager: "apiserver".to_owned(),
+            applied: false,
         }
     }
+}
+
+/// The `fieldManager` parameter, or what the client calls itself up to the first slash.
+fn manager_of(request: &Request) -> Result<String, Status> {
+    let named = request.query.get("fieldManager");
+    if named.chars().count() > LONGEST_MANAGER || named.chars().any(char::is_control) {
+        return Err(Status::bad_request(format!(
+            "parameter fieldManager: may not be longer than {LONGEST_MANAGER} characters, all of them printable"
+        )));
+    }
+    if !named.is_empty() {
+        return Ok(named.to_owned());
+    }
+    let agent = request.header(http::header::USER_AGENT).split('/').next().unwrap_or_default();
+    Ok(agent.chars().filter(|character| !character.is_control()).take(LONGEST_MANAGER).collect())
 }
 
 /// A stored object and the warnings on the way.

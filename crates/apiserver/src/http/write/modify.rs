@@ -3,7 +3,9 @@
 use super::protect::{Stage, check_finalizers, check_uid, count_generation, may_go, protect};
 use super::{Circumstances, Place, Written, storage_version};
 use crate::api::{Api, refused};
-use crate::object::{finalizers, is_deleting};
+use crate::merge::managers::{Writer, track};
+use crate::object::{finalizers, is_deleting, meta_mut};
+use crate::rbac;
 use crate::seam::{Operation, WriteRequest};
 use crate::status::Status;
 use crate::store::{Expect, StoreError, Stored, Write, table_name};
@@ -57,7 +59,7 @@ async fn replace(
     circumstances: &Circumstances,
     old: &Arc<Stored>,
     old_value: Arc<Value>,
-    new: Value,
+    mut new: Value,
 ) -> Result<Written, Refusal> {
     let kind = &place.kind;
     check_uid(kind, &place.name, &old_value, &new)?;
@@ -73,13 +75,24 @@ async fn replace(
         old: Some(old_value.clone()),
         options: circumstances.options.clone(),
     };
+    let sent = meta_mut(&mut new).shift_remove("managedFields");
     let new = protect(place, &old_value, new, Stage::Sent);
     let admitted = api.schema.admit(&request, new).await?;
     let mut object = protect(place, &old_value, admitted.object, Stage::Admitted);
     check_finalizers(kind, &place.name, &old_value, &object)?;
     let reservation = api.allocator.allocate(kind, &mut object, Some(&old_value))?;
     count_generation(kind, &old_value, &mut object);
+    if let Some(sent) = sent {
+        meta_mut(&mut object).insert("managedFields".to_owned(), sent);
+    }
+    if !circumstances.applied {
+        let subresource = place.subresource.unwrap_or_default();
+        let writer =
+            Writer { manager: &circumstances.manager, api_version: &kind.api_version(), subresource };
+        track(api.schema.view(kind).shape(), Some(&old_value), &mut object, &writer);
+    }
     let mut warnings = admitted.warnings;
+    rbac::check_escalation(api, &request, &object)?;
     warnings.extend(api.schema.validate(&request, &object).await?);
     if object == *old_value {
         return Ok(Written { stored: old.clone(), warnings });

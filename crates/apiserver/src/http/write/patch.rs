@@ -9,7 +9,7 @@ use crate::http::scale;
 use crate::object::meta;
 use crate::patch::Patch;
 use crate::seam::KindInfo;
-use crate::status::Status;
+use crate::status::{Cause, Status};
 use http::{Response, StatusCode};
 use std::sync::Arc;
 
@@ -21,6 +21,13 @@ pub(in crate::http) async fn patch(
     kind: Arc<KindInfo>,
 ) -> Result<Response<Body>, Status> {
     let circumstances = Circumstances::of(request, "PatchOptions")?;
+    if request.content_type() == crate::patch::APPLY {
+        return super::apply::apply(api, request, target, kind).await;
+    }
+    if !request.query.get("force").is_empty() {
+        let cause = Cause::forbidden("force", "may not be specified for non-apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+    }
     let place = Place::of(target, kind.clone())?;
     Patch::check_type(request.content_type(), &kind)?;
     let decoded = api.schema.decode("application/json", &request.body, circumstances.field_validation)?;

@@ -5,6 +5,9 @@
 
 #![allow(clippy::print_stdout)] // The version of kubectl, and what was skipped.
 
+mod access;
+mod apply;
+
 use lateen_apiserver::{ApiServer, Config, kubeconfig};
 use lateen_base::drain;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};

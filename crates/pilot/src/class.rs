@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::ProxyNode;
 use crate::index::Index;
+use crate::preference::Place;
 use crate::scope::ScopeKey;
 
 /// What a proxy stands for.
@@ -66,6 +67,10 @@ pub struct Class {
     pub sidecar: Option<ConfigKey>,
     /// The DestinationRules of its namespace with a `workloadSelector` that picks it.
     pub destination_rules: Vec<ConfigKey>,
+    /// Whether the proxy gets a certificate of the mesh.
+    pub workload_certificates: bool,
+    /// Where it is, if that matters to anything it is told.
+    pub place: Option<Arc<Place>>,
 }
 
 impl Class {
@@ -107,6 +112,8 @@ impl Class {
             source_labels: asked_labels(index, labels),
             sidecar: sidecar_for(snapshot, node, labels),
             destination_rules: selecting_rules(snapshot, &node.namespace, labels),
+            workload_certificates: node.workload_certificates,
+            place: index.asked_places.place(node, workload),
         }
     }
 

@@ -137,7 +137,7 @@ impl Engine {
         self.classes.retain(|class, _| Arc::strong_count(class) > 1);
         let rules = self.index.update(&self.snapshot, changes);
         self.refresh_scopes(changes, &rules);
-        let touched = touched(&self.snapshot, changes);
+        let touched = if self.index.networks_changed { ALL } else { touched(changes) };
         let mut applied = Applied { classes: Vec::new(), reclassify: reclassifies(changes) };
         for (class, held) in &mut self.classes {
             let Some(scope) = self.scopes.get(&class.scope_key()) else { continue };
@@ -208,21 +208,18 @@ impl View {
     }
 }
 
-/// Which types must be planned anew. Changed endpoints alone touch the endpoints of their services, and clusters where
-/// a service is resolved by the proxy.
-fn touched(snapshot: &Snapshot, changes: &ChangeSet) -> Touched {
+/// Which types must be planned anew. Changed endpoints alone touch the endpoints and clusters of their services.
+fn touched(changes: &ChangeSet) -> Touched {
     let sidecars = changes.touches(ConfigKind::Sidecar) || changes.touches(ConfigKind::VirtualService);
     if changes.full || changes.mesh || sidecars || !changes.services.is_empty() {
         return ALL;
     }
-    let in_cluster = |key: &ServiceKey| {
-        use lateen_model::Resolution::{Dns, DnsRoundRobin};
-        snapshot.service(key).is_some_and(|service| matches!(service.resolution, Dns | DnsRoundRobin))
-    };
-    let rules = changes.touches(ConfigKind::DestinationRule);
+    // Whether mutual TLS is spoken to a service is part of its clusters and endpoints.
+    let rules =
+        changes.touches(ConfigKind::DestinationRule) || changes.touches(ConfigKind::PeerAuthentication);
     let gateways = changes.touches(ConfigKind::Gateway);
     Touched {
-        clusters: rules || changes.endpoints.iter().any(in_cluster),
+        clusters: rules,
         endpoints: rules,
         listeners: gateways,
         routes: gateways || changes.touches(ConfigKind::VirtualService),
@@ -268,6 +265,8 @@ impl Held {
         if touched.clusters {
             let keys = cluster::plan(world);
             note(CLUSTER, replace(&mut self.view.clusters, keys.iter().map(|key| caches.clusters.get(key))));
+        } else {
+            note(CLUSTER, self.some_clusters(world, caches, endpoints));
         }
         if touched.endpoints {
             note(ENDPOINT, self.all_endpoints(world, caches));
@@ -352,6 +351,25 @@ impl Held {
         let table = Arc::new(name_table::assemble(self.names.values()));
         self.view.name_table = Some(Arc::clone(&table));
         [table.name.to_string()].into()
+    }
+
+    /// The clusters of services whose endpoints changed: they carry endpoints that the proxy resolves, and the
+    /// identities of all.
+    fn some_clusters(
+        &mut self,
+        world: &World<'_>,
+        caches: &mut Caches,
+        services: &BTreeSet<ServiceKey>,
+    ) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        for key in services {
+            let seen = world.service(&key.hostname).filter(|service| service.key == *key);
+            for key in seen.into_iter().flat_map(|service| cluster::plan_service(world, service)) {
+                let next = caches.clusters.get(&key);
+                put(&mut self.view.clusters, next, &mut changed);
+            }
+        }
+        changed
     }
 
     fn routes(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<String> {

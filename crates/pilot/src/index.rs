@@ -6,6 +6,8 @@ use std::sync::Arc;
 use lateen_api::networking::{Destination, VirtualService};
 use lateen_model::{ChangeSet, Config, ConfigKey, ConfigKind, Hostname, Snapshot};
 
+use crate::endpoint::NetworkIndex;
+use crate::preference::Asked;
 use crate::rules::{Rules, full_host};
 
 /// What must be known of a VirtualService to say whom it concerns.
@@ -25,6 +27,12 @@ pub(crate) struct RuleFacts {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) rules: Rules,
+    /// Who asks where clients are.
+    pub(crate) asked_places: Asked,
+    /// The gateways between networks.
+    pub(crate) networks: NetworkIndex,
+    /// Whether the last change touched these.
+    pub(crate) networks_changed: bool,
     pub(crate) virtual_services: HashMap<ConfigKey, Arc<RuleFacts>>,
     /// Labels that some `sourceLabels` asks for, with how often.
     asked: BTreeMap<String, usize>,
@@ -36,8 +44,12 @@ impl Index {
     /// Takes in what changed, and names the VirtualServices that mean something else now: those that changed and those
     /// that delegate to them.
     pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) -> BTreeSet<ConfigKey> {
+        self.asked_places.update(snapshot, changes);
+        self.networks_changed = self.networks.update(snapshot, changes);
         if changes.full || changes.mesh {
-            *self = Self { rules: Rules::new(snapshot), ..Self::default() };
+            let asked_places = std::mem::take(&mut self.asked_places);
+            let networks = std::mem::take(&mut self.networks);
+            *self = Self { rules: Rules::new(snapshot), asked_places, networks, ..Self::default() };
             let keys: BTreeSet<ConfigKey> = snapshot.configs().virtual_services.keys().cloned().collect();
             for key in &keys {
                 self.put(snapshot, key);

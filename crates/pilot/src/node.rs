@@ -40,6 +40,8 @@ pub struct ProxyNode {
     pub workload_certificates: bool,
     /// `DNS_CAPTURE`: whether its agent answers the workload's DNS questions, and so gets the name table.
     pub dns_capture: bool,
+    /// `NODE_NAME`: the node it runs on.
+    pub node: String,
     /// Where it runs.
     pub locality: Locality,
 }
@@ -112,6 +114,7 @@ impl ProxyNode {
             marks_sockets: metadata.contains_key("LATEEN_SOCKET_MARK"),
             workload_certificates: text("LATEEN_WORKLOAD_CERTIFICATES") != "false",
             dns_capture: text("DNS_CAPTURE") == "true",
+            node: text("NODE_NAME"),
             locality: Locality::default(),
         })
     }

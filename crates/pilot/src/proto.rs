@@ -51,6 +51,21 @@ pub(crate) fn istio_metadata(fields: serde_json::Value) -> core::Metadata {
     metadata
 }
 
+/// Names the configuration objects that a resource comes from, as `Kind/namespace/name`.
+pub(crate) fn note_sources(metadata: &mut core::Metadata, sources: impl IntoIterator<Item = String>) {
+    let more: Vec<serde_json::Value> = sources.into_iter().map(Into::into).collect();
+    if more.is_empty() {
+        return;
+    }
+    let present = metadata.filter_metadata.remove("lateen").unwrap_or_default();
+    let mut fields: serde_json::Map<String, serde_json::Value> = present.into();
+    match fields.entry("sources").or_insert_with(|| serde_json::Value::Array(Vec::new())) {
+        serde_json::Value::Array(list) => list.extend(more),
+        other => *other = serde_json::Value::Array(more),
+    }
+    metadata.filter_metadata.insert("lateen".to_owned(), fields.into());
+}
+
 /// Percent (0 to 100) in millionths, the finest that Envoy knows.
 pub(crate) fn percent(value: f64) -> kind::FractionalPercent {
     kind::FractionalPercent {

@@ -1,9 +1,9 @@
-//! Which DestinationRule counts for a service, and what is left when its layers are merged.
+//! Which DestinationRules count for a service.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lateen_api::networking::{DestinationRule, Subset, TrafficPolicy};
+use lateen_api::networking::{DestinationRule, Subset};
 use lateen_model::{Config, ConfigKey, Hostname, Namespace, Service, Snapshot};
 
 use crate::shared::Shared;
@@ -159,47 +159,4 @@ pub(crate) fn subsets(rules: &[Shared<Config<DestinationRule>>]) -> Vec<&Subset>
         }
     }
     found
-}
-
-/// What counts for one port of one subset: the mesh's policy, overridden field by field by the rule's and the
-/// subset's; the settings of a port replace all of their layer and inherit nothing
-/// (Istio's reference, "TrafficPolicy.PortTrafficPolicy").
-pub(crate) fn policy(
-    mesh: Option<&TrafficPolicy>,
-    rules: &[Shared<Config<DestinationRule>>],
-    subset: Option<&Subset>,
-    port: u16,
-) -> TrafficPolicy {
-    let rule = rules.iter().find_map(|rule| rule.spec.traffic_policy.as_ref());
-    let mut merged = TrafficPolicy::default();
-    for layer in [mesh, rule, subset.and_then(|subset| subset.traffic_policy.as_ref())].into_iter().flatten()
-    {
-        merge(&mut merged, layer, port);
-    }
-    merged
-}
-
-fn merge(merged: &mut TrafficPolicy, layer: &TrafficPolicy, port: u16) {
-    fn over<T: Clone>(below: &mut Option<T>, above: &Option<T>) {
-        if above.is_some() {
-            below.clone_from(above);
-        }
-    }
-    over(&mut merged.load_balancer, &layer.load_balancer);
-    over(&mut merged.connection_pool, &layer.connection_pool);
-    over(&mut merged.outlier_detection, &layer.outlier_detection);
-    over(&mut merged.tls, &layer.tls);
-    over(&mut merged.tunnel, &layer.tunnel);
-    over(&mut merged.proxy_protocol, &layer.proxy_protocol);
-    over(&mut merged.retry_budget, &layer.retry_budget);
-    let of_port = layer
-        .port_level_settings
-        .iter()
-        .find(|settings| settings.port.as_ref().is_some_and(|selector| selector.number == u32::from(port)));
-    if let Some(settings) = of_port {
-        merged.load_balancer.clone_from(&settings.load_balancer);
-        merged.connection_pool.clone_from(&settings.connection_pool);
-        merged.outlier_detection.clone_from(&settings.outlier_detection);
-        merged.tls.clone_from(&settings.tls);
-    }
 }

@@ -9,6 +9,7 @@ use lateen_api::networking::{
 use lateen_model::{Config, ConfigKey, Hostname, Namespace, Service, Snapshot};
 
 use crate::Class;
+use crate::endpoint::Networks;
 use crate::index::Index;
 use crate::rules::Rules;
 use crate::scope::{RuleMap, Scope, ServiceMap};
@@ -22,6 +23,7 @@ pub(crate) struct World<'a> {
     /// One service a host name, in the order of names: all that can be called, through whichever egress listener.
     pub(crate) services: Services<'a>,
     scope: &'a Scope,
+    networks: &'a Arc<Networks>,
 }
 
 /// The services that are seen, in the order of their names.
@@ -52,7 +54,13 @@ pub(crate) type VisibleRule<'a> = (&'a Arc<Config<VirtualService>>, Vec<Hostname
 impl<'a> World<'a> {
     pub(crate) fn new(snapshot: &'a Snapshot, class: &'a Class, index: &'a Index, scope: &'a Scope) -> Self {
         let rules = ClassRules { rules: &index.rules, selected: &class.destination_rules };
-        Self { snapshot, class, rules, services: Services(&scope.services), scope }
+        let networks = &index.networks.networks;
+        Self { snapshot, class, rules, services: Services(&scope.services), scope, networks }
+    }
+
+    /// The gateways between networks.
+    pub(crate) fn networks(&self) -> &'a Arc<Networks> {
+        self.networks
     }
 
     /// The service of this full host name that the class sees.

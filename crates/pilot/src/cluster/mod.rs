@@ -1,21 +1,31 @@
 //! Clusters (CDS): every visible service's ports and subsets, the application behind a sidecar, and the fixed ones.
 
+mod balancer;
+mod draft;
+mod dynamic;
 mod inbound;
+mod metadata;
 mod outbound;
-mod settings;
+mod plan;
+mod pool;
+mod tls;
 
 use std::time::Duration;
 
-use lateen_model::{Hostname, Resolution};
+use lateen_api::mesh::MeshConfig;
+use lateen_model::{Hostname, Service, ServicePort};
 
 use lateen_envoy::type_urls;
 
 use crate::encoded::{Encoded, Key};
-use crate::proto::{self, cluster, core};
+use crate::proto::{cluster, core};
 use crate::shared::Shared;
-use crate::world::World;
-use crate::{InboundPort, Role, rules};
-pub(crate) use outbound::OutboundKey;
+pub(crate) use balancer::hash_policy;
+use draft::Draft;
+pub(crate) use dynamic::dns_cache;
+pub(crate) use inbound::InboundKey;
+pub(crate) use outbound::{OutboundKey, discovery, goes_where_it_was_going};
+pub(crate) use plan::{passes_on, plan, plan_service};
 
 /// Where traffic to unknown destinations goes: on to where it was going.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -31,6 +41,12 @@ pub fn outbound_name(port: u16, subset: &str, host: &Hostname) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
+/// The server name that stands for an outbound cluster in TLS: what gateways with `AUTO_PASSTHROUGH` route by, and the
+/// name of their clusters.
+pub fn server_name(port: u16, subset: &str, host: &Hostname) -> String {
+    format!("outbound_.{port}_.{subset}_.{host}")
+}
+
 /// The name of the cluster of an application's port.
 pub fn inbound_name(port: u16) -> String {
     format!("inbound|{port}||")
@@ -40,9 +56,9 @@ pub fn inbound_name(port: u16) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ClusterKey {
     Outbound(OutboundKey),
-    Inbound(InboundPort, Duration, Marks),
-    InboundPassthrough(Duration, Marks),
-    Passthrough(Duration),
+    Inbound(InboundKey),
+    InboundPassthrough(Shared<MeshConfig>, Marks),
+    Passthrough(Shared<MeshConfig>),
     BlackHole(Duration),
 }
 
@@ -54,63 +70,60 @@ impl Key for ClusterKey {
     fn generate(&self) -> Encoded {
         let message = match self {
             Self::Outbound(key) => outbound::generate(key),
-            Self::Inbound(port, timeout, marks) => inbound::application(port, *timeout, *marks),
-            Self::InboundPassthrough(timeout, marks) => inbound::passthrough(*timeout, *marks),
-            Self::Passthrough(timeout) => outbound::passthrough(*timeout),
+            Self::Inbound(key) => inbound::application(key),
+            Self::InboundPassthrough(mesh, marks) => inbound::passthrough(mesh, *marks),
+            Self::Passthrough(mesh) => outbound::passthrough(mesh),
             Self::BlackHole(timeout) => outbound::black_hole(*timeout),
         };
         Encoded::resource(type_urls::CLUSTER, message.name.as_str(), &message)
     }
 }
 
-/// The clusters of a class.
-pub(crate) fn plan(world: &World<'_>) -> Vec<ClusterKey> {
-    let mesh = world.snapshot.mesh();
-    let timeout = mesh.connect_timeout.get();
-    let mut keys = vec![ClusterKey::BlackHole(timeout), ClusterKey::Passthrough(timeout)];
-    if world.class.role == Role::Sidecar {
-        let marks = Marks(world.class.marks_sockets);
-        keys.push(ClusterKey::InboundPassthrough(timeout, marks));
-        keys.extend(world.class.inbound.iter().map(|port| ClusterKey::Inbound(port.clone(), timeout, marks)));
+/// The name of a cluster in statistics: as the mesh has it, else its own. The semicolon ends it for who takes the
+/// statistics' names apart.
+fn stat_name(pattern: &str, service: &Service, port: &ServicePort, subset: &str, name: &str) -> String {
+    if pattern.is_empty() {
+        return format!("{name};");
     }
-    for service in &world.services {
-        let found = world.rules.of(service, &world.class.namespace);
-        // The proxy resolves these by itself, so their endpoints are part of the cluster.
-        let endpoints = match service.resolution {
-            Resolution::Dns | Resolution::DnsRoundRobin => {
-                world.snapshot.endpoints(&service.key).map(Shared::of)
-            }
-            _ => None,
-        };
-        for index in outbound::ports(service) {
-            let subsets = rules::subsets(&found).into_iter().map(|subset| subset.name.clone());
-            for subset in std::iter::once(String::new()).chain(subsets) {
-                keys.push(ClusterKey::Outbound(OutboundKey {
-                    service: Shared::of(service),
-                    port: index,
-                    subset,
-                    rules: found.clone(),
-                    mesh: Shared::of(mesh),
-                    endpoints: endpoints.clone(),
-                }));
-            }
-        }
-    }
-    keys
+    let (host, namespace) = (&service.key.hostname, &service.key.namespace);
+    let made = with_pattern(pattern, host, service.short_name(), namespace, subset, port.number, &port.name);
+    format!("{made};")
+}
+
+/// Fills a pattern of the mesh's settings in (`outboundClusterStatName`).
+fn with_pattern(
+    pattern: &str,
+    host: &str,
+    short: &str,
+    namespace: &str,
+    subset: &str,
+    port: u16,
+    port_name: &str,
+) -> String {
+    let (service, name) =
+        if short.is_empty() { (host.to_owned(), host) } else { (format!("{short}.{namespace}"), short) };
+    pattern
+        .replace("%SERVICE_NAME%", name)
+        .replace("%SERVICE_FQDN%", host)
+        .replace("%SERVICE_PORT_NAME%", port_name)
+        .replace("%SERVICE_PORT%", &port.to_string())
+        .replace("%SUBSET_NAME%", subset)
+        .replace("%SERVICE%", &service)
 }
 
 /// A cluster to wherever the connection was going.
-fn original_destination(name: &str, timeout: Duration) -> cluster::Cluster {
-    cluster::Cluster {
+fn original_destination(name: &str, mesh: &MeshConfig) -> Draft {
+    let mut draft = Draft::new(cluster::Cluster {
         name: name.to_owned(),
+        alt_stat_name: format!("{name};"),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(
             cluster::cluster::DiscoveryType::OriginalDst as i32,
         )),
         lb_policy: cluster::cluster::LbPolicy::ClusterProvided as i32,
-        connect_timeout: Some(proto::duration(timeout)),
-        circuit_breakers: Some(settings::circuit_breakers(None)),
         ..Default::default()
-    }
+    });
+    pool::apply(&mut draft, mesh, None);
+    draft
 }
 
 /// Binds to the loopback address that tells inbound connections of the proxy from others. A bind configuration of its

@@ -1,135 +1,196 @@
 //! Endpoints (EDS): what stands behind each cluster, by locality.
 
-use std::collections::BTreeMap;
+mod assignment;
+mod networks;
 
-use lateen_api::networking::DestinationRule;
-use lateen_model::{Address, Config, Endpoint, EndpointSet, Health, Locality, Resolution, Service};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lateen_api::networking::{ClientTlsMode, Subset, TrafficPolicy};
+use lateen_model::{ClusterId, EndpointSet, NetworkId, PortProtocol, Service};
 
 use lateen_envoy::type_urls;
 
-use crate::cluster::outbound_name;
+use crate::cluster::{discovery, goes_where_it_was_going, outbound_name, passes_on, server_name};
 use crate::encoded::{Encoded, Key};
-use crate::proto::{core, endpoint};
+use crate::mutual_tls::Policies;
+use crate::policy::policy;
+use crate::preference::{Place, Preference};
+use crate::proto::cluster::cluster::DiscoveryType;
+use crate::proto::endpoint;
 use crate::rules;
 use crate::shared::Shared;
 use crate::world::World;
+pub(crate) use networks::{NetworkIndex, Networks};
 
 /// All that a cluster's endpoints are made from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct EndpointKey {
     pub(crate) cluster: String,
+    selected: Selected,
+    set: Option<Shared<EndpointSet>>,
+    preference: Option<(Arc<Preference>, Arc<Place>)>,
+    networks: Option<(NetworkId, Arc<Networks>)>,
+}
+
+/// Which endpoints of a service a cluster has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Selected {
+    pub(crate) cluster: String,
     /// The service port's name: endpoints know their ports by it.
     pub(crate) port: String,
-    /// The subset's name and the rules that define it.
-    pub(crate) subset: Option<(String, Vec<Shared<Config<DestinationRule>>>)>,
-    pub(crate) set: Option<Shared<EndpointSet>>,
+    /// Labels that they must have (subsets).
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The cluster that they must be in (`clusterLocal`).
+    pub(crate) within: Option<ClusterId>,
+    /// The node that they must be on (`internalTrafficPolicy: Local`).
+    pub(crate) node: Option<String>,
+    /// Whether those that shut down are told of: sessions that stick to them may end there.
+    pub(crate) keeps_draining: bool,
+    pub(crate) mutual: MutualTls,
+    /// Whether only those count that mutual TLS is spoken to.
+    pub(crate) only_mutual: bool,
+    /// Whether names that the proxy resolves are endpoints too.
+    pub(crate) takes_names: bool,
+}
+
+/// To which endpoints mutual TLS is spoken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum MutualTls {
+    /// As the rule says, to all or to none.
+    Ruled(bool),
+    /// To those that take it.
+    Offered(Arc<Policies>),
+}
+
+impl Default for MutualTls {
+    fn default() -> Self {
+        Self::Offered(Arc::default())
+    }
 }
 
 impl Key for EndpointKey {
     fn generate(&self) -> Encoded {
-        let labels = self.subset.as_ref().and_then(|(name, rules)| {
-            rules::subsets(rules).into_iter().find(|subset| subset.name == *name).map(|subset| &subset.labels)
-        });
-        let message = assignment(&self.cluster, &self.port, labels, self.set.as_deref());
+        let preference = self.preference.as_ref().map(|(preference, place)| (&**place, &**preference));
+        let networks = self.networks.as_ref().map(|(own, networks)| (own, &**networks));
+        let message = assignment::assignment(&self.selected, self.set.as_deref(), preference, networks);
         Encoded::resource(type_urls::ENDPOINT, self.cluster.as_str(), &message)
     }
 }
 
+/// Whether sessions may stick to endpoints that shut down.
+pub(crate) fn keeps_draining(service: &Service) -> bool {
+    service.labels.contains_key("istio.io/persistent-session")
+        || service.labels.contains_key("istio.io/persistent-session-header")
+}
+
 /// The endpoints of one service's clusters, as far as these ask for them.
 pub(crate) fn plan_service(world: &World<'_>, service: &Service) -> Vec<EndpointKey> {
-    if !matches!(service.resolution, Resolution::ClientSide | Resolution::Static) {
+    if discovery(service, world.class.role) != DiscoveryType::Eds {
         return Vec::new();
     }
     let found = world.rules.of(service, &world.class.namespace);
-    let set = world.snapshot.endpoints(&service.key).map(Shared::of);
+    let context = Context::new(world, service);
+    let passes_on = !service.external && passes_on(world);
     let mut keys = Vec::new();
-    for port in service.ports.iter().filter(|port| port.protocol != lateen_model::PortProtocol::Udp) {
-        let subsets =
-            rules::subsets(&found).into_iter().map(|subset| Some((subset.name.clone(), found.clone())));
-        for subset in std::iter::once(None).chain(subsets) {
-            let name = subset.as_ref().map_or("", |(name, _)| name);
-            keys.push(EndpointKey {
-                cluster: outbound_name(port.number, name, &service.key.hostname),
-                port: port.name.clone(),
-                subset,
-                set: set.clone(),
-            });
+    for port in service.ports.iter().filter(|port| port.protocol != PortProtocol::Udp) {
+        for subset in std::iter::once(None).chain(rules::subsets(&found).into_iter().map(Some)) {
+            let mesh = world.snapshot.mesh();
+            let policy = policy(mesh.default_traffic_policy.as_ref(), &found, subset, port.number);
+            if goes_where_it_was_going(&policy) {
+                continue;
+            }
+            let name = subset.map_or("", |subset| subset.name.as_str());
+            let host = &service.key.hostname;
+            keys.push(context.key(outbound_name(port.number, name, host), &port.name, subset, &policy));
+            if passes_on {
+                let mut key = context.key(server_name(port.number, name, host), &port.name, subset, &policy);
+                key.selected.only_mutual = true;
+                keys.push(key);
+            }
         }
     }
     keys
 }
 
-/// The endpoints of `set` that have the port and the labels. Those that shut down or are unhealthy are left out:
-/// proxies finish what is under way to an endpoint that goes, and an assignment full of endpoints that may not be used
-/// would set off Envoy's panic mode.
-pub(crate) fn assignment(
-    cluster: &str,
-    port: &str,
-    labels: Option<&BTreeMap<String, String>>,
+/// What the clusters of one service have in common.
+struct Context<'a> {
+    world: &'a World<'a>,
+    service: &'a Service,
+    set: Option<Shared<EndpointSet>>,
+    policies: Arc<Policies>,
+}
+
+impl<'a> Context<'a> {
+    fn new(world: &'a World<'a>, service: &'a Service) -> Self {
+        let set = world.snapshot.endpoints(&service.key).map(Shared::of);
+        let policies = Arc::new(Policies::new(world.snapshot, &service.key.namespace));
+        Self { world, service, set, policies }
+    }
+
+    fn key(
+        &self,
+        cluster: String,
+        port: &str,
+        subset: Option<&Subset>,
+        policy: &TrafficPolicy,
+    ) -> EndpointKey {
+        let (world, service, class) = (self.world, self.service, self.world.class);
+        let place = || class.place.clone().unwrap_or_default();
+        let mutual = match policy.tls.as_ref().map(|tls| tls.mode) {
+            Some(mode) => MutualTls::Ruled(mode == ClientTlsMode::IstioMutual),
+            None => MutualTls::Offered(Arc::clone(&self.policies)),
+        };
+        let networks = world.networks();
+        EndpointKey {
+            selected: Selected {
+                cluster: cluster.clone(),
+                port: port.to_owned(),
+                labels: subset.map(|subset| subset.labels.clone()).unwrap_or_default(),
+                within: is_cluster_local(world, service).then(|| class.cluster.clone()),
+                node: service.node_local.then(|| place().node().to_owned()),
+                keeps_draining: keeps_draining(service),
+                mutual,
+                only_mutual: false,
+                takes_names: false,
+            },
+            cluster,
+            set: self.set.clone(),
+            preference: Preference::new(world.snapshot.mesh(), policy, service)
+                .map(|preference| (Arc::new(preference), place())),
+            networks: (!networks.is_empty()).then(|| (class.network.clone(), Arc::clone(networks))),
+        }
+    }
+}
+
+/// Whether clients only see endpoints of their own cluster: those of Kubernetes itself, and what the mesh says
+/// (`serviceSettings`; the last that names the host counts).
+fn is_cluster_local(world: &World<'_>, service: &Service) -> bool {
+    let host = &service.key.hostname;
+    let settings = &world.snapshot.mesh().service_settings;
+    let said = settings.iter().rev().find(|one| {
+        one.hosts.iter().any(|pattern| lateen_model::Hostname::from(pattern.as_str()).covers(host))
+    });
+    match said {
+        Some(one) => one.settings.cluster_local,
+        None => {
+            let own = ["kube-system", "kube-public", "kube-node-lease"];
+            let in_kubernetes = service.source.kind == "Service";
+            in_kubernetes
+                && (own.contains(&service.key.namespace.as_str())
+                    || host.starts_with("kubernetes.default.svc."))
+        }
+    }
+}
+
+/// The endpoints that a cluster carries itself, since the proxy resolves their names.
+pub(crate) fn resolved(
+    selected: &Selected,
+    service: &Service,
     set: Option<&EndpointSet>,
+    preference: Option<(&Place, &Preference)>,
 ) -> endpoint::ClusterLoadAssignment {
-    let mut localities: BTreeMap<&Locality, Vec<endpoint::LbEndpoint>> = BTreeMap::new();
-    for candidate in set.into_iter().flat_map(|set| &set.endpoints) {
-        let selected = labels
-            .is_none_or(|labels| labels.iter().all(|(key, value)| candidate.labels.get(key) == Some(value)));
-        if !selected || candidate.health != Health::Healthy {
-            continue;
-        }
-        if let Some(message) = lb_endpoint(candidate, port) {
-            localities.entry(&candidate.locality).or_default().push(message);
-        }
-    }
-    endpoint::ClusterLoadAssignment {
-        cluster_name: cluster.to_owned(),
-        endpoints: localities
-            .into_iter()
-            .map(|(locality, endpoints)| of_locality(locality, endpoints))
-            .collect(),
-        ..Default::default()
-    }
-}
-
-fn of_locality(locality: &Locality, endpoints: Vec<endpoint::LbEndpoint>) -> endpoint::LocalityLbEndpoints {
-    let weight = endpoints.iter().map(|endpoint| endpoint.load_balancing_weight.unwrap_or(1)).sum();
-    endpoint::LocalityLbEndpoints {
-        locality: Some(core::Locality {
-            region: locality.region.clone(),
-            zone: locality.zone.clone(),
-            sub_zone: locality.subzone.clone(),
-        }),
-        lb_endpoints: endpoints,
-        load_balancing_weight: Some(weight),
-        ..Default::default()
-    }
-}
-
-fn lb_endpoint(candidate: &Endpoint, port: &str) -> Option<endpoint::LbEndpoint> {
-    let socket = |address: &str| {
-        let port = *candidate.ports.get(port)?;
-        Some(crate::proto::address(address, port))
-    };
-    let (address, additional) = match &candidate.address {
-        Address::Ip(ips) => {
-            let mut ips = ips.iter().map(|ip| socket(&ip.to_string()));
-            let first = ips.next()??;
-            (first, ips.flatten().collect())
-        }
-        Address::Name(host) => (socket(host)?, Vec::new()),
-        Address::Unix(path) => {
-            let pipe = core::Pipe { path: path.clone(), ..Default::default() };
-            (core::Address { address: Some(core::address::Address::Pipe(pipe)) }, Vec::new())
-        }
-    };
-    let additional = additional
-        .into_iter()
-        .map(|address| endpoint::endpoint::AdditionalAddress { address: Some(address) });
-    Some(endpoint::LbEndpoint {
-        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-            address: Some(address),
-            additional_addresses: additional.collect(),
-            ..Default::default()
-        })),
-        load_balancing_weight: Some(candidate.weight.max(1)),
-        ..Default::default()
-    })
+    let selected =
+        Selected { takes_names: true, keeps_draining: keeps_draining(service), ..selected.clone() };
+    assignment::assignment(&selected, set, preference, None)
 }

@@ -28,6 +28,8 @@ pub enum Command {
     /// Show the configuration that a proxy runs with.
     #[command(visible_alias = "pc")]
     ProxyConfig(ProxyConfigArguments),
+    /// Wait until the proxies have an object as it is now, or until they no longer have it.
+    Wait(WaitArguments),
     /// Show the version of this program and of the control plane.
     Version(VersionArguments),
 }
@@ -180,6 +182,53 @@ pub struct ProxyConfigTarget {
     pub proxy_admin_port: u16,
 }
 
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WaitFor {
+    /// Every live proxy that the object concerns has acknowledged it.
+    Distribution,
+    /// The control plane no longer knows it.
+    Delete,
+}
+
+/// `lateen wait`.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArguments {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+    /// The kind: `VirtualService`, `virtualservices`, `vs`, ...
+    pub kind: String,
+    /// `NAME` or `NAME.NAMESPACE`.
+    pub name: String,
+    /// What to wait for.
+    #[arg(long, value_enum, default_value_t = WaitFor::Distribution)]
+    pub r#for: WaitFor,
+    /// The generation to wait for [default: the present one]
+    #[arg(long)]
+    pub generation: Option<i64>,
+    /// The share of the proxies concerned that must have acknowledged it.
+    #[arg(long, default_value_t = 1.0)]
+    pub threshold: f64,
+    /// How long to wait, such as `30s` or `2m`.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub timeout: std::time::Duration,
+}
+
+/// Reads `500ms`, `30s`, `2m`, `1h`.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let digits = text.trim_end_matches(char::is_alphabetic);
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("a duration has a unit, as in 500ms, 30s, 2m or 1h".to_owned()),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is no number"))?;
+    std::time::Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
+}
+
 /// `lateen version`.
 #[derive(Debug, Clone, Args)]
 pub struct VersionArguments {
@@ -198,6 +247,21 @@ pub struct VersionArguments {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [
+            ("500ms", Some(500)),
+            ("30s", Some(30_000)),
+            ("1.5m", Some(90_000)),
+            ("1h", Some(3_600_000)),
+            ("30", None),
+            ("s", None),
+            ("-1s", None),
+        ] {
+            assert_eq!(duration(text).ok().map(|duration| duration.as_millis()), expected, "{text}");
+        }
+    }
 
     #[test]
     fn definitions_agree_with_each_other() {

@@ -69,6 +69,7 @@ async fn run(arguments: Arguments, printer: &mut Printer) -> anyhow::Result<Exit
         Command::Down(down) => commands::down::down(&down, printer).await,
         Command::ProxyStatus(status) => commands::proxy_status::proxy_status(status, printer).await,
         Command::ProxyConfig(config) => commands::proxy_config::proxy_config(config, printer).await,
+        Command::Wait(wait) => commands::wait::wait(&wait, printer).await,
         Command::Version(version) => commands::version::version(&version, printer).await,
     }
 }

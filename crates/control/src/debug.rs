@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use lateen_base::admin::{self, Handler};
 use lateen_base::readiness::Readiness;
+use lateen_model::{ConfigKind, ConfigReference};
 use lateen_pilot::ProxyNode;
 use lateen_xds::{StreamStatus, Streams, SyncState};
 use serde_json::{Value, json};
@@ -34,10 +35,11 @@ pub(crate) fn debug_pages(debug: Arc<Debug>) -> Handler {
                 "/debug/syncz" => admin::json(debug.syncz().to_string()),
                 "/debug/registryz" => admin::json(debug.services().to_string()),
                 "/debug/endpointz" => admin::json(debug.endpoints().to_string()),
+                "/debug/distribution" => debug.distribution(request.uri().query().unwrap_or_default()),
                 "/debug/configz" => admin::json(json!(debug.discovery.snapshot().configs()).to_string()),
                 "/debug" | "/debug/list" => admin::text(
                     StatusCode::OK,
-                    "/debug/configz\n/debug/endpointz\n/debug/registryz\n/debug/syncz\n/ready\n",
+                    "/debug/configz\n/debug/distribution?kind=KIND&namespace=NAMESPACE&name=NAME\n/debug/endpointz\n/debug/registryz\n/debug/syncz\n/ready\n",
                 ),
                 _ => admin::text(StatusCode::NOT_FOUND, "not found; /debug lists the pages\n"),
             }
@@ -72,6 +74,23 @@ fn ready(readiness: &Readiness) -> admin::Reply {
 }
 
 impl Debug {
+    /// How far an object has come: `?kind=VirtualService&namespace=NAMESPACE&name=NAME`.
+    fn distribution(&self, query: &str) -> admin::Reply {
+        let query: BTreeMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let value = |key: &str| query.get(key).copied().unwrap_or_default();
+        let Some(kind) = ConfigKind::parse(value("kind")) else {
+            let kinds: Vec<&str> = ConfigKind::ALL.iter().map(|kind| kind.as_str()).collect();
+            let text = format!("kind must be one of {}\n", kinds.join(", "));
+            return admin::text(StatusCode::BAD_REQUEST, text);
+        };
+        let reference =
+            ConfigReference { kind, namespace: value("namespace").into(), name: value("name").to_owned() };
+        match self.discovery.progress(&[reference]).pop().flatten() {
+            Some(progress) => admin::json(json!(progress).to_string()),
+            None => admin::text(StatusCode::NOT_FOUND, "this control plane knows no such object\n"),
+        }
+    }
+
     /// One entry a proxy: how far it is with each type.
     fn syncz(&self) -> Value {
         self.streams.snapshot().iter().map(|stream| self.sync_of(stream)).collect()

@@ -4,15 +4,15 @@
 //! that differ in its letterbox, merged with what it has not yet taken. Everything a stream is asked between two letters
 //! is answered from the state of the last one, so one push is consistent over all types.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lateen_base::drain;
 use lateen_envoy::type_urls;
-use lateen_model::{ChangeSet, Snapshot};
+use lateen_model::{ChangeSet, ConfigReference, Snapshot};
 use lateen_pilot::name_table::NAME_TABLE;
 use lateen_pilot::{Class, Encoded, Engine, ProxyNode, View};
 use lateen_registry::Subscription;
@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tonic::Status;
 
 use crate::callers::Callers;
+use crate::distribution::{Debt, Distribution, Feed, Progress, Recipient, Revision};
 use crate::metrics::Metrics;
 
 /// The types that the engine makes.
@@ -47,6 +48,8 @@ struct State {
     /// Whether the engine has seen a snapshot: before that nobody may be told that there is nothing.
     ready: bool,
     streams: HashMap<u64, Stream>,
+    distribution: Distribution,
+    feeds: Vec<Weak<Feed>>,
 }
 
 struct Stream {
@@ -55,10 +58,17 @@ struct Stream {
     letterbox: Arc<Letterbox>,
 }
 
-#[derive(Default)]
 struct Letterbox {
-    letter: Mutex<Option<Letter>>,
+    inside: Mutex<Inside>,
     arrived: Notify,
+}
+
+#[derive(Default)]
+struct Inside {
+    letter: Option<Letter>,
+    debt: Debt,
+    /// Why the proxy refuses what it was sent last, by type.
+    rejections: BTreeMap<String, String>,
 }
 
 struct Letter {
@@ -89,6 +99,23 @@ impl Discovery {
         Arc::clone(self.shared.state.lock().engine.snapshot())
     }
 
+    /// How far each of these objects has come; nothing for those that are not known.
+    pub(crate) fn progress(&self, references: &[ConfigReference]) -> Vec<Option<Progress>> {
+        let state = self.shared.state.lock();
+        let recipients: Vec<Recipient> = state.streams.values().map(Stream::recipient).collect();
+        let snapshot = state.engine.snapshot();
+        let progress = |reference| state.distribution.progress(reference, snapshot, &recipients);
+        references.iter().map(progress).collect()
+    }
+
+    /// A feed of the objects that change from now on; it begins with all.
+    pub(crate) fn follow_objects(&self) -> Arc<Feed> {
+        let mut state = self.shared.state.lock();
+        let feed = Arc::new(Feed::new(state.engine.snapshot()));
+        state.feeds.push(Arc::downgrade(&feed));
+        feed
+    }
+
     fn apply(&self, snapshot: Arc<Snapshot>, changes: &ChangeSet) {
         let begun = std::time::Instant::now();
         let mut guard = self.shared.state.lock();
@@ -96,10 +123,13 @@ impl Discovery {
         self.shared.metrics.services.set(snapshot.services().count().try_into().unwrap_or(i64::MAX));
         let applied = state.engine.apply(snapshot, changes);
         state.ready = true;
+        let revision = state.distribution.begin();
+        let mut concerned: Vec<Arc<Class>> =
+            applied.classes.iter().map(|change| Arc::clone(&change.class)).collect();
         for change in &applied.classes {
             let view = state.engine.view(&change.class);
             for stream in state.streams.values().filter(|stream| Arc::ptr_eq(&stream.class, &change.class)) {
-                stream.letterbox.put(view.clone(), |changes| {
+                stream.letterbox.put(revision, view.clone(), |changes| {
                     for (type_url, names) in &change.changed {
                         changes.add_names(*type_url, names.iter().map(|name| Arc::from(name.as_ref())));
                     }
@@ -110,11 +140,16 @@ impl Discovery {
             for stream in state.streams.values_mut() {
                 let class = state.engine.proxy_class(&stream.node);
                 if !Arc::ptr_eq(&class, &stream.class) {
-                    stream.letterbox.put(state.engine.view(&class), everything);
+                    stream.letterbox.put(revision, state.engine.view(&class), everything);
+                    concerned.push(Arc::clone(&class));
                     stream.class = class;
                 }
             }
         }
+        state.distribution.applied(state.engine.snapshot(), changes, concerned.iter());
+        state.feeds.retain(|feed| {
+            feed.upgrade().inspect(|feed| feed.put(state.engine.snapshot(), changes)).is_some()
+        });
         drop(guard);
         self.shared.metrics.applied(begun.elapsed());
     }
@@ -126,26 +161,56 @@ fn everything(changes: &mut lateen_xds::ChangeSet) {
     }
 }
 
+impl Stream {
+    fn recipient(&self) -> Recipient {
+        let inside = self.letterbox.inside.lock();
+        Recipient {
+            proxy: format!("{}.{}", self.node.name, self.node.namespace),
+            class: Arc::clone(&self.class),
+            debt: inside.debt,
+            rejection: inside.rejections.values().next().cloned(),
+        }
+    }
+}
+
 impl Letterbox {
-    fn put(&self, view: View, note: impl FnOnce(&mut lateen_xds::ChangeSet)) {
-        let mut letter = self.letter.lock();
-        let changes = match letter.take() {
+    fn put(&self, revision: Revision, view: View, note: impl FnOnce(&mut lateen_xds::ChangeSet)) {
+        let mut inside = self.inside.lock();
+        let changes = match inside.letter.take() {
             Some(waiting) => waiting.changes,
             None => lateen_xds::ChangeSet::new(),
         };
         let mut next = Letter { view, changes };
         note(&mut next.changes);
-        *letter = Some(next);
-        drop(letter);
+        inside.letter = Some(next);
+        inside.debt.told(revision);
+        drop(inside);
         self.arrived.notify_one();
     }
 
     async fn take(&self) -> Letter {
         loop {
-            if let Some(letter) = self.letter.lock().take() {
-                return letter;
+            {
+                let mut inside = self.inside.lock();
+                if let Some(letter) = inside.letter.take() {
+                    inside.debt.taken();
+                    return letter;
+                }
             }
             self.arrived.notified().await;
+        }
+    }
+
+    /// What the proxy said.
+    fn heard(&self, event: Event<'_>) {
+        let mut inside = self.inside.lock();
+        match event {
+            Event::Settled => inside.debt.settled(),
+            Event::Accepted { type_url, .. } => drop(inside.rejections.remove(type_url)),
+            Event::Rejected { type_url, message, .. } => {
+                inside.rejections.insert(type_url.to_owned(), message.to_owned());
+            }
+            _ => {}
         }
     }
 }
@@ -162,7 +227,8 @@ impl ResourceSource for Discovery {
         let class = state.engine.proxy_class(&node);
         let view = state.engine.view(&class);
         let id = self.shared.next_stream.fetch_add(1, Ordering::Relaxed);
-        let letterbox = Arc::<Letterbox>::default();
+        let inside = Inside { debt: Debt::of_a_new_stream(), ..Inside::default() };
+        let letterbox = Arc::new(Letterbox { inside: Mutex::new(inside), arrived: Notify::new() });
         tracing::info!(node = node.id, stream = id, "a proxy connected");
         state.streams.insert(id, Stream { node, class, letterbox: Arc::clone(&letterbox) });
         self.shared.metrics.connected.set(state.streams.len().try_into().unwrap_or(i64::MAX));
@@ -207,6 +273,7 @@ impl Subscriber for Proxy {
     }
 
     fn event(&mut self, event: Event<'_>) {
+        self.letterbox.heard(event);
         if let Event::Rejected { type_url, names, message, .. } = event {
             self.shared.metrics.rejected(type_url);
             tracing::warn!(

@@ -2,14 +2,17 @@
 //!
 //! `lateend run` starts the embedded API server (`standalone`), installs what a mesh begins with (`install`), follows
 //! the configuration through `lateen-registry` into `lateen-pilot`'s engine and out over xDS (`discovery`), and serves
-//! the webhooks (`webhooks`) and debug pages (`debug`). `lateend node` is `lateen-node`.
+//! the webhooks (`webhooks`) and debug pages (`debug`). The replica that leads (`leader`) writes what the mesh says of
+//! objects into their statuses (`status`), by how far they have come (`distribution`). `lateend node` is `lateen-node`.
 
 pub mod arguments;
 mod callers;
 mod debug;
 mod discovery;
+mod distribution;
 mod install;
 mod judges;
+mod leader;
 mod manifests;
 mod metrics;
 mod objects;
@@ -17,6 +20,9 @@ mod ports;
 mod root_certificate;
 mod run;
 mod standalone;
+mod status;
+#[cfg(test)]
+mod testing;
 mod webhooks;
 
 use std::process::ExitCode;

@@ -18,12 +18,15 @@ use crate::callers::Callers;
 use crate::debug::{self, Debug};
 use crate::discovery::Discovery;
 use crate::metrics::Metrics;
-use crate::{install, judges, manifests, ports, root_certificate, standalone, webhooks};
+use crate::{install, judges, leader, manifests, ports, root_certificate, standalone, status, webhooks};
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// The name of the one cluster that a standalone mesh consists of.
 const CLUSTER: &str = "Kubernetes";
+
+/// The Lease that the leader holds.
+const LEASE: &str = "lateen-leader";
 
 /// Runs until SIGTERM.
 pub(crate) fn main(arguments: RunArguments) -> ExitCode {
@@ -107,6 +110,11 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     let discovery = Discovery::new(Callers::new(client.clone()), metrics.clone());
     tokio::spawn(discovery.clone().follow(registry.subscribe(), drain.clone()));
 
+    let identity = replica();
+    let timing = leader::Timing::default();
+    let leadership = leader::elect(client, namespace, LEASE, &identity, timing, drain.clone());
+    tokio::spawn(status::write(client.clone(), discovery.clone(), leadership, drain.clone()));
+
     let ads = AdsServer::new(discovery.clone(), ServerOptions::envoy());
     let debug = Debug {
         discovery,
@@ -129,6 +137,12 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     readiness.ready().await;
     tracing::info!("the control plane is ready");
     Ok(Running { _standalone: standalone, _registry: registry })
+}
+
+/// What tells this replica from others: the Pod's name. Standalone there is one alone, which leads again at once after a
+/// restart.
+fn replica() -> String {
+    std::env::var("POD_NAME").unwrap_or_else(|_| "istiod".to_owned())
 }
 
 async fn listen(arguments: &RunArguments, port: u16) -> anyhow::Result<TcpListener> {

@@ -46,6 +46,18 @@ pub fn kind_schema(kind: &str) -> Option<&'static KindSchema> {
     kind_schemas().iter().find(|schema| schema.kind == kind)
 }
 
+impl KindSchema {
+    /// Whether `kubectl` would take this word, in lower case, for the kind: its name, plural, singular or a short name.
+    pub fn is_called(&self, word: &str) -> bool {
+        let names = &self.definition["spec"]["names"];
+        let short = names["shortNames"].as_array().into_iter().flatten();
+        self.kind.to_ascii_lowercase() == word
+            || self.plural == word
+            || names["singular"] == word
+            || short.into_iter().any(|short| short == word)
+    }
+}
+
 fn kind_of<T: Resource + JsonSchema>() -> KindSchema {
     let spec = schema_of::<T>();
     let mut schema = json!({

@@ -183,6 +183,19 @@ macro_rules! kinds {
                 }
             }
 
+            /// Whether the object is there.
+            pub fn contains(&self, reference: &ConfigReference) -> bool {
+                self.meta(reference).is_some()
+            }
+
+            /// Name, labels and age of an object, whatever its kind.
+            pub fn meta(&self, reference: &ConfigReference) -> Option<&Meta> {
+                let key = ConfigKey { namespace: reference.namespace.clone(), name: reference.name.clone() };
+                match reference.kind {
+                    $(ConfigKind::$kind => self.$field.get(&key).map(|config| &config.meta),)*
+                }
+            }
+
             /// The keys of all objects.
             pub fn references(&self) -> Vec<ConfigReference> {
                 let mut all = Vec::new();
@@ -198,10 +211,12 @@ macro_rules! kinds {
 }
 
 impl<T: PartialEq> Config<T> {
-    /// Equal but for the generation, which says only how often a user has written.
+    /// Equal in all that a reader may look at. The generation counts: who waits until proxies have what was written
+    /// asks for it by generation.
     fn same(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.meta, &other.meta);
         ours.created == theirs.created
+            && ours.generation == theirs.generation
             && ours.labels == theirs.labels
             && ours.annotations == theirs.annotations
             && ours.reported == theirs.reported

@@ -6,3 +6,4 @@ pub(crate) mod proxy_config;
 pub(crate) mod proxy_status;
 pub(crate) mod up;
 pub(crate) mod version;
+pub(crate) mod wait;

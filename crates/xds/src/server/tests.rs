@@ -276,7 +276,7 @@ fn a_client_is_settled_once_all_is_answered() {
     stream.subscribe("c", &[]);
     stream.subscribe("r", &["r"]);
     stream.drain(&[]);
-    let mut settled = |stream: &mut Stream| {
+    let settled = |stream: &mut Stream| {
         stream.world.log.clear();
         stream.session.settle(&mut stream.world);
         stream.world.log.contains(&"settled".to_owned())

@@ -103,7 +103,7 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
         },
     );
     let registry = Registry::start(
-        StoreOptions { cluster: CLUSTER.into() },
+        StoreOptions { cluster: CLUSTER.into(), root_namespace: namespace.clone() },
         vec![Box::new(platform)],
         Some(readiness.register("the first snapshot")),
     );

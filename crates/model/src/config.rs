@@ -196,6 +196,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// One object.
+            pub fn get(&self, reference: &ConfigReference) -> Option<ConfigObject> {
+                let key = ConfigKey { namespace: reference.namespace.clone(), name: reference.name.clone() };
+                match reference.kind {
+                    $(ConfigKind::$kind => self.$field.get(&key).cloned().map(ConfigObject::$kind),)*
+                }
+            }
+
             /// The keys of all objects.
             pub fn references(&self) -> Vec<ConfigReference> {
                 let mut all = Vec::new();

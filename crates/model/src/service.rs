@@ -143,6 +143,8 @@ pub struct ExternalAccess {
     pub addresses: Vec<String>,
     /// Where the addresses are those of nodes: node ports, by the service's port.
     pub node_ports: BTreeMap<u16, u16>,
+    /// Labels of the nodes whose addresses count.
+    pub node_selector: Option<BTreeMap<String, String>>,
 }
 
 /// Which endpoints clients prefer (`spec.trafficDistribution`, `networking.istio.io/traffic-distribution`).

@@ -8,8 +8,8 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    ChangeSet, ConfigObject, ConfigReference, Configs, EndpointSet, Hostname, MeshConfig, MeshNetworks,
-    Namespace, Service, ServiceKey, Workload, WorkloadKey,
+    ChangeSet, ClusterId, ConfigObject, ConfigReference, Configs, EndpointSet, Hostname, MeshConfig,
+    MeshNetworks, Namespace, Service, ServiceKey, Workload, WorkloadKey, WorkloadKind,
 };
 
 /// What the mesh needs to know of a namespace.
@@ -108,6 +108,25 @@ impl Snapshot {
     /// All workloads.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
+    }
+
+    /// The workloads of one namespace of one cluster.
+    pub fn workloads_in<'a>(
+        &'a self,
+        cluster: &ClusterId,
+        namespace: &Namespace,
+    ) -> impl Iterator<Item = &'a Arc<Workload>> + use<'a> {
+        let (cluster, namespace) = (cluster.clone(), namespace.clone());
+        let first = WorkloadKey {
+            cluster: cluster.clone(),
+            namespace: namespace.clone(),
+            kind: WorkloadKind::Pod,
+            name: String::new(),
+        };
+        self.workloads
+            .range(first..)
+            .take_while(move |(key, _)| key.cluster == cluster && key.namespace == namespace)
+            .map(|(_, workload)| workload)
     }
 
     /// The workload of this key.
@@ -307,7 +326,7 @@ impl Edit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Address, Endpoint, PortProtocol, ServicePort, TargetPort, Visibility, WorkloadKind};
+    use crate::{Address, Endpoint, PortProtocol, ServicePort, TargetPort, Visibility};
 
     fn service(name: &str, namespace: &str) -> Service {
         let key =

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_model::{
-    ConfigKind, ConfigObject, Endpoint, Locality, MeshConfig, NamespaceInfo, Service, Workload,
+    ConfigKind, ConfigObject, Endpoint, Locality, MeshConfig, MeshNetworks, NamespaceInfo, Service, Workload,
 };
 
 /// Namespace and name.
@@ -50,13 +50,13 @@ pub enum Item {
     /// Something that runs.
     Pod(ObjectKey, Box<Pod>),
     /// What it runs on, by name.
-    Node(String, Locality),
+    Node(String, NodeInfo),
     /// A namespace.
     Namespace(String, NamespaceInfo),
     /// An object of the mesh's configuration; counts from the mesh's own cluster alone.
     Config(ConfigObject),
     /// The mesh's settings; they count from the mesh's own cluster alone.
-    Mesh(Box<MeshConfig>),
+    Mesh(Box<MeshConfig>, Box<MeshNetworks>),
 }
 
 /// A step in a platform's history.
@@ -90,6 +90,17 @@ pub struct Problem {
     pub key: ObjectKey,
     /// Why.
     pub message: String,
+}
+
+/// What workloads run on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its place.
+    pub locality: Locality,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its addresses as the outside sees them.
+    pub addresses: Vec<String>,
 }
 
 /// Something that runs, before its node's locality is known.
@@ -131,6 +142,8 @@ pub struct SliceEndpoint {
     pub node: Option<String>,
     /// Its zone, where the node is unknown.
     pub zone: Option<String>,
+    /// Its own name within a headless service, empty if it has none.
+    pub host_name: String,
 }
 
 // === impl ObjectKey ===
@@ -155,7 +168,7 @@ impl Item {
             Self::Node(..) => Kind::Node,
             Self::Namespace(..) => Kind::Namespace,
             Self::Config(object) => Kind::Config(object.reference().kind),
-            Self::Mesh(_) => Kind::Mesh,
+            Self::Mesh(..) => Kind::Mesh,
         }
     }
 
@@ -170,7 +183,7 @@ impl Item {
                 let reference = object.reference();
                 ObjectKey::new(reference.namespace.as_str(), reference.name)
             }
-            Self::Mesh(_) => ObjectKey::new("", "mesh"),
+            Self::Mesh(..) => ObjectKey::new("", "mesh"),
         }
     }
 }

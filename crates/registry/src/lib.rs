@@ -16,8 +16,8 @@ mod registry;
 mod status;
 mod store;
 
-pub use change::{Change, Item, Kind, ObjectKey, Pod, Problem, Slice, SliceEndpoint};
-pub use kubernetes::{Kubernetes, KubernetesOptions, convert, object};
+pub use change::{Change, Item, Kind, NodeInfo, ObjectKey, Pod, Problem, Slice, SliceEndpoint};
+pub use kubernetes::{Kubernetes, KubernetesOptions, RemoteClusters, convert, object};
 pub use publish::Subscription;
 pub use registry::{Closed, Platform, Platforms, Registry, RegistryOptions, Sink};
 pub use status::{Failure, LastError, PlatformStatus, Reason};

@@ -21,7 +21,9 @@ fn item(kind: &str, object: Value) -> Item {
         "Node" => convert::node(serde_json::from_value(object).unwrap()),
         "Namespace" => convert::namespace(serde_json::from_value(object).unwrap()),
         "ConfigMap" => convert::mesh(serde_json::from_value(object).unwrap()),
-        other => convert::config(ConfigKind::parse(other).unwrap(), serde_json::from_value(object).unwrap()),
+        other => {
+            convert::config(ConfigKind::parse(other).unwrap(), serde_json::from_value(object).unwrap(), "")
+        }
     };
     converted.unwrap().unwrap()
 }

@@ -2,6 +2,7 @@
 
 pub mod convert;
 mod object;
+mod remote;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tracing::debug;
 
 pub use object::object;
+pub use remote::RemoteClusters;
 
 use crate::registry::{Platform, Sink};
 use crate::{Change, Failure, Item, Kind, ObjectKey, Problem, Reason};
@@ -36,6 +38,10 @@ pub struct KubernetesOptions {
     pub domain: String,
     /// Namespace of the ConfigMap `istio`.
     pub root_namespace: String,
+    /// Revision of the control plane; objects for others are left alone. Empty is the default one.
+    pub revision: String,
+    /// Whether the mesh's configuration is read here: of its own cluster alone.
+    pub configuration: bool,
 }
 
 /// A cluster, or what looks like one.
@@ -51,6 +57,8 @@ impl Default for KubernetesOptions {
             cluster: "Kubernetes".into(),
             domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
+            revision: String::new(),
+            configuration: true,
         }
     }
 }
@@ -72,8 +80,9 @@ impl Platform for Kubernetes {
     }
 
     fn kinds(&self) -> Vec<Kind> {
-        let core = [Kind::Service, Kind::Slice, Kind::Pod, Kind::Node, Kind::Namespace, Kind::Mesh];
-        core.into_iter().chain(ConfigKind::ALL.iter().map(|kind| Kind::Config(*kind))).collect()
+        let core = [Kind::Service, Kind::Slice, Kind::Pod, Kind::Node, Kind::Namespace];
+        let configuration = ConfigKind::ALL.iter().map(|kind| Kind::Config(*kind)).chain([Kind::Mesh]);
+        core.into_iter().chain(configuration.filter(|_| self.options.configuration)).collect()
     }
 
     fn run(self: Box<Self>, sink: Sink) -> BoxFuture<'static, ()> {
@@ -111,27 +120,46 @@ impl Platform for Kubernetes {
             )
             .boxed(),
         );
-        let mesh_config = config().fields("metadata.name=istio");
-        let api = Api::namespaced(client.clone(), &options.root_namespace);
-        watches
-            .push(watch::<v1::ConfigMap>(api, mesh_config, Kind::Mesh, sink.clone(), convert::mesh).boxed());
-
-        macro_rules! configs {
-            ($($spec:ty),* $(,)?) => { $(
-                if let Some(kind) = ConfigKind::parse(<$spec as Resource>::KIND) {
-                    let resource = api_resource::<$spec>();
-                    let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-                    let read = move |object| convert::config(kind, object);
-                    watches.push(watch_dynamic(api, Kind::Config(kind), sink.clone(), read).boxed());
-                }
-            )* };
+        if options.configuration {
+            watches.extend(configuration(&client, &options, &sink));
         }
-        for_each_kind!(configs);
         async move {
             futures::future::join_all(watches).await;
         }
         .boxed()
     }
+}
+
+impl KubernetesOptions {
+    /// The ConfigMap with the mesh's settings: `istio`, or `istio-REVISION`.
+    pub fn config_map(&self) -> String {
+        match self.revision.as_str() {
+            "" | "default" => "istio".to_owned(),
+            revision => format!("istio-{revision}"),
+        }
+    }
+}
+
+/// The watches of the mesh's configuration.
+fn configuration(client: &Client, options: &KubernetesOptions, sink: &Sink) -> Vec<BoxFuture<'static, ()>> {
+    let mut watches: Vec<BoxFuture<'static, ()>> = Vec::new();
+    let mesh_config = watcher::Config::default().fields(&format!("metadata.name={}", options.config_map()));
+    let api = Api::namespaced(client.clone(), &options.root_namespace);
+    watches.push(watch::<v1::ConfigMap>(api, mesh_config, Kind::Mesh, sink.clone(), convert::mesh).boxed());
+
+    macro_rules! configs {
+        ($($spec:ty),* $(,)?) => { $(
+            if let Some(kind) = ConfigKind::parse(<$spec as Resource>::KIND) {
+                let resource = api_resource::<$spec>();
+                let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
+                let revision = options.revision.clone();
+                let read = move |object| convert::config(kind, object, &revision);
+                watches.push(watch_dynamic(api, Kind::Config(kind), sink.clone(), read).boxed());
+            }
+        )* };
+    }
+    for_each_kind!(configs);
+    watches
 }
 
 fn api_resource<T: Resource>() -> ApiResource {

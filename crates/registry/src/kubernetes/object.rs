@@ -20,10 +20,12 @@ pub fn object(value: Value, options: &KubernetesOptions) -> Converted {
         ("v1", "Pod") => convert::pod(read::<v1::Pod>(value)?, cluster),
         ("v1", "Node") => convert::node(read::<v1::Node>(value)?),
         ("v1", "Namespace") => convert::namespace(read::<v1::Namespace>(value)?),
-        ("v1", "ConfigMap") => convert::mesh(read::<v1::ConfigMap>(value)?),
+        ("v1", "ConfigMap") if value["metadata"]["name"] == options.config_map() => {
+            convert::mesh(read::<v1::ConfigMap>(value)?)
+        }
         ("discovery.k8s.io/v1", "EndpointSlice") => convert::slice(read::<EndpointSlice>(value)?),
         (group, kind) if group.contains(".istio.io/") => match ConfigKind::parse(kind) {
-            Some(kind) => convert::config(kind, read::<DynamicObject>(value)?),
+            Some(kind) => convert::config(kind, read::<DynamicObject>(value)?, &options.revision),
             None => Ok(None),
         },
         _ => Ok(None),

@@ -1,21 +1,24 @@
 //! What one platform told, and the indexes between it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_model::{
-    Address, ClusterId, ConfigKind, Endpoint, Health, Locality, NamespaceInfo, NetworkId, Service,
+    Address, ClusterId, ConfigKind, Endpoint, Health, Locality, NamespaceInfo, NetworkId, Service, Workload,
 };
 
 use super::index::Index;
 use super::parts::Name;
+use super::places::Places;
 use super::{Dirty, Origin, Trace};
-use crate::{Item, Kind, ObjectKey, Pod, Slice, SliceEndpoint};
+use crate::{Item, Kind, NodeInfo, ObjectKey, Pod, Slice, SliceEndpoint};
 
 /// One platform's part of the state.
 #[derive(Debug)]
 pub(super) struct Cluster {
     name: ClusterId,
+    places: Arc<Places>,
     services: HashMap<ObjectKey, Arc<Service>>,
     /// Endpoints that the platform gives ready-made.
     endpoints: HashMap<ObjectKey, Vec<Arc<Endpoint>>>,
@@ -24,8 +27,10 @@ pub(super) struct Cluster {
     services_by_pod: Index<ObjectKey, ObjectKey>,
     pub(super) pods: HashMap<ObjectKey, Pod>,
     pods_by_node: Index<String, ObjectKey>,
-    nodes: HashMap<String, Locality>,
+    nodes: HashMap<String, NodeInfo>,
     services_by_node: Index<String, ObjectKey>,
+    /// Services that are reached by addresses of nodes.
+    on_nodes: BTreeSet<ObjectKey>,
     pub(super) namespaces: BTreeMap<String, NamespaceInfo>,
     pub(super) configs: BTreeMap<ConfigKind, BTreeSet<ObjectKey>>,
 }
@@ -50,9 +55,10 @@ impl Slice {
 }
 
 impl Cluster {
-    pub(super) fn new(name: ClusterId) -> Self {
+    pub(super) fn new(name: ClusterId, places: Arc<Places>) -> Self {
         Self {
             name,
+            places,
             services: HashMap::new(),
             endpoints: HashMap::new(),
             slices: HashMap::new(),
@@ -62,6 +68,7 @@ impl Cluster {
             pods_by_node: Index::default(),
             nodes: HashMap::new(),
             services_by_node: Index::default(),
+            on_nodes: BTreeSet::new(),
             namespaces: BTreeMap::new(),
             configs: BTreeMap::new(),
         }
@@ -106,22 +113,23 @@ impl Cluster {
                 self.pods.insert(key.clone(), *pod);
                 self.touch_pod(key, dirty);
             }
-            Item::Node(name, locality) => {
-                if self.nodes.insert(name.clone(), locality.clone()).as_ref() != Some(&locality) {
+            Item::Node(name, node) => {
+                if self.nodes.insert(name.clone(), node.clone()).as_ref() != Some(&node) {
                     self.touch_node(&name, dirty);
                 }
             }
-            Item::Namespace(name, info) => {
-                dirty.namespaces.insert(name.clone());
-                self.namespaces.insert(name, info);
-            }
-            Item::Mesh(_) | Item::Config(_) => {}
+            Item::Namespace(name, info) => self.change_namespace(name, Some(info), dirty),
+            Item::Mesh(..) | Item::Config(_) => {}
         }
         Trace::default()
     }
 
     fn put_service(&mut self, key: ObjectKey, service: Service, dirty: &mut Dirty) -> Trace {
         let name = Name::of(&service.key);
+        match service.external_access.node_selector {
+            Some(_) => _ = self.on_nodes.insert(key.clone()),
+            None => _ = self.on_nodes.remove(&key),
+        }
         let old = self.services.insert(key.clone(), Arc::new(service));
         let old = old.map(|old| Name::of(&old.key)).filter(|old| *old != name);
         dirty.names.extend(old.clone());
@@ -134,6 +142,7 @@ impl Cluster {
     pub(super) fn delete(&mut self, kind: Kind, key: &ObjectKey, dirty: &mut Dirty) -> Trace {
         match kind {
             Kind::Service => {
+                self.on_nodes.remove(key);
                 if let Some(service) = self.services.remove(key) {
                     let name = Name::of(&service.key);
                     dirty.names.insert(name.clone());
@@ -161,8 +170,7 @@ impl Cluster {
                 }
             }
             Kind::Namespace => {
-                self.namespaces.remove(&key.name);
-                dirty.namespaces.insert(key.name.clone());
+                self.change_namespace(key.name.clone(), None, dirty);
             }
             Kind::Mesh | Kind::Config(_) => {}
         }
@@ -176,23 +184,96 @@ impl Cluster {
         (self.services.len(), ready + sliced)
     }
 
-    /// Its service of this key.
-    pub(super) fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
-        self.services.get(key)
+    /// Its service of this key, if the mesh sees it.
+    pub(super) fn service(&self, key: &ObjectKey) -> Option<Arc<Service>> {
+        let service = self.services.get(key).filter(|_| self.shows(&key.namespace))?;
+        let Some(selector) = &service.external_access.node_selector else { return Some(Arc::clone(service)) };
+        let picked = self
+            .nodes
+            .values()
+            .filter(|node| selector.iter().all(|(label, value)| node.labels.get(label) == Some(value)));
+        let mut service = Service::clone(service);
+        let mut addresses: Vec<String> = picked.flat_map(|node| node.addresses.clone()).collect();
+        addresses.sort();
+        service.external_access.addresses.extend(addresses);
+        Some(Arc::new(service))
+    }
+
+    /// Whether the mesh sees a namespace.
+    pub(super) fn shows(&self, namespace: &str) -> bool {
+        self.places.shows(namespace, &self.namespaces)
+    }
+
+    /// The network of a workload that says `own` of itself.
+    pub(super) fn network(&self, own: &NetworkId, address: Option<&IpAddr>) -> NetworkId {
+        self.places.network(own, &self.name, &self.namespaces, address)
+    }
+
+    /// A Pod as the mesh sees it: with place and network.
+    pub(super) fn workload(&self, key: &ObjectKey) -> Option<Workload> {
+        let pod = self.pods.get(key).filter(|_| self.shows(&key.namespace))?;
+        let network = self.network(&pod.workload.network, pod.workload.addresses.first());
+        Some(Workload { locality: self.locality(pod), network, ..pod.workload.clone() })
+    }
+
+    /// Takes other settings of namespaces and networks.
+    pub(super) fn set_places(&mut self, places: &Arc<Places>, dirty: &mut Dirty) {
+        if *self.places != **places {
+            self.places = Arc::clone(places);
+            self.touch_all(dirty);
+        }
+    }
+
+    fn change_namespace(&mut self, name: String, info: Option<NamespaceInfo>, dirty: &mut Dirty) {
+        let before =
+            (self.shows(&name), self.places.of_namespace(&self.namespaces), self.namespaces.is_empty());
+        match info {
+            Some(info) => _ = self.namespaces.insert(name.clone(), info),
+            None => _ = self.namespaces.remove(&name),
+        }
+        let after =
+            (self.shows(&name), self.places.of_namespace(&self.namespaces), self.namespaces.is_empty());
+        if (&before.1, before.2) != (&after.1, after.2) {
+            self.touch_all(dirty);
+        } else if before.0 != after.0 {
+            self.touch_namespace(&name, dirty);
+        }
+        dirty.namespaces.insert(name);
+    }
+
+    /// Has everything looked at again.
+    fn touch_all(&self, dirty: &mut Dirty) {
+        dirty.namespaces.extend(self.namespaces.keys().cloned());
+        dirty.names.extend(self.services.values().map(|service| Name::of(&service.key)));
+        dirty.pods.extend(self.pods.keys().map(|key| (self.name.clone(), key.clone())));
+    }
+
+    /// Has everything of a namespace looked at again.
+    fn touch_namespace(&self, namespace: &str, dirty: &mut Dirty) {
+        let services = self.services.iter().filter(|(key, _)| key.namespace == namespace);
+        dirty.names.extend(services.map(|(_, service)| Name::of(&service.key)));
+        let pods = self.pods.keys().filter(|key| key.namespace == namespace);
+        dirty.pods.extend(pods.map(|key| (self.name.clone(), key.clone())));
     }
 
     /// The endpoints of its service of this key.
     pub(super) fn endpoints_of(&self, key: &ObjectKey) -> Vec<Arc<Endpoint>> {
         match self.endpoints.get(key) {
             Some(endpoints) => endpoints.clone(),
-            None => self.endpoints_of_slices(key),
+            None => match self.services.get(key) {
+                Some(service) => match &service.external_name {
+                    Some(_) => external_name(service).into_iter().collect(),
+                    None => self.endpoints_of_slices(key, service.publish_not_ready),
+                },
+                None => Vec::new(),
+            },
         }
     }
 
     /// Where a Pod runs.
     pub(super) fn locality(&self, pod: &Pod) -> Locality {
         if pod.workload.locality.is_empty() {
-            self.nodes.get(&pod.node).cloned().unwrap_or_default()
+            self.nodes.get(&pod.node).map(|node| node.locality.clone()).unwrap_or_default()
         } else {
             pod.workload.locality.clone()
         }
@@ -267,14 +348,17 @@ impl Cluster {
         for pod in self.pods_by_node.get(name) {
             self.touch_pod(pod.clone(), dirty);
         }
+        for service in &self.on_nodes {
+            self.touch_service(service, dirty);
+        }
     }
 
     /// The endpoints of all slices of a service; a Pod that is in slices of both families is one endpoint.
-    fn endpoints_of_slices(&self, key: &ObjectKey) -> Vec<Arc<Endpoint>> {
+    fn endpoints_of_slices(&self, key: &ObjectKey, all_ready: bool) -> Vec<Arc<Endpoint>> {
         let mut merged: BTreeMap<(String, BTreeMap<String, u16>), Endpoint> = BTreeMap::new();
         for slice in self.slices_by_service.get(key).filter_map(|key| self.slices.get(key)) {
             for endpoint in &slice.endpoints {
-                let made = self.endpoint(&key.namespace, slice, endpoint);
+                let made = self.endpoint(&key.namespace, slice, endpoint, all_ready);
                 let identity = match &endpoint.pod {
                     Some(pod) => format!("pod {pod}"),
                     None => format!("{:?}", endpoint.addresses),
@@ -301,15 +385,24 @@ impl Cluster {
         merged.into_values().map(Arc::new).collect()
     }
 
-    fn endpoint(&self, namespace: &str, slice: &Slice, endpoint: &SliceEndpoint) -> Endpoint {
+    fn endpoint(
+        &self,
+        namespace: &str,
+        slice: &Slice,
+        endpoint: &SliceEndpoint,
+        all_ready: bool,
+    ) -> Endpoint {
         let pod = endpoint.pod.as_ref().and_then(|name| self.pods.get(&ObjectKey::new(namespace, name)));
         let node = endpoint.node.as_ref().and_then(|node| self.nodes.get(node));
         let locality = match (pod, node) {
             (Some(pod), _) if !self.locality(pod).is_empty() => self.locality(pod),
-            (_, Some(node)) => node.clone(),
+            (_, Some(node)) => node.locality.clone(),
             _ => Locality { zone: endpoint.zone.clone().unwrap_or_default(), ..Locality::default() },
         };
-        let health = if endpoint.terminating || pod.is_some_and(|pod| pod.terminating) {
+        // Where addresses are published that are not ready, the slice calls them ready whatever they are.
+        let health = if all_ready {
+            Health::Healthy
+        } else if endpoint.terminating || pod.is_some_and(|pod| pod.terminating) {
             Health::Draining
         } else if endpoint.ready {
             Health::Healthy
@@ -321,13 +414,25 @@ impl Cluster {
             ports: slice.ports.clone(),
             labels: workload.map(|workload| workload.labels.clone()).unwrap_or_default(),
             locality,
-            network: workload.map_or_else(NetworkId::default, |workload| workload.network.clone()),
+            network: self.network(
+                workload.map_or(&NetworkId::default(), |workload| &workload.network),
+                endpoint.addresses.first(),
+            ),
             cluster: self.name.clone(),
             health,
             weight: 1,
             service_account: workload.map(|workload| workload.service_account.clone()).unwrap_or_default(),
             workload: workload.map(|workload| workload.key.clone()),
+            node: endpoint.node.clone().unwrap_or_default(),
+            host_name: endpoint.host_name.clone(),
             ..Endpoint::new(Address::Ip(endpoint.addresses.clone()))
         }
     }
+}
+
+/// The endpoint of a Service that only is another name: that name, on the service's own ports.
+fn external_name(service: &Service) -> Option<Arc<Endpoint>> {
+    let ports = service.ports.iter().map(|port| (port.name.clone(), port.number)).collect();
+    let address = Address::Name(service.external_name.clone()?);
+    Some(Arc::new(Endpoint { ports, cluster: service.key.cluster.clone(), ..Endpoint::new(address) }))
 }

@@ -26,8 +26,14 @@ use crate::distribution::{Debt, Distribution, Feed, Progress, Recipient, Revisio
 use crate::metrics::Metrics;
 
 /// The types that the engine makes.
-const TYPES: [&str; 5] =
-    [type_urls::CLUSTER, type_urls::ENDPOINT, type_urls::LISTENER, type_urls::ROUTE, NAME_TABLE];
+const TYPES: [&str; 6] = [
+    type_urls::CLUSTER,
+    type_urls::ENDPOINT,
+    type_urls::LISTENER,
+    type_urls::ROUTE,
+    type_urls::EXTENSION_CONFIG,
+    NAME_TABLE,
+];
 
 /// Serves all proxies. Clones share.
 #[derive(Clone)]

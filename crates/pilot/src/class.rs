@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use lateen_model::{
-    ClusterId, Config, ConfigKey, Hostname, Namespace, NetworkId, PortProtocol, Service, Snapshot,
-    TargetPort, Workload, WorkloadKind,
+    ChangeSet, ClusterId, Config, ConfigKey, ConfigKind, ConfigReference, Hostname, Namespace, NetworkId,
+    PortProtocol, Service, Snapshot, TargetPort, Workload, WorkloadKind,
 };
 use serde::Serialize;
 
 use crate::ProxyNode;
 use crate::index::Index;
+use crate::patch::SelectedFilter;
 use crate::preference::Place;
 use crate::scope::ScopeKey;
 
@@ -69,6 +70,8 @@ pub struct Class {
     pub destination_rules: Vec<ConfigKey>,
     /// Whether the proxy gets a certificate of the mesh.
     pub workload_certificates: bool,
+    /// The EnvoyFilters that are for it, in the order in which they apply.
+    pub envoy_filters: Vec<SelectedFilter>,
     /// Where it is, if that matters to anything it is told.
     pub place: Option<Arc<Place>>,
 }
@@ -113,8 +116,21 @@ impl Class {
             sidecar: sidecar_for(snapshot, node, labels),
             destination_rules: selecting_rules(snapshot, &node.namespace, labels),
             workload_certificates: node.workload_certificates,
+            envoy_filters: index.patches.select(snapshot, node, labels),
             place: index.asked_places.place(node, workload),
         }
+    }
+
+    /// Whether one of its EnvoyFilters is among the changes.
+    pub(crate) fn is_patched_by(&self, changes: &ChangeSet) -> bool {
+        let changed = |selected: &SelectedFilter| {
+            changes.configs.contains(&ConfigReference {
+                kind: ConfigKind::EnvoyFilter,
+                namespace: selected.key.namespace.clone(),
+                name: selected.key.name.clone(),
+            })
+        };
+        self.envoy_filters.iter().any(changed)
     }
 
     /// What the scope of the class depends on.

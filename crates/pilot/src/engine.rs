@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE};
 use lateen_model::{ChangeSet, ConfigKey, ConfigKind, Service, ServiceKey, Snapshot};
 
 use crate::cluster::{self, ClusterKey};
@@ -13,6 +13,7 @@ use crate::endpoint::{self, EndpointKey};
 use crate::index::Index;
 use crate::listener::{self, ListenerKey};
 use crate::name_table::{self, NAME_TABLE, NameKey};
+use crate::patch::{self, PatchCache};
 use crate::route::{self, RouteKey, VirtualHostKey};
 use crate::scope::{Scope, ScopeKey};
 use crate::world::World;
@@ -45,6 +46,7 @@ pub struct View {
     endpoints: Resources,
     listeners: Resources,
     routes: Resources,
+    extensions: Resources,
     /// The one resource of its kind.
     name_table: Option<Arc<Encoded>>,
 }
@@ -63,8 +65,8 @@ pub struct Engine {
 #[derive(Debug, Default)]
 struct Held {
     view: View,
-    /// Route configurations by what they were put together from: equal keys are not assembled again.
-    route_keys: HashMap<String, RouteKey>,
+    /// Route configurations with what they were put together from: equal keys are not assembled again.
+    route_keys: HashMap<String, (RouteKey, Arc<Encoded>)>,
     /// Parts of the name table, by host.
     names: Resources,
     /// Which endpoint resources a service has.
@@ -77,6 +79,7 @@ struct Caches {
     endpoints: Cache<EndpointKey>,
     listeners: Cache<ListenerKey>,
     hosts: Cache<VirtualHostKey>,
+    patches: PatchCache,
     names: Cache<NameKey>,
 }
 
@@ -90,6 +93,13 @@ struct Touched {
 }
 
 const ALL: Touched = Touched { clusters: true, endpoints: true, listeners: true, routes: true };
+
+impl Touched {
+    /// What EnvoyFilters change.
+    fn with_patched(self) -> Self {
+        Self { clusters: true, listeners: true, routes: true, ..self }
+    }
+}
 
 impl Default for Engine {
     fn default() -> Self {
@@ -142,6 +152,7 @@ impl Engine {
         for (class, held) in &mut self.classes {
             let Some(scope) = self.scopes.get(&class.scope_key()) else { continue };
             let world = World::new(&self.snapshot, class, &self.index, scope);
+            let touched = if class.is_patched_by(changes) { touched.with_patched() } else { touched };
             let changed = held.update(&world, &mut self.caches, touched, &changes.endpoints);
             if !changed.is_empty() {
                 applied.classes.push(ClassChange { class: Arc::clone(class), changed });
@@ -203,6 +214,7 @@ impl View {
             ENDPOINT => Some(&self.endpoints),
             LISTENER => Some(&self.listeners),
             ROUTE => Some(&self.routes),
+            EXTENSION_CONFIG => Some(&self.extensions),
             _ => None,
         }
     }
@@ -236,14 +248,31 @@ fn reclassifies(changes: &ChangeSet) -> bool {
         || changes.touches(ConfigKind::VirtualService)
         || changes.touches(ConfigKind::Sidecar)
         || changes.touches(ConfigKind::DestinationRule)
+        || changes.touches(ConfigKind::EnvoyFilter)
 }
 
 impl Caches {
+    fn cluster(&mut self, world: &World<'_>, key: &ClusterKey) -> Option<Arc<Encoded>> {
+        let plain = self.clusters.get(key);
+        self.patched(world, patch::Kind::Cluster, plain)
+    }
+
+    fn listener(&mut self, world: &World<'_>, key: &ListenerKey) -> Option<Arc<Encoded>> {
+        let plain = self.listeners.get(key);
+        self.patched(world, patch::Kind::Listener, plain)
+    }
+
+    /// A resource as the class's EnvoyFilters leave it.
+    fn patched(&mut self, world: &World<'_>, kind: patch::Kind, plain: Arc<Encoded>) -> Option<Arc<Encoded>> {
+        self.patches.apply(kind, plain, &world.patches, &world.class.gateway_ports)
+    }
+
     fn sweep(&mut self) {
         self.clusters.sweep();
         self.endpoints.sweep();
         self.listeners.sweep();
         self.hosts.sweep();
+        self.patches.sweep();
         self.names.sweep();
     }
 }
@@ -264,7 +293,9 @@ impl Held {
         };
         if touched.clusters {
             let keys = cluster::plan(world);
-            note(CLUSTER, replace(&mut self.view.clusters, keys.iter().map(|key| caches.clusters.get(key))));
+            let added = world.patches.added(CLUSTER);
+            let made = keys.iter().filter_map(|key| caches.cluster(world, key));
+            note(CLUSTER, replace(&mut self.view.clusters, added.into_iter().chain(made)));
         } else {
             note(CLUSTER, self.some_clusters(world, caches, endpoints));
         }
@@ -275,10 +306,10 @@ impl Held {
         }
         if touched.listeners {
             let keys = listener::plan(world);
-            note(
-                LISTENER,
-                replace(&mut self.view.listeners, keys.iter().map(|key| caches.listeners.get(key))),
-            );
+            let added = world.patches.added(LISTENER);
+            let made = keys.iter().filter_map(|key| caches.listener(world, key));
+            note(LISTENER, replace(&mut self.view.listeners, added.into_iter().chain(made)));
+            note(EXTENSION_CONFIG, replace(&mut self.view.extensions, world.patches.added(EXTENSION_CONFIG)));
         }
         if touched.routes {
             note(ROUTE, self.routes(world, caches));
@@ -365,8 +396,9 @@ impl Held {
         for key in services {
             let seen = world.service(&key.hostname).filter(|service| service.key == *key);
             for key in seen.into_iter().flat_map(|service| cluster::plan_service(world, service)) {
-                let next = caches.clusters.get(&key);
-                put(&mut self.view.clusters, next, &mut changed);
+                if let Some(next) = caches.cluster(world, &key) {
+                    put(&mut self.view.clusters, next, &mut changed);
+                }
             }
         }
         changed
@@ -376,13 +408,13 @@ impl Held {
         let mut next = Vec::new();
         let mut keys = HashMap::new();
         for key in route::plan(world) {
-            let same = self.route_keys.get(&key.name) == Some(&key);
-            let present = self.view.routes.get(key.name.as_str()).filter(|_| same);
-            next.push(match present {
-                Some(present) => Arc::clone(present),
+            let present = self.route_keys.remove(&key.name).filter(|(present, _)| *present == key);
+            let plain = match present {
+                Some((_, plain)) => plain,
                 None => Arc::new(route::assemble(&key, &mut caches.hosts)),
-            });
-            keys.insert(key.name.clone(), key);
+            };
+            next.extend(caches.patched(world, patch::Kind::Route, Arc::clone(&plain)));
+            keys.insert(key.name.clone(), (key, plain));
         }
         self.route_keys = keys;
         replace(&mut self.view.routes, next)

@@ -7,6 +7,7 @@ use lateen_api::networking::{Destination, VirtualService};
 use lateen_model::{ChangeSet, Config, ConfigKey, ConfigKind, Hostname, Snapshot};
 
 use crate::endpoint::NetworkIndex;
+use crate::patch::PatchIndex;
 use crate::preference::Asked;
 use crate::rules::{Rules, full_host};
 
@@ -31,7 +32,9 @@ pub(crate) struct Index {
     pub(crate) asked_places: Asked,
     /// The gateways between networks.
     pub(crate) networks: NetworkIndex,
-    /// Whether the last change touched these.
+    /// EnvoyFilters, read.
+    pub(crate) patches: PatchIndex,
+    /// Whether the last change touched the gateways between networks.
     pub(crate) networks_changed: bool,
     pub(crate) virtual_services: HashMap<ConfigKey, Arc<RuleFacts>>,
     /// Labels that some `sourceLabels` asks for, with how often.
@@ -45,11 +48,13 @@ impl Index {
     /// that delegate to them.
     pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) -> BTreeSet<ConfigKey> {
         self.asked_places.update(snapshot, changes);
+        self.patches.update(snapshot, changes);
         self.networks_changed = self.networks.update(snapshot, changes);
         if changes.full || changes.mesh {
             let asked_places = std::mem::take(&mut self.asked_places);
             let networks = std::mem::take(&mut self.networks);
-            *self = Self { rules: Rules::new(snapshot), asked_places, networks, ..Self::default() };
+            let patches = std::mem::take(&mut self.patches);
+            *self = Self { rules: Rules::new(snapshot), asked_places, networks, patches, ..Self::default() };
             let keys: BTreeSet<ConfigKey> = snapshot.configs().virtual_services.keys().cloned().collect();
             for key in &keys {
                 self.put(snapshot, key);

@@ -40,6 +40,8 @@ pub struct ProxyNode {
     pub workload_certificates: bool,
     /// `DNS_CAPTURE`: whether its agent answers the workload's DNS questions, and so gets the name table.
     pub dns_capture: bool,
+    /// All of its metadata that is text; EnvoyFilters may ask for any.
+    pub metadata: BTreeMap<String, String>,
     /// `NODE_NAME`: the node it runs on.
     pub node: String,
     /// Where it runs.
@@ -115,6 +117,10 @@ impl ProxyNode {
             workload_certificates: text("LATEEN_WORKLOAD_CERTIFICATES") != "false",
             dns_capture: text("DNS_CAPTURE") == "true",
             node: text("NODE_NAME"),
+            metadata: metadata
+                .iter()
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect(),
             locality: Locality::default(),
         })
     }

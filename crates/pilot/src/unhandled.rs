@@ -6,6 +6,8 @@ use lateen_api::networking::{
 };
 use lateen_model::ConfigObject;
 
+use crate::patch;
+
 /// The paths of the fields that are set and not handled, in the form `spec.http[0].delegate`.
 pub fn unhandled(object: &ConfigObject) -> Vec<String> {
     let mut found = Found(Vec::new());
@@ -14,6 +16,7 @@ pub fn unhandled(object: &ConfigObject) -> Vec<String> {
         ConfigObject::DestinationRule(config) => destination_rule(&config.spec, &mut found),
         ConfigObject::Gateway(config) => gateway(&config.spec, &mut found),
         ConfigObject::ServiceEntry(config) => service_entry(&config.spec, &mut found),
+        ConfigObject::EnvoyFilter(config) => found.0.extend(patch::problems(&config.spec)),
         ConfigObject::Sidecar(config) => sidecar(&config.spec, &mut found),
         _ => found.note(true, || "spec".to_owned()),
     }
@@ -58,13 +61,53 @@ fn http_route(http: &HttpRoute, path: &str, found: &mut Found) {
 }
 
 fn destination_rule(spec: &DestinationRule, found: &mut Found) {
+    let selected = spec.workload_selector.is_some();
     if let Some(policy) = &spec.traffic_policy {
-        traffic_policy(policy, "spec.trafficPolicy", found);
+        traffic_policy(policy, "spec.trafficPolicy", selected, found);
     }
     for (index, subset) in spec.subsets.iter().enumerate() {
         if let Some(policy) = &subset.traffic_policy {
-            traffic_policy(policy, &format!("spec.subsets[{index}].trafficPolicy"), found);
+            traffic_policy(policy, &format!("spec.subsets[{index}].trafficPolicy"), selected, found);
         }
+    }
+}
+
+/// What of a policy cannot have the effect that it looks like.
+fn traffic_policy(policy: &TrafficPolicy, path: &str, selected: bool, found: &mut Found) {
+    found.note(policy.tunnel.is_some(), || format!("{path}.tunnel"));
+    let balancers = policy
+        .port_level_settings
+        .iter()
+        .enumerate()
+        .map(|(index, port)| (format!("{path}.portLevelSettings[{index}]"), port.load_balancer.as_ref()));
+    for (path, balancer) in std::iter::once((path.to_owned(), policy.load_balancer.as_ref())).chain(balancers)
+    {
+        let hash = balancer.and_then(|balancer| balancer.consistent_hash.as_ref());
+        found.note(hash.is_some(), || format!("{path}.loadBalancer.consistentHash"));
+    }
+    let ports = policy.port_level_settings.iter().enumerate().map(|(index, port)| {
+        (format!("{path}.portLevelSettings[{index}]"), port.tls.as_ref(), port.connection_pool.as_ref())
+    });
+    let own = (path.to_owned(), policy.tls.as_ref(), policy.connection_pool.as_ref());
+    for (path, tls, pool) in std::iter::once(own).chain(ports) {
+        if let Some(tls) = tls {
+            let files = |file: &String| !file.is_empty() && !tls.credential_name.is_empty();
+            found.note(files(&tls.client_certificate), || format!("{path}.tls.clientCertificate"));
+            found.note(files(&tls.private_key), || format!("{path}.tls.privateKey"));
+            found.note(files(&tls.ca_certificates), || format!("{path}.tls.caCertificates"));
+            found.note(!tls.credential_name.is_empty() && !selected, || {
+                format!("{path}.tls.credentialName (sidecars, without a workloadSelector)")
+            });
+            found.note(tls.mode == ClientTlsMode::IstioMutual, || {
+                format!("{path}.tls.mode (ISTIO_MUTUAL, where the agent has no certificate of the mesh)")
+            });
+        }
+        // Version-dependent settings have nothing to apply to without that version.
+        let http = pool.and_then(|pool| pool.http.as_ref());
+        let pings = http.and_then(|http| http.http2_keep_alive.as_ref());
+        found.note(pings.is_some_and(|pings| pings.interval.is_none()), || {
+            format!("{path}.connectionPool.http.http2KeepAlive (without an interval)")
+        });
     }
 }
 
@@ -78,58 +121,6 @@ fn sidecar(spec: &Sidecar, found: &mut Found) {
         found.note(!listener.bind.is_empty(), || format!("spec.egress[{index}].bind"));
         let captured = listener.capture_mode != CaptureMode::Default;
         found.note(captured, || format!("spec.egress[{index}].captureMode"));
-    }
-}
-
-fn traffic_policy(policy: &TrafficPolicy, path: &str, found: &mut Found) {
-    found.note(policy.tunnel.is_some(), || format!("{path}.tunnel"));
-    found.note(policy.proxy_protocol.is_some(), || format!("{path}.proxyProtocol"));
-    found.note(policy.retry_budget.is_some(), || format!("{path}.retryBudget"));
-    settings(policy, path, found);
-    for (index, port) in policy.port_level_settings.iter().enumerate() {
-        let layer = TrafficPolicy {
-            load_balancer: port.load_balancer.clone(),
-            connection_pool: port.connection_pool.clone(),
-            outlier_detection: port.outlier_detection.clone(),
-            tls: port.tls.clone(),
-            ..TrafficPolicy::default()
-        };
-        settings(&layer, &format!("{path}.portLevelSettings[{index}]"), found);
-    }
-}
-
-/// What a policy and the settings of one of its ports have in common.
-fn settings(policy: &TrafficPolicy, path: &str, found: &mut Found) {
-    if let Some(balancer) = &policy.load_balancer {
-        for (field, set) in [
-            ("consistentHash", balancer.consistent_hash.is_some()),
-            ("backendUtilization", balancer.backend_utilization.is_some()),
-            ("localityLbSetting", balancer.locality_lb_setting.is_some()),
-            ("zoneAwareLbSetting", balancer.zone_aware_lb_setting.is_some()),
-            ("warmup", balancer.warmup.is_some()),
-        ] {
-            found.note(set, || format!("{path}.loadBalancer.{field}"));
-        }
-    }
-    if let Some(tcp) = policy.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref()) {
-        found.note(tcp.max_connection_duration.is_some(), || {
-            format!("{path}.connectionPool.tcp.maxConnectionDuration")
-        });
-        found.note(tcp.idle_timeout.is_some(), || format!("{path}.connectionPool.tcp.idleTimeout"));
-    }
-    if let Some(http) = policy.connection_pool.as_ref().and_then(|pool| pool.http.as_ref()) {
-        found.note(http.http2_keep_alive.is_some(), || format!("{path}.connectionPool.http.http2KeepAlive"));
-    }
-    if let Some(outlier) = &policy.outlier_detection {
-        found.note(outlier.consecutive_errors != 0, || format!("{path}.outlierDetection.consecutiveErrors"));
-        found.note(!outlier.outlier_detection_http_error_codes.is_empty(), || {
-            format!("{path}.outlierDetection.outlierDetectionHttpErrorCodes")
-        });
-    }
-    if let Some(tls) = &policy.tls {
-        found.note(tls.mode == ClientTlsMode::IstioMutual, || format!("{path}.tls.mode (ISTIO_MUTUAL)"));
-        found.note(!tls.credential_name.is_empty(), || format!("{path}.tls.credentialName"));
-        found.note(!tls.ca_crl.is_empty(), || format!("{path}.tls.caCrl"));
     }
 }
 
@@ -149,7 +140,6 @@ fn service_entry(spec: &ServiceEntry, found: &mut Found) {
         found.note(range, || format!("spec.addresses[{index}] (a range)"));
     }
     found.note(spec.workload_selector.is_some(), || "spec.workloadSelector".to_owned());
-    found.note(!spec.subject_alt_names.is_empty(), || "spec.subjectAltNames".to_owned());
     found.note(spec.resolution == ServiceEntryResolution::DynamicDns, || {
         "spec.resolution (DYNAMIC_DNS)".to_owned()
     });
@@ -188,6 +178,31 @@ mod tests {
                 ConfigKind::Gateway,
                 r#"{"servers":[{"port":{"protocol":"HTTPS","number":443}}]}"#,
                 vec!["spec.servers[0].port.protocol (HTTPS: the whole server)"],
+            ),
+            (
+                "a policy that works",
+                ConfigKind::DestinationRule,
+                r#"{"trafficPolicy":{"outlierDetection":{"consecutiveErrors":1},"loadBalancer":{"localityLbSetting":{}},"tls":{"mode":"SIMPLE"}}}"#,
+                vec![],
+            ),
+            (
+                "a Secret for all",
+                ConfigKind::DestinationRule,
+                r#"{"trafficPolicy":{"tls":{"mode":"SIMPLE","credentialName":"a"}}}"#,
+                vec!["spec.trafficPolicy.tls.credentialName (sidecars, without a workloadSelector)"],
+            ),
+            (
+                "patches",
+                ConfigKind::EnvoyFilter,
+                r#"{"configPatches":[
+                    {"applyTo":"CLUSTER","patch":{"operation":"MERGE","value":{"lb_polcy":"RANDOM"}}},
+                    {"applyTo":"BOOTSTRAP","patch":{"operation":"MERGE","value":{}}},
+                    {"applyTo":"CLUSTER","patch":{"operation":"MERGE","value":{"lb_policy":"RANDOM"}}}
+                ]}"#,
+                vec![
+                    "spec.configPatches[0].patch.value.lb_polcy (envoy.config.cluster.v3.Cluster has no such field; did you mean lb_policy?)",
+                    "spec.configPatches[1].applyTo (BOOTSTRAP: the whole patch)",
+                ],
             ),
             ("other kinds", ConfigKind::WasmPlugin, "{}", vec!["spec"]),
             ("sidecar", ConfigKind::Sidecar, r#"{"egress":[{"hosts":["./*"]}]}"#, vec![]),

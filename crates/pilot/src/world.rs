@@ -11,6 +11,7 @@ use lateen_model::{Config, ConfigKey, Hostname, Namespace, Service, Snapshot};
 use crate::Class;
 use crate::endpoint::Networks;
 use crate::index::Index;
+use crate::patch::ClassPatches;
 use crate::rules::Rules;
 use crate::scope::{RuleMap, Scope, ServiceMap};
 use crate::shared::Shared;
@@ -24,6 +25,8 @@ pub(crate) struct World<'a> {
     pub(crate) services: Services<'a>,
     scope: &'a Scope,
     networks: &'a Arc<Networks>,
+    /// What the class's EnvoyFilters change.
+    pub(crate) patches: ClassPatches,
 }
 
 /// The services that are seen, in the order of their names.
@@ -55,7 +58,8 @@ impl<'a> World<'a> {
     pub(crate) fn new(snapshot: &'a Snapshot, class: &'a Class, index: &'a Index, scope: &'a Scope) -> Self {
         let rules = ClassRules { rules: &index.rules, selected: &class.destination_rules };
         let networks = &index.networks.networks;
-        Self { snapshot, class, rules, services: Services(&scope.services), scope, networks }
+        let (services, patches) = (Services(&scope.services), index.patches.of(class));
+        Self { snapshot, class, rules, services, scope, networks, patches }
     }
 
     /// The gateways between networks.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lateen_api::security::{MutualTlsMode, PeerAuthentication};
-use lateen_model::{Config, ConfigKey, Endpoint, Namespace, Snapshot};
+use lateen_model::{Config, ConfigKey, Endpoint, Namespace, Snapshot, WorkloadKind};
 
 use crate::shared::Shared;
 
@@ -86,7 +86,10 @@ impl Policies {
 pub(crate) fn is_capable(endpoint: &Endpoint) -> bool {
     match endpoint.labels.get(LABEL) {
         Some(mode) => mode == "istio",
-        None => endpoint.workload.is_none() && !endpoint.service_account.is_empty(),
+        None => {
+            let is_pod = endpoint.workload.as_ref().is_some_and(|key| key.kind == WorkloadKind::Pod);
+            !is_pod && !endpoint.service_account.is_empty()
+        }
     }
 }
 

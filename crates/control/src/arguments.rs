@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lateen_node::NodeArgs;
 
+use crate::ports;
+
 /// The control plane of the Lateen service mesh.
 #[derive(Debug, Parser)]
 #[command(name = "lateend", version, about)]
@@ -64,9 +66,39 @@ pub struct RunArguments {
     /// The Envoy that the agent starts with `--proxy envoy`, as a path inside the Pods.
     #[arg(long, value_name = "FILE", required_if_eq("proxy", "envoy"))]
     pub envoy: Option<PathBuf>,
-    /// Also serve xDS without TLS on port 15010.
+    /// Also serve xDS without TLS.
     #[arg(long)]
     pub plaintext_xds: bool,
+    /// Work with the cluster that this kubeconfig names (its current context) and start no API server. Kinds, webhooks
+    /// and Services are then not installed from here.
+    #[arg(long, value_name = "FILE", conflicts_with = "in_cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The same, with the cluster whose Pod this is, as its ServiceAccount.
+    #[arg(long)]
+    pub in_cluster: bool,
+    /// Where it listens.
+    #[command(flatten)]
+    pub ports: Ports,
+}
+
+/// The ports of `lateend run`.
+#[derive(Debug, Clone, Args)]
+pub struct Ports {
+    /// Port of xDS over TLS.
+    #[arg(long = "xds-port", value_name = "PORT", default_value_t = ports::XDS)]
+    pub xds: u16,
+    /// Port of xDS without TLS.
+    #[arg(long = "plaintext-xds-port", value_name = "PORT", default_value_t = ports::PLAINTEXT_XDS)]
+    pub plaintext_xds: u16,
+    /// Port of metrics and version.
+    #[arg(long = "monitoring-port", value_name = "PORT", default_value_t = ports::MONITORING)]
+    pub monitoring: u16,
+    /// Port of the webhooks.
+    #[arg(long = "webhooks-port", value_name = "PORT", default_value_t = ports::WEBHOOKS)]
+    pub webhooks: u16,
+    /// Port of the debug pages.
+    #[arg(long = "debug-port", value_name = "PORT", default_value_t = ports::DEBUG)]
+    pub debug: u16,
 }
 
 #[cfg(test)]

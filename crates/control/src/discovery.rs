@@ -4,7 +4,7 @@
 //! that differ in its letterbox, merged with what it has not yet taken. Everything a stream is asked between two letters
 //! is answered from the state of the last one, so one push is consistent over all types.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -12,11 +12,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lateen_base::drain;
 use lateen_envoy::type_urls;
-use lateen_model::{ChangeSet, ConfigReference, Snapshot};
+use lateen_model::{ChangeSet, ConfigReference, Namespace, Snapshot};
 use lateen_pilot::name_table::NAME_TABLE;
-use lateen_pilot::{Class, Encoded, Engine, ProxyNode, View};
+use lateen_pilot::{Class, Encoded, Engine, ProxyNode, Reclassify, View};
 use lateen_registry::Subscription;
-use lateen_xds::{Client, EncodedResource, Event, ResourceSource, Subscriber};
+use lateen_xds::{Client, EncodedResource, Event, Holding, ResourceSource, Subscriber};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Status;
@@ -53,9 +53,18 @@ struct State {
     engine: Engine,
     /// Whether the engine has seen a snapshot: before that nobody may be told that there is nothing.
     ready: bool,
-    streams: HashMap<u64, Stream>,
+    streams: Streams,
     distribution: Distribution,
     feeds: Vec<Weak<Feed>>,
+}
+
+/// The connected proxies, found by what changes name: nobody looks at all of them because of one.
+#[derive(Default)]
+struct Streams {
+    by_id: HashMap<u64, Stream>,
+    by_class: HashMap<Arc<Class>, BTreeSet<u64>>,
+    /// By namespace and the Pod's name.
+    by_place: BTreeMap<(Namespace, String), BTreeSet<u64>>,
 }
 
 struct Stream {
@@ -77,9 +86,28 @@ struct Inside {
     rejections: BTreeMap<String, String>,
 }
 
+/// What a class holds, shared by its streams: the server keeps it as what each of them was sent.
+struct Shown(View);
+
+impl Holding for Shown {
+    fn version(&self, type_url: &str, name: &str) -> Option<Arc<str>> {
+        self.0.get(type_url, name).map(|encoded| Arc::clone(&encoded.version))
+    }
+
+    fn names(&self, type_url: &str) -> Vec<Arc<str>> {
+        self.0.list(type_url).map(|encoded| Arc::clone(&encoded.name)).collect()
+    }
+
+    fn count(&self, type_url: &str) -> usize {
+        self.0.count(type_url)
+    }
+}
+
+/// Shared by all streams that have nothing else waiting.
+#[derive(Clone)]
 struct Letter {
-    view: View,
-    changes: lateen_xds::ChangeSet,
+    view: Arc<Shown>,
+    changes: Arc<lateen_xds::ChangeSet>,
 }
 
 impl Discovery {
@@ -108,7 +136,7 @@ impl Discovery {
     /// How far each of these objects has come; nothing for those that are not known.
     pub(crate) fn progress(&self, references: &[ConfigReference]) -> Vec<Option<Progress>> {
         let state = self.shared.state.lock();
-        let recipients: Vec<Recipient> = state.streams.values().map(Stream::recipient).collect();
+        let recipients: Vec<Recipient> = state.streams.by_id.values().map(Stream::recipient).collect();
         let snapshot = state.engine.snapshot();
         let progress = |reference| state.distribution.progress(reference, snapshot, &recipients);
         references.iter().map(progress).collect()
@@ -126,32 +154,25 @@ impl Discovery {
         let begun = std::time::Instant::now();
         let mut guard = self.shared.state.lock();
         let state = &mut *guard;
-        self.shared.metrics.services.set(snapshot.services().count().try_into().unwrap_or(i64::MAX));
+        self.shared.metrics.services.set(snapshot.service_count().try_into().unwrap_or(i64::MAX));
         let applied = state.engine.apply(snapshot, changes);
         state.ready = true;
         let revision = state.distribution.begin();
         let mut concerned: Vec<Arc<Class>> =
             applied.classes.iter().map(|change| Arc::clone(&change.class)).collect();
+        // Classes that share a change share what is made of it.
+        let mut made: Option<(*const lateen_pilot::Changed, Arc<lateen_xds::ChangeSet>)> = None;
         for change in &applied.classes {
-            let view = state.engine.view(&change.class);
-            for stream in state.streams.values().filter(|stream| Arc::ptr_eq(&stream.class, &change.class)) {
-                stream.letterbox.put(revision, view.clone(), |changes| {
-                    for (type_url, names) in &change.changed {
-                        changes.add_names(*type_url, names.iter().map(|name| Arc::from(name.as_ref())));
-                    }
-                });
+            let Some(ids) = state.streams.by_class.get(&change.class) else { continue };
+            let known = made.take().filter(|(of, _)| std::ptr::eq(*of, &*change.changed));
+            let (of, changes) = known.unwrap_or_else(|| (&*change.changed, Arc::new(named(&change.changed))));
+            let letter = Letter { view: Arc::new(Shown(state.engine.view(&change.class))), changes };
+            for stream in ids.iter().filter_map(|id| state.streams.by_id.get(id)) {
+                stream.letterbox.put(revision, letter.clone());
             }
+            made = Some((of, letter.changes));
         }
-        if applied.reclassify {
-            for stream in state.streams.values_mut() {
-                let class = state.engine.proxy_class(&stream.node);
-                if !Arc::ptr_eq(&class, &stream.class) {
-                    stream.letterbox.put(revision, state.engine.view(&class), everything);
-                    concerned.push(Arc::clone(&class));
-                    stream.class = class;
-                }
-            }
-        }
+        concerned.extend(state.reclassify(revision, &applied.reclassify));
         state.distribution.applied(state.engine.snapshot(), changes, concerned.iter());
         state.feeds.retain(|feed| {
             feed.upgrade().inspect(|feed| feed.put(state.engine.snapshot(), changes)).is_some()
@@ -161,9 +182,21 @@ impl Discovery {
     }
 }
 
-fn everything(changes: &mut lateen_xds::ChangeSet) {
-    for type_url in TYPES {
-        changes.add_type(type_url);
+impl State {
+    /// Moves proxies to the classes that they belong to now.
+    fn reclassify(&mut self, revision: Revision, concerned: &Reclassify) -> Vec<Arc<Class>> {
+        let mut moved = Vec::new();
+        for id in self.streams.concerned(concerned, self.engine.snapshot()) {
+            let Some(stream) = self.streams.by_id.get(&id) else { continue };
+            let class = self.engine.proxy_class(&stream.node);
+            if !Arc::ptr_eq(&class, &stream.class) {
+                let view = Arc::new(Shown(self.engine.view(&class)));
+                stream.letterbox.put(revision, Letter { view, changes: Arc::new(everything()) });
+                moved.push(Arc::clone(&class));
+                self.streams.set_class(id, class);
+            }
+        }
+        moved
     }
 }
 
@@ -179,15 +212,100 @@ impl Stream {
     }
 }
 
+impl Streams {
+    fn insert(&mut self, id: u64, stream: Stream) {
+        self.by_class.entry(Arc::clone(&stream.class)).or_default().insert(id);
+        let place = (stream.node.namespace.clone(), stream.node.name.clone());
+        self.by_place.entry(place).or_default().insert(id);
+        self.by_id.insert(id, stream);
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(stream) = self.by_id.remove(&id) else { return };
+        self.leave_class(id, &stream.class);
+        let place = (stream.node.namespace, stream.node.name);
+        if let Some(ids) = self.by_place.get_mut(&place) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_place.remove(&place);
+            }
+        }
+    }
+
+    fn set_class(&mut self, id: u64, class: Arc<Class>) {
+        let Some(stream) = self.by_id.get_mut(&id) else { return };
+        let old = std::mem::replace(&mut stream.class, Arc::clone(&class));
+        self.leave_class(id, &old);
+        self.by_class.entry(class).or_default().insert(id);
+    }
+
+    fn leave_class(&mut self, id: u64, class: &Arc<Class>) {
+        if let Some(ids) = self.by_class.get_mut(class) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_class.remove(class);
+            }
+        }
+    }
+
+    fn in_namespace(&self, namespace: &Namespace) -> impl Iterator<Item = u64> {
+        let namespace = namespace.clone();
+        let first = (namespace.clone(), String::new());
+        self.by_place
+            .range(first..)
+            .take_while(move |((of, _), _)| *of == namespace)
+            .flat_map(|(_, ids)| ids.iter().copied())
+    }
+
+    /// Those that may belong to other classes.
+    fn concerned(&self, concerned: &Reclassify, snapshot: &Snapshot) -> Vec<u64> {
+        if concerned.all || concerned.gateways {
+            let ids = self.by_id.iter();
+            return ids
+                .filter(|(_, stream)| concerned.concerns(snapshot, &stream.node))
+                .map(|(id, _)| *id)
+                .collect();
+        }
+        let mut found: BTreeSet<u64> =
+            concerned.namespaces.iter().flat_map(|namespace| self.in_namespace(namespace)).collect();
+        found.extend(
+            concerned.workloads.iter().filter_map(|place| self.by_place.get(place)).flatten().copied(),
+        );
+        for namespace in concerned.service_namespaces() {
+            let selected = |id: &u64| {
+                self.by_id.get(id).is_some_and(|stream| concerned.concerns(snapshot, &stream.node))
+            };
+            found.extend(self.in_namespace(namespace).filter(selected));
+        }
+        found.into_iter().collect()
+    }
+}
+
+fn named(changed: &lateen_pilot::Changed) -> lateen_xds::ChangeSet {
+    let mut changes = lateen_xds::ChangeSet::new();
+    for (type_url, names) in changed {
+        changes.add_names(*type_url, names.iter().cloned());
+    }
+    changes
+}
+
+fn everything() -> lateen_xds::ChangeSet {
+    let mut changes = lateen_xds::ChangeSet::new();
+    for type_url in TYPES {
+        changes.add_type(type_url);
+    }
+    changes
+}
+
 impl Letterbox {
-    fn put(&self, revision: Revision, view: View, note: impl FnOnce(&mut lateen_xds::ChangeSet)) {
+    /// The newest state waits, with all that changed since the one taken last.
+    fn put(&self, revision: Revision, mut next: Letter) {
         let mut inside = self.inside.lock();
-        let changes = match inside.letter.take() {
-            Some(waiting) => waiting.changes,
-            None => lateen_xds::ChangeSet::new(),
-        };
-        let mut next = Letter { view, changes };
-        note(&mut next.changes);
+        if let Some(waiting) = inside.letter.take() {
+            let mut changes = Arc::unwrap_or_clone(waiting.changes);
+            changes.merge(&next.changes);
+            next.changes = Arc::new(changes);
+        }
         inside.letter = Some(next);
         inside.debt.told(revision);
         drop(inside);
@@ -231,13 +349,13 @@ impl ResourceSource for Discovery {
             return Err(Status::unavailable("the control plane is still reading its configuration"));
         }
         let class = state.engine.proxy_class(&node);
-        let view = state.engine.view(&class);
+        let view = Arc::new(Shown(state.engine.view(&class)));
         let id = self.shared.next_stream.fetch_add(1, Ordering::Relaxed);
         let inside = Inside { debt: Debt::of_a_new_stream(), ..Inside::default() };
         let letterbox = Arc::new(Letterbox { inside: Mutex::new(inside), arrived: Notify::new() });
         tracing::info!(node = node.id, stream = id, "a proxy connected");
         state.streams.insert(id, Stream { node, class, letterbox: Arc::clone(&letterbox) });
-        self.shared.metrics.connected.set(state.streams.len().try_into().unwrap_or(i64::MAX));
+        self.shared.metrics.connected.set(state.streams.by_id.len().try_into().unwrap_or(i64::MAX));
         Ok(Box::new(Proxy { id, shared: Arc::clone(&self.shared), view, letterbox }))
     }
 }
@@ -246,7 +364,7 @@ impl ResourceSource for Discovery {
 struct Proxy {
     id: u64,
     shared: Arc<Shared>,
-    view: View,
+    view: Arc<Shown>,
     letterbox: Arc<Letterbox>,
 }
 
@@ -255,23 +373,27 @@ impl Subscriber for Proxy {
         async {
             let letter = self.letterbox.take().await;
             self.view = letter.view;
-            Some(letter.changes)
+            Some(Arc::unwrap_or_clone(letter.changes))
         }
         .boxed()
     }
 
     fn list(&mut self, type_url: &str) -> Vec<Arc<EncodedResource>> {
-        self.view.list(type_url).map(|encoded| resource(encoded)).collect()
+        self.view.0.list(type_url).map(|encoded| resource(encoded)).collect()
     }
 
     fn get(&mut self, type_url: &str, name: &str) -> Option<Arc<EncodedResource>> {
-        self.view.get(type_url, name).map(|encoded| resource(encoded))
+        self.view.0.get(type_url, name).map(|encoded| resource(encoded))
+    }
+
+    fn holding(&self) -> Option<Arc<dyn Holding>> {
+        Some(Arc::clone(&self.view) as Arc<dyn Holding>)
     }
 
     fn dependents(&self, type_url: &str, resource: &EncodedResource) -> Vec<(Arc<str>, Arc<str>)> {
         // Envoy waits for the endpoints of a changed cluster again; they go by the cluster's name.
         let has_endpoints =
-            type_url == type_urls::CLUSTER && self.view.get(type_urls::ENDPOINT, resource.name()).is_some();
+            type_url == type_urls::CLUSTER && self.view.0.get(type_urls::ENDPOINT, resource.name()).is_some();
         match has_endpoints {
             true => vec![(Arc::from(type_urls::ENDPOINT), Arc::clone(resource.name()))],
             false => Vec::new(),
@@ -295,8 +417,8 @@ impl Subscriber for Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
-        state.streams.remove(&self.id);
-        self.shared.metrics.connected.set(state.streams.len().try_into().unwrap_or(i64::MAX));
+        state.streams.remove(self.id);
+        self.shared.metrics.connected.set(state.streams.by_id.len().try_into().unwrap_or(i64::MAX));
         tracing::info!(stream = self.id, "a proxy disconnected");
     }
 }

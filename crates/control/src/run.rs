@@ -18,7 +18,7 @@ use crate::callers::Callers;
 use crate::debug::{self, Debug};
 use crate::discovery::Discovery;
 use crate::metrics::Metrics;
-use crate::{install, judges, leader, manifests, ports, root_certificate, standalone, status, webhooks};
+use crate::{install, judges, leader, manifests, root_certificate, standalone, status, webhooks};
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -86,11 +86,13 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     // The webhooks listen before the API server is told of them.
     let judges = Arc::new(judges::webhooks(arguments, client.clone()));
     let tls = lateen_identity::tls::server_config(&serving.certificate, &serving.key, &[b"http/1.1"])?;
-    let listener = listen(arguments, ports::WEBHOOKS).await?;
+    let listener = listen(arguments, arguments.ports.webhooks).await?;
     tokio::spawn(webhooks::serve(listener, tls, judges, drain.clone()));
 
-    install::kinds(client).await?;
-    install::control_plane(client, namespace, arguments.advertised_address, root).await?;
+    if standalone.is_embedded() {
+        install::kinds(client).await?;
+        install::control_plane(client, namespace, arguments.advertised_address, root).await?;
+    }
     tokio::spawn(root_certificate::distribute(client.clone(), root.to_owned(), drain.clone()));
 
     let metrics = Metrics::new();
@@ -123,16 +125,18 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
         identifier: "istiod".to_owned(),
     };
     let identity = Identity::from_pem(&serving.certificate, &serving.key);
-    serve_xds(listen(arguments, ports::XDS).await?, ads.clone(), Some(identity), drain.clone())?;
+    serve_xds(listen(arguments, arguments.ports.xds).await?, ads.clone(), Some(identity), drain.clone())?;
     if arguments.plaintext_xds {
-        serve_xds(listen(arguments, ports::PLAINTEXT_XDS).await?, ads, None, drain.clone())?;
+        serve_xds(listen(arguments, arguments.ports.plaintext_xds).await?, ads, None, drain.clone())?;
     }
     let pages = debug::debug_pages(Arc::new(debug));
-    tokio::spawn(admin::serve(listen(arguments, ports::DEBUG).await?, pages, drain.clone()));
+    tokio::spawn(admin::serve(listen(arguments, arguments.ports.debug).await?, pages, drain.clone()));
     let pages = debug::monitoring_pages(metrics);
-    tokio::spawn(admin::serve(listen(arguments, ports::MONITORING).await?, pages, drain));
+    tokio::spawn(admin::serve(listen(arguments, arguments.ports.monitoring).await?, pages, drain));
 
-    install::defaults(client, namespace).await?;
+    if standalone.is_embedded() {
+        install::defaults(client, namespace).await?;
+    }
     starting.done();
     readiness.ready().await;
     tracing::info!("the control plane is ready");

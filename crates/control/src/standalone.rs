@@ -1,4 +1,5 @@
-//! The embedded API server: its certificates, its kubeconfigs, its start.
+//! The API that the control plane works with: a cluster's, or the embedded server with its certificates and
+//! kubeconfigs.
 
 use std::net::TcpListener;
 
@@ -27,15 +28,48 @@ pub(crate) struct Standalone {
     pub(crate) client: Client,
     /// The mesh's root.
     pub(crate) root: SelfSignedRoot,
-    _server: ApiServer,
+    server: Option<ApiServer>,
 }
 
-/// Starts the API server on the inherited listener and on the internal address.
+impl Standalone {
+    /// Whether the API server is our own, so that what a mesh needs is installed from here.
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.server.is_some()
+    }
+}
+
+/// Connects to the cluster's API, or starts one of our own.
 pub(crate) async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<Standalone> {
     let state = StateDir::new(&arguments.state_dir);
     state.create().with_context(|| format!("cannot make the state folder {}", state.root().display()))?;
     let root = SelfSignedRoot::load_or_create(&state.pki())?;
+    match cluster(arguments).await? {
+        Some(config) => Ok(Standalone { client: Client::try_from(config)?, root, server: None }),
+        None => embedded(arguments, &state, root, drain).await,
+    }
+}
 
+/// How to reach the cluster, where there is one.
+async fn cluster(arguments: &RunArguments) -> anyhow::Result<Option<kube::Config>> {
+    if arguments.in_cluster {
+        let config = kube::Config::incluster().context("this does not look like a Pod of a cluster")?;
+        return Ok(Some(config));
+    }
+    let Some(path) = &arguments.kubeconfig else { return Ok(None) };
+    let of_file = || format!("the kubeconfig {} cannot be used", path.display());
+    let config = Kubeconfig::read_from(path).with_context(of_file)?;
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config, &options).await;
+    Ok(Some(config.with_context(of_file)?))
+}
+
+/// Starts the API server on the inherited listener and on the internal address.
+async fn embedded(
+    arguments: &RunArguments,
+    state: &StateDir,
+    root: SelfSignedRoot,
+    drain: drain::Watch,
+) -> anyhow::Result<Standalone> {
     let internal = TcpListener::bind(arguments.internal_api_address).with_context(|| {
         format!(
             "cannot listen on {}; the node gives this address to its network",
@@ -68,5 +102,5 @@ pub(crate) async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyh
 
     let config = Kubeconfig::from_yaml(&for_us)?;
     let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-    Ok(Standalone { client: Client::try_from(config)?, root, _server: server })
+    Ok(Standalone { client: Client::try_from(config)?, root, server: Some(server) })
 }

@@ -57,6 +57,11 @@ impl Snapshot {
         self.services.values()
     }
 
+    /// How many services there are.
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
     /// The service of this key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.services.get(key)

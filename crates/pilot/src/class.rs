@@ -133,6 +133,15 @@ impl Class {
         self.envoy_filters.iter().any(changed)
     }
 
+    /// The class without what is made for its own application only. Classes that are equal then share everything but
+    /// what `plan_own` of clusters and listeners makes.
+    pub(crate) fn without_own(&self) -> Self {
+        match self.role {
+            Role::Sidecar => Self { inbound: Vec::new(), ..self.clone() },
+            Role::Gateway => self.clone(),
+        }
+    }
+
     /// What the scope of the class depends on.
     pub(crate) fn scope_key(&self) -> ScopeKey {
         ScopeKey { namespace: self.namespace.clone(), sidecar: self.sidecar.clone() }
@@ -141,7 +150,7 @@ impl Class {
 
 /// The workload behind the proxy: the one of its address and name. What is no Pod has a name of the mesh's making, which
 /// the proxy does not know.
-fn workload<'a>(snapshot: &'a Snapshot, node: &ProxyNode) -> Option<&'a Workload> {
+pub(crate) fn workload<'a>(snapshot: &'a Snapshot, node: &ProxyNode) -> Option<&'a Workload> {
     let is_it = |workload: &&Workload| {
         let key = &workload.key;
         key.namespace == node.namespace && (key.name == node.name || key.kind == WorkloadKind::WorkloadEntry)

@@ -83,7 +83,8 @@ impl<K: Key> Cache<K> {
     pub(crate) fn sweep(&mut self) {
         if self.entries.len() >= self.sweep_at {
             self.entries.retain(|_, encoded| Arc::strong_count(encoded) > 1);
-            self.sweep_at = (self.entries.len() * 2).max(1024);
+            // Keys hold what they were made from, so what is left over is kept small.
+            self.sweep_at = self.entries.len() + (self.entries.len() / 8).max(1024);
         }
     }
 }

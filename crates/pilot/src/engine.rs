@@ -1,31 +1,29 @@
 //! What every class holds now, and what a change makes different.
+//!
+//! A change is carried to the scopes that may see what it names, found by namespace; from them to the groups of classes
+//! that share outbound resources; and only there something is planned. Nothing walks over all services, scopes or
+//! classes because of one object, but for objects that are for the whole mesh.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use imbl::OrdMap;
-use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE};
-use lateen_model::{ChangeSet, ConfigKey, ConfigKind, Service, ServiceKey, Snapshot};
+use lateen_model::{ChangeSet, ConfigKey, ConfigKind, Hostname, Namespace, Resolution, Snapshot};
 
-use crate::cluster::{self, ClusterKey};
-use crate::encoded::{Cache, Encoded};
-use crate::endpoint::{self, EndpointKey};
-use crate::index::Index;
-use crate::listener::{self, ListenerKey};
-use crate::name_table::{self, NAME_TABLE, NameKey};
-use crate::patch::{self, PatchCache};
-use crate::route::{self, RouteKey, VirtualHostKey};
+use crate::group::{self, Caches, Group, Work};
+use crate::index::{Index, IndexChange};
+use crate::reclassify::Reclassify;
 use crate::scope::{Scope, ScopeKey};
+use crate::view::{Changed, ResourceSet, View};
 use crate::world::World;
-use crate::{Class, ProxyNode};
+use crate::{Class, ProxyNode, Role};
 
 /// What a change made different for one class.
 #[derive(Debug, Clone)]
 pub struct ClassChange {
     /// The class.
     pub class: Arc<Class>,
-    /// By type URL, the names of the resources that came, went or changed.
-    pub changed: BTreeMap<&'static str, BTreeSet<String>>,
+    /// What is different; shared by all classes for which the same is.
+    pub changed: Arc<Changed>,
 }
 
 /// What a change made different.
@@ -33,22 +31,8 @@ pub struct ClassChange {
 pub struct Applied {
     /// The classes that have something to be told, and what.
     pub classes: Vec<ClassChange>,
-    /// Whether proxies may belong to other classes than before: ask [`Engine::proxy_class`] again for each.
-    pub reclassify: bool,
-}
-
-type Resources = OrdMap<Arc<str>, Arc<Encoded>>;
-
-/// What a class holds at one moment. Clones share, and never change.
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    clusters: Resources,
-    endpoints: Resources,
-    listeners: Resources,
-    routes: Resources,
-    extensions: Resources,
-    /// The one resource of its kind.
-    name_table: Option<Arc<Encoded>>,
+    /// Which proxies may belong to other classes than before.
+    pub reclassify: Reclassify,
 }
 
 /// Holds the resources of all classes. Pure: no clock, no I/O; whoever owns it is the only writer.
@@ -56,50 +40,41 @@ pub struct View {
 pub struct Engine {
     snapshot: Arc<Snapshot>,
     index: Index,
-    scopes: HashMap<ScopeKey, Scope>,
+    scopes: HashMap<ScopeKey, Entry>,
+    sources: Sources,
+    groups: HashMap<Arc<Class>, Group>,
     classes: HashMap<Arc<Class>, Held>,
+    /// How many classes make it worth looking for those that nobody holds.
+    sweep_at: usize,
     caches: Caches,
 }
 
-/// What one class holds.
-#[derive(Debug, Default)]
+/// A scope and the groups that see it.
+#[derive(Debug)]
+struct Entry {
+    scope: Scope,
+    groups: Vec<Arc<Class>>,
+}
+
+/// What one class holds besides what its group does.
+#[derive(Debug)]
 struct Held {
-    view: View,
-    /// Route configurations with what they were put together from: equal keys are not assembled again.
-    route_keys: HashMap<String, (RouteKey, Arc<Encoded>)>,
-    /// Parts of the name table, by host.
-    names: Resources,
-    /// Which endpoint resources a service has.
-    by_service: HashMap<ServiceKey, Vec<String>>,
+    group: Arc<Class>,
+    own: ResourceSet,
 }
 
+/// Which scopes an object may concern.
 #[derive(Debug, Default)]
-struct Caches {
-    clusters: Cache<ClusterKey>,
-    endpoints: Cache<EndpointKey>,
-    listeners: Cache<ListenerKey>,
-    hosts: Cache<VirtualHostKey>,
-    patches: PatchCache,
-    names: Cache<NameKey>,
+struct Sources {
+    /// By the namespaces that they import from.
+    by_namespace: HashMap<Namespace, BTreeSet<ScopeKey>>,
+    /// Those that import from any namespace.
+    open: BTreeSet<ScopeKey>,
+    /// By hosts that they do not import but that rules they see send to.
+    wanting: HashMap<Hostname, BTreeSet<ScopeKey>>,
 }
 
-/// Which types a change may touch.
-#[derive(Debug, Clone, Copy, Default)]
-struct Touched {
-    clusters: bool,
-    endpoints: bool,
-    listeners: bool,
-    routes: bool,
-}
-
-const ALL: Touched = Touched { clusters: true, endpoints: true, listeners: true, routes: true };
-
-impl Touched {
-    /// What EnvoyFilters change.
-    fn with_patched(self) -> Self {
-        Self { clusters: true, listeners: true, routes: true, ..self }
-    }
-}
+type Works = BTreeMap<ScopeKey, Work>;
 
 impl Default for Engine {
     fn default() -> Self {
@@ -114,7 +89,10 @@ impl Engine {
             snapshot: Arc::default(),
             index: Index::default(),
             scopes: HashMap::new(),
+            sources: Sources::default(),
+            groups: HashMap::new(),
             classes: HashMap::new(),
+            sweep_at: 64,
             caches: Caches::default(),
         }
     }
@@ -125,324 +103,313 @@ impl Engine {
     }
 
     /// The class of a proxy, its resources made if it is the first of its class. Streams hold the `Arc`: a class that
-    /// nobody holds is forgotten at the next change.
+    /// nobody holds is forgotten in time.
     pub fn proxy_class(&mut self, node: &ProxyNode) -> Arc<Class> {
         let class = Arc::new(Class::of(&self.snapshot, &self.index, node));
         if let Some((known, _)) = self.classes.get_key_value(&class) {
             return Arc::clone(known);
         }
-        let mut held = Held::default();
-        let key = class.scope_key();
-        let scope =
-            self.scopes.entry(key.clone()).or_insert_with(|| Scope::new(&self.snapshot, &self.index, key));
-        let world = World::new(&self.snapshot, &class, &self.index, scope);
-        held.update(&world, &mut self.caches, ALL, &BTreeSet::new());
-        self.classes.insert(Arc::clone(&class), held);
+        let group = self.group_of(&class);
+        let Some(entry) = self.scopes.get(&class.scope_key()) else { return class };
+        let world = World::new(&self.snapshot, &class, &self.index, &entry.scope);
+        let own = group::own(&world, &mut self.caches);
+        if let Some(members) = self.groups.get_mut(&group) {
+            members.classes.push(Arc::clone(&class));
+        }
+        self.classes.insert(Arc::clone(&class), Held { group, own });
         class
     }
 
-    /// Moves on to the next snapshot.
-    pub fn apply(&mut self, snapshot: Arc<Snapshot>, changes: &ChangeSet) -> Applied {
-        self.snapshot = snapshot;
-        self.classes.retain(|class, _| Arc::strong_count(class) > 1);
-        let rules = self.index.update(&self.snapshot, changes);
-        self.refresh_scopes(changes, &rules);
-        let touched = if self.index.networks_changed { ALL } else { touched(changes) };
-        let mut applied = Applied { classes: Vec::new(), reclassify: reclassifies(changes) };
-        for (class, held) in &mut self.classes {
-            let Some(scope) = self.scopes.get(&class.scope_key()) else { continue };
-            let world = World::new(&self.snapshot, class, &self.index, scope);
-            let touched = if class.is_patched_by(changes) { touched.with_patched() } else { touched };
-            let changed = held.update(&world, &mut self.caches, touched, &changes.endpoints);
-            if !changed.is_empty() {
-                applied.classes.push(ClassChange { class: Arc::clone(class), changed });
-            }
+    /// The group of a class, made with its scope if need be.
+    fn group_of(&mut self, class: &Class) -> Arc<Class> {
+        let shared = Arc::new(class.without_own());
+        if let Some((known, _)) = self.groups.get_key_value(&shared) {
+            return Arc::clone(known);
         }
-        self.caches.sweep();
-        applied
-    }
-
-    /// Brings what is seen up to date.
-    fn refresh_scopes(&mut self, changes: &ChangeSet, rules: &BTreeSet<ConfigKey>) {
-        let used: HashSet<ScopeKey> = self.classes.keys().map(|class| class.scope_key()).collect();
-        self.scopes.retain(|key, _| used.contains(key));
-        let all = changes.full || changes.mesh;
-        for (key, scope) in &mut self.scopes {
-            let own = changes.configs.iter().any(|reference| {
-                let of = |sidecar: &ConfigKey| {
-                    sidecar.namespace == reference.namespace && sidecar.name == reference.name
-                };
-                reference.kind == ConfigKind::Sidecar && key.sidecar.as_ref().is_some_and(of)
-            });
-            if all || own {
-                *scope = Scope::new(&self.snapshot, &self.index, key.clone());
-                continue;
-            }
-            for rule in rules {
-                scope.refresh_rule(&self.snapshot, &self.index, rule);
-            }
-            for service in &changes.services {
-                scope.refresh_service(&self.snapshot, &service.hostname);
-            }
-        }
+        let key = class.scope_key();
+        let entry = self.scopes.entry(key.clone()).or_insert_with(|| {
+            let scope = Scope::new(&self.snapshot, &self.index, key);
+            self.sources.add(&scope);
+            Entry { scope, groups: Vec::new() }
+        });
+        let world = World::new(&self.snapshot, &shared, &self.index, &entry.scope);
+        let mut group = Group::default();
+        group.update(&world, &mut self.caches, &Work { all: true, ..Work::default() });
+        entry.groups.push(Arc::clone(&shared));
+        self.groups.insert(Arc::clone(&shared), group);
+        shared
     }
 
     /// What a class holds now; nothing for a class that [`Engine::proxy_class`] did not give.
     pub fn view(&self, class: &Class) -> View {
-        self.classes.get(class).map(|held| held.view.clone()).unwrap_or_default()
-    }
-}
-
-impl View {
-    /// All resources of a type, in the order of names.
-    pub fn list(&self, type_url: &str) -> impl Iterator<Item = &Arc<Encoded>> {
-        let table = self.name_table.as_ref().filter(|_| type_url == NAME_TABLE);
-        self.of_type(type_url).into_iter().flat_map(|resources| resources.values()).chain(table)
+        let Some(held) = self.classes.get(class) else { return View::default() };
+        let shared = self.groups.get(&held.group).map(|group| group.set.clone()).unwrap_or_default();
+        View { shared, own: held.own.clone() }
     }
 
-    /// One resource.
-    pub fn get(&self, type_url: &str, name: &str) -> Option<&Arc<Encoded>> {
-        if type_url == NAME_TABLE {
-            return self.name_table.as_ref().filter(|table| *table.name == *name);
+    /// How many classes, and how many groups of them, there are.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.classes.len(), self.groups.len())
+    }
+
+    /// Moves on to the next snapshot.
+    pub fn apply(&mut self, snapshot: Arc<Snapshot>, changes: &ChangeSet) -> Applied {
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
+        let index = self.index.update(&self.snapshot, changes);
+        let reclassify = Reclassify::new(&before, &self.snapshot, changes, &index);
+        if self.classes.len() >= self.sweep_at {
+            self.forget_unused();
         }
-        self.of_type(type_url)?.get(name)
-    }
-
-    fn of_type(&self, type_url: &str) -> Option<&Resources> {
-        match type_url {
-            CLUSTER => Some(&self.clusters),
-            ENDPOINT => Some(&self.endpoints),
-            LISTENER => Some(&self.listeners),
-            ROUTE => Some(&self.routes),
-            EXTENSION_CONFIG => Some(&self.extensions),
-            _ => None,
-        }
-    }
-}
-
-/// Which types must be planned anew. Changed endpoints alone touch the endpoints and clusters of their services.
-fn touched(changes: &ChangeSet) -> Touched {
-    let sidecars = changes.touches(ConfigKind::Sidecar) || changes.touches(ConfigKind::VirtualService);
-    if changes.full || changes.mesh || sidecars || !changes.services.is_empty() {
-        return ALL;
-    }
-    // Whether mutual TLS is spoken to a service is part of its clusters and endpoints.
-    let rules =
-        changes.touches(ConfigKind::DestinationRule) || changes.touches(ConfigKind::PeerAuthentication);
-    let gateways = changes.touches(ConfigKind::Gateway);
-    Touched {
-        clusters: rules,
-        endpoints: rules,
-        listeners: gateways,
-        routes: gateways || changes.touches(ConfigKind::VirtualService),
-    }
-}
-
-/// Whether the change can move a proxy to another class: a class is made of services, workloads, gateways and the
-/// labels that rules ask for.
-fn reclassifies(changes: &ChangeSet) -> bool {
-    changes.full
-        || !changes.services.is_empty()
-        || !changes.workloads.is_empty()
-        || changes.touches(ConfigKind::Gateway)
-        || changes.touches(ConfigKind::VirtualService)
-        || changes.touches(ConfigKind::Sidecar)
-        || changes.touches(ConfigKind::DestinationRule)
-        || changes.touches(ConfigKind::EnvoyFilter)
-}
-
-impl Caches {
-    fn cluster(&mut self, world: &World<'_>, key: &ClusterKey) -> Option<Arc<Encoded>> {
-        let plain = self.clusters.get(key);
-        self.patched(world, patch::Kind::Cluster, plain)
-    }
-
-    fn listener(&mut self, world: &World<'_>, key: &ListenerKey) -> Option<Arc<Encoded>> {
-        let plain = self.listeners.get(key);
-        self.patched(world, patch::Kind::Listener, plain)
-    }
-
-    /// A resource as the class's EnvoyFilters leave it.
-    fn patched(&mut self, world: &World<'_>, kind: patch::Kind, plain: Arc<Encoded>) -> Option<Arc<Encoded>> {
-        self.patches.apply(kind, plain, &world.patches, &world.class.gateway_ports)
-    }
-
-    fn sweep(&mut self) {
-        self.clusters.sweep();
-        self.endpoints.sweep();
-        self.listeners.sweep();
-        self.hosts.sweep();
-        self.patches.sweep();
-        self.names.sweep();
-    }
-}
-
-impl Held {
-    fn update(
-        &mut self,
-        world: &World<'_>,
-        caches: &mut Caches,
-        touched: Touched,
-        endpoints: &BTreeSet<ServiceKey>,
-    ) -> BTreeMap<&'static str, BTreeSet<String>> {
-        let mut changed = BTreeMap::new();
-        let mut note = |type_url: &'static str, names: BTreeSet<String>| {
-            if !names.is_empty() {
-                changed.insert(type_url, names);
-            }
+        let classes = if is_for_all(changes) || index.networks {
+            self.refresh_all()
+        } else {
+            let works = self.works(changes, &index);
+            self.carry_out(&works)
         };
-        if touched.clusters {
-            let keys = cluster::plan(world);
-            let added = world.patches.added(CLUSTER);
-            let made = keys.iter().filter_map(|key| caches.cluster(world, key));
-            note(CLUSTER, replace(&mut self.view.clusters, added.into_iter().chain(made)));
-        } else {
-            note(CLUSTER, self.some_clusters(world, caches, endpoints));
-        }
-        if touched.endpoints {
-            note(ENDPOINT, self.all_endpoints(world, caches));
-        } else {
-            note(ENDPOINT, self.some_endpoints(world, caches, endpoints));
-        }
-        if touched.listeners {
-            let keys = listener::plan(world);
-            let added = world.patches.added(LISTENER);
-            let made = keys.iter().filter_map(|key| caches.listener(world, key));
-            note(LISTENER, replace(&mut self.view.listeners, added.into_iter().chain(made)));
-            note(EXTENSION_CONFIG, replace(&mut self.view.extensions, world.patches.added(EXTENSION_CONFIG)));
-        }
-        if touched.routes {
-            note(ROUTE, self.routes(world, caches));
-        }
-        if world.class.dns_capture {
-            // Who sees what follows from the same objects as for clusters.
-            note(NAME_TABLE, self.names(world, caches, touched.clusters && touched.routes, endpoints));
-        }
-        changed
+        self.caches.sweep();
+        Applied { classes, reclassify }
     }
 
-    fn all_endpoints(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<String> {
-        let mut next = Vec::new();
-        self.by_service.clear();
-        for service in &world.services {
-            let keys = endpoint::plan_service(world, service);
-            if keys.is_empty() {
-                continue;
-            }
-            self.by_service.insert(service.key.clone(), keys.iter().map(|key| key.cluster.clone()).collect());
-            next.extend(keys.iter().map(|key| caches.endpoints.get(key)));
+    /// Everything anew.
+    fn refresh_all(&mut self) -> Vec<ClassChange> {
+        self.forget_unused();
+        self.sources = Sources::default();
+        for (key, entry) in &mut self.scopes {
+            entry.scope = Scope::new(&self.snapshot, &self.index, key.clone());
+            self.sources.add(&entry.scope);
         }
-        replace(&mut self.view.endpoints, next)
+        let all = || Work { all: true, ..Work::default() };
+        let works = self.scopes.keys().map(|key| (key.clone(), all())).collect();
+        self.carry_out(&works)
     }
 
-    fn some_endpoints(
-        &mut self,
-        world: &World<'_>,
-        caches: &mut Caches,
-        services: &BTreeSet<ServiceKey>,
-    ) -> BTreeSet<String> {
-        let mut changed = BTreeSet::new();
-        // The inverse index says whether the class has anything of the service.
-        for key in services.iter().filter(|key| self.by_service.contains_key(*key)) {
-            let Some(service): Option<&Arc<Service>> = world.snapshot.service(key) else { continue };
-            for key in endpoint::plan_service(world, service) {
-                let next = caches.endpoints.get(&key);
-                put(&mut self.view.endpoints, next, &mut changed);
+    /// Brings scopes up to date, and says what is to be planned for each.
+    fn works(&mut self, changes: &ChangeSet, index: &IndexChange) -> Works {
+        let mut works = Works::new();
+        let sidecars = changes.configs.iter().filter(|reference| reference.kind == ConfigKind::Sidecar);
+        for reference in sidecars {
+            let key = ConfigKey { namespace: reference.namespace.clone(), name: reference.name.clone() };
+            self.renew_scopes(&key, &mut works);
+        }
+        for key in &index.virtual_services {
+            for scope in self.sources.of(&key.namespace, None) {
+                self.refresh_rule(&scope, key, &mut works);
             }
         }
-        changed
+        for key in &changes.services {
+            for scope in self.sources.of(&key.namespace, Some(&key.hostname)) {
+                let Some(entry) = self.scopes.get_mut(&scope) else { continue };
+                if entry.scope.refresh_service(&self.snapshot, &key.hostname) {
+                    let work = works.entry(scope).or_default();
+                    work.hosts.insert(key.hostname.clone());
+                    work.tables = true;
+                }
+            }
+        }
+        for key in &changes.endpoints {
+            for scope in self.sources.of(&key.namespace, Some(&key.hostname)) {
+                let Some(entry) = self.scopes.get(&scope) else { continue };
+                let Some(service) = entry.scope.services.get(&key.hostname) else { continue };
+                let work = works.entry(scope).or_default();
+                work.hosts.insert(key.hostname.clone());
+                // Clients call the endpoints of headless services by their own addresses.
+                work.tables |= service.resolution == Resolution::Passthrough;
+            }
+        }
+        for pattern in &index.ruled_hosts {
+            self.ruled(pattern, &mut works);
+        }
+        if changes.touches(ConfigKind::EnvoyFilter) {
+            for (key, entry) in &self.scopes {
+                if entry.groups.iter().any(|group| group.is_patched_by(changes)) {
+                    works.entry(key.clone()).or_default().all = true;
+                }
+            }
+        }
+        if changes.touches(ConfigKind::Gateway) {
+            for (key, entry) in &self.scopes {
+                if entry.groups.iter().any(|group| group.role == Role::Gateway) {
+                    works.entry(key.clone()).or_default().tables = true;
+                }
+            }
+        }
+        works
     }
 
-    fn names(
-        &mut self,
-        world: &World<'_>,
-        caches: &mut Caches,
-        all: bool,
-        endpoints: &BTreeSet<ServiceKey>,
-    ) -> BTreeSet<String> {
-        let mut changed = BTreeSet::new();
-        if all {
-            let keys = world.services.iter().filter_map(|service| name_table::plan_service(world, service));
-            changed = replace(&mut self.names, keys.map(|key| caches.names.get(&key)));
+    /// A `Sidecar` is another one now: so is what is seen through it.
+    fn renew_scopes(&mut self, sidecar: &ConfigKey, works: &mut Works) {
+        for (key, entry) in &mut self.scopes {
+            if key.sidecar.as_ref() == Some(sidecar) {
+                self.sources.remove(&entry.scope);
+                entry.scope = Scope::new(&self.snapshot, &self.index, key.clone());
+                self.sources.add(&entry.scope);
+                works.entry(key.clone()).or_default().all = true;
+            }
         }
-        for key in endpoints.iter().filter(|_| !all) {
-            let service = world.service(&key.hostname).filter(|service| service.key == *key);
-            match service.and_then(|service| name_table::plan_service(world, service)) {
-                Some(key) => put(&mut self.names, caches.names.get(&key), &mut changed),
-                None => {
-                    if self.names.remove(key.hostname.as_str()).is_some() {
-                        changed.insert(key.hostname.to_string());
+    }
+
+    fn refresh_rule(&mut self, scope: &ScopeKey, key: &ConfigKey, works: &mut Works) {
+        let Some(entry) = self.scopes.get_mut(scope) else { return };
+        let change = entry.scope.refresh_rule(&self.snapshot, &self.index, key);
+        for host in &change.destinations {
+            self.sources.set_wanting(host, &entry.scope);
+        }
+        if change.seen {
+            let work = works.entry(scope.clone()).or_default();
+            work.tables = true;
+            work.hosts.extend(change.services);
+        }
+    }
+
+    /// Other DestinationRules count for the services that a pattern covers.
+    fn ruled(&self, pattern: &Hostname, works: &mut Works) {
+        let mut note = |key: &ScopeKey, host: &Hostname| {
+            let work = works.entry(key.clone()).or_default();
+            work.hosts.insert(host.clone());
+            // Routes hash by what the rule says.
+            work.tables = true;
+        };
+        if pattern.is_wildcard() {
+            for (key, entry) in &self.scopes {
+                for host in entry.scope.services.keys().filter(|host| pattern.covers(host)) {
+                    note(key, host);
+                }
+            }
+            return;
+        }
+        let namespaces: BTreeSet<&Namespace> =
+            self.snapshot.services_named(pattern).map(|service| &service.key.namespace).collect();
+        for namespace in namespaces {
+            for key in self.sources.of(namespace, Some(pattern)) {
+                if self.scopes.get(&key).is_some_and(|entry| entry.scope.services.contains_key(pattern)) {
+                    note(&key, pattern);
+                }
+            }
+        }
+    }
+
+    /// Plans, and names what came out different for each class.
+    fn carry_out(&mut self, works: &Works) -> Vec<ClassChange> {
+        let mut changes = Vec::new();
+        for (key, work) in works {
+            let Some(entry) = self.scopes.get(key) else { continue };
+            for class in &entry.groups {
+                let Some(group) = self.groups.get_mut(class) else { continue };
+                let world = World::new(&self.snapshot, class, &self.index, &entry.scope);
+                let changed = Arc::new(group.update(&world, &mut self.caches, work));
+                for class in &group.classes {
+                    let mut changed = Arc::clone(&changed);
+                    if let Some(held) = self.classes.get_mut(class).filter(|_| work.is_for_own(class)) {
+                        let world = World::new(&self.snapshot, class, &self.index, &entry.scope);
+                        let own = group::own(&world, &mut self.caches);
+                        group::difference(&held.own, &own, Arc::make_mut(&mut changed));
+                        held.own = own;
+                    }
+                    if !changed.is_empty() {
+                        changes.push(ClassChange { class: Arc::clone(class), changed });
                     }
                 }
             }
         }
-        if changed.is_empty() && self.view.name_table.is_some() {
-            return BTreeSet::new();
-        }
-        let table = Arc::new(name_table::assemble(self.names.values()));
-        self.view.name_table = Some(Arc::clone(&table));
-        [table.name.to_string()].into()
+        changes
     }
 
-    /// The clusters of services whose endpoints changed: they carry endpoints that the proxy resolves, and the
-    /// identities of all.
-    fn some_clusters(
-        &mut self,
-        world: &World<'_>,
-        caches: &mut Caches,
-        services: &BTreeSet<ServiceKey>,
-    ) -> BTreeSet<String> {
-        let mut changed = BTreeSet::new();
-        for key in services {
-            let seen = world.service(&key.hostname).filter(|service| service.key == *key);
-            for key in seen.into_iter().flat_map(|service| cluster::plan_service(world, service)) {
-                if let Some(next) = caches.cluster(world, &key) {
-                    put(&mut self.view.clusters, next, &mut changed);
+    /// Forgets classes that no stream holds, and with them groups and scopes.
+    fn forget_unused(&mut self) {
+        // Ours are two: the key of the map and the group's.
+        self.classes.retain(|class, _| Arc::strong_count(class) > 2);
+        for group in self.groups.values_mut() {
+            group.classes.retain(|class| self.classes.contains_key(class));
+        }
+        self.groups.retain(|_, group| !group.classes.is_empty());
+        let (groups, sources) = (&self.groups, &mut self.sources);
+        self.scopes.retain(|_, entry| {
+            entry.groups.retain(|group| groups.contains_key(group));
+            let used = !entry.groups.is_empty();
+            if !used {
+                sources.remove(&entry.scope);
+            }
+            used
+        });
+        self.sweep_at = (self.classes.len() * 2).max(64);
+    }
+}
+
+impl Sources {
+    fn add(&mut self, scope: &Scope) {
+        match scope.sources() {
+            None => {
+                self.open.insert(scope.key().clone());
+            }
+            Some(namespaces) => {
+                for namespace in namespaces {
+                    self.by_namespace.entry(namespace.clone()).or_default().insert(scope.key().clone());
                 }
             }
         }
-        changed
-    }
-
-    fn routes(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<String> {
-        let mut next = Vec::new();
-        let mut keys = HashMap::new();
-        for key in route::plan(world) {
-            let present = self.route_keys.remove(&key.name).filter(|(present, _)| *present == key);
-            let plain = match present {
-                Some((_, plain)) => plain,
-                None => Arc::new(route::assemble(&key, &mut caches.hosts)),
-            };
-            next.extend(caches.patched(world, patch::Kind::Route, Arc::clone(&plain)));
-            keys.insert(key.name.clone(), (key, plain));
+        for host in scope.wanted() {
+            self.wanting.entry(host.clone()).or_default().insert(scope.key().clone());
         }
-        self.route_keys = keys;
-        replace(&mut self.view.routes, next)
+    }
+
+    fn remove(&mut self, scope: &Scope) {
+        self.open.remove(scope.key());
+        for namespace in scope.sources().into_iter().flatten() {
+            if let Some(keys) = self.by_namespace.get_mut(namespace) {
+                keys.remove(scope.key());
+            }
+        }
+        for host in scope.wanted() {
+            if let Some(keys) = self.wanting.get_mut(host) {
+                keys.remove(scope.key());
+            }
+        }
+        self.by_namespace.retain(|_, keys| !keys.is_empty());
+        self.wanting.retain(|_, keys| !keys.is_empty());
+    }
+
+    /// Notes whether a scope wants a host.
+    fn set_wanting(&mut self, host: &Hostname, scope: &Scope) {
+        if scope.wants(host) {
+            self.wanting.entry(host.clone()).or_default().insert(scope.key().clone());
+        } else if let Some(keys) = self.wanting.get_mut(host) {
+            keys.remove(scope.key());
+            if keys.is_empty() {
+                self.wanting.remove(host);
+            }
+        }
+    }
+
+    /// The scopes that may see objects of a namespace, or this host of it.
+    fn of(&self, namespace: &Namespace, host: Option<&Hostname>) -> BTreeSet<ScopeKey> {
+        let wanting = host.and_then(|host| self.wanting.get(host));
+        [self.by_namespace.get(namespace), Some(&self.open), wanting]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .cloned()
+            .collect()
     }
 }
 
-/// Puts `next` in the place of all present resources, and names what differs. Entries that are as before stay where
-/// they are, so that views share them.
-fn replace(present: &mut Resources, next: impl IntoIterator<Item = Arc<Encoded>>) -> BTreeSet<String> {
-    let mut changed = BTreeSet::new();
-    let mut kept = HashSet::new();
-    for resource in next {
-        kept.insert(Arc::clone(&resource.name));
-        put(present, resource, &mut changed);
-    }
-    let gone: Vec<Arc<str>> = present.keys().filter(|name| !kept.contains(*name)).cloned().collect();
-    for name in gone {
-        present.remove(&name);
-        changed.insert(name.to_string());
-    }
-    changed
-}
-
-fn put(present: &mut Resources, resource: Arc<Encoded>, changed: &mut BTreeSet<String>) {
-    // The old allocation stays where the bytes are equal: streams compare pointers first.
-    let same = present.get(&resource.name).is_some_and(|old| old.version == resource.version);
-    if !same {
-        changed.insert(resource.name.to_string());
-        present.insert(Arc::clone(&resource.name), resource);
-    }
+/// Whether a change may touch anything of any class.
+fn is_for_all(changes: &ChangeSet) -> bool {
+    use ConfigKind as Kind;
+    let narrow = |kind| {
+        matches!(
+            kind,
+            Kind::DestinationRule
+                | Kind::EnvoyFilter
+                | Kind::Gateway
+                | Kind::ServiceEntry
+                | Kind::Sidecar
+                | Kind::VirtualService
+                | Kind::WorkloadEntry
+                | Kind::WorkloadGroup
+        )
+    };
+    changes.full
+        || changes.mesh
+        || !changes.namespaces.is_empty()
+        || changes.configs.iter().any(|reference| !narrow(reference.kind))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use lateen_api::networking::{Destination, VirtualService};
-use lateen_model::{ChangeSet, Config, ConfigKey, ConfigKind, Hostname, Snapshot};
+use lateen_model::{ChangeSet, Config, ConfigKey, ConfigKind, Hostname, Namespace, Snapshot};
 
 use crate::endpoint::NetworkIndex;
 use crate::patch::PatchIndex;
@@ -34,8 +34,6 @@ pub(crate) struct Index {
     pub(crate) networks: NetworkIndex,
     /// EnvoyFilters, read.
     pub(crate) patches: PatchIndex,
-    /// Whether the last change touched the gateways between networks.
-    pub(crate) networks_changed: bool,
     pub(crate) virtual_services: HashMap<ConfigKey, Arc<RuleFacts>>,
     /// Labels that some `sourceLabels` asks for, with how often.
     asked: BTreeMap<String, usize>,
@@ -43,13 +41,27 @@ pub(crate) struct Index {
     parents: HashMap<ConfigKey, BTreeSet<ConfigKey>>,
 }
 
+/// What a change made different in the index.
+#[derive(Debug, Default)]
+pub(crate) struct IndexChange {
+    /// The VirtualServices that mean something else now: those that changed and those that delegate to them.
+    pub(crate) virtual_services: BTreeSet<ConfigKey>,
+    /// The hosts, patterns too, for which other DestinationRules count.
+    pub(crate) ruled_hosts: BTreeSet<Hostname>,
+    /// Namespaces in which DestinationRules select other workloads.
+    pub(crate) selecting: BTreeSet<Namespace>,
+    /// Whether rules ask for other labels of their clients, or for other places.
+    pub(crate) questions: bool,
+    /// Whether other gateways lead into networks.
+    pub(crate) networks: bool,
+}
+
 impl Index {
-    /// Takes in what changed, and names the VirtualServices that mean something else now: those that changed and those
-    /// that delegate to them.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) -> BTreeSet<ConfigKey> {
-        self.asked_places.update(snapshot, changes);
+    /// Takes in what changed.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) -> IndexChange {
+        let places = self.asked_places.update(snapshot, changes);
         self.patches.update(snapshot, changes);
-        self.networks_changed = self.networks.update(snapshot, changes);
+        let networks = self.networks.update(snapshot, changes);
         if changes.full || changes.mesh {
             let asked_places = std::mem::take(&mut self.asked_places);
             let networks = std::mem::take(&mut self.networks);
@@ -59,24 +71,34 @@ impl Index {
             for key in &keys {
                 self.put(snapshot, key);
             }
-            return keys;
+            return IndexChange { virtual_services: keys, questions: true, ..IndexChange::default() };
         }
-        let mut touched = BTreeSet::new();
+        let mut change = IndexChange { networks, ..IndexChange::default() };
+        let asked: Vec<String> = self.asked.keys().cloned().collect();
         for reference in &changes.configs {
             let key = ConfigKey { namespace: reference.namespace.clone(), name: reference.name.clone() };
             match reference.kind {
-                ConfigKind::DestinationRule => self.rules.update(snapshot, &key),
+                ConfigKind::DestinationRule => {
+                    let selects = self.rules.selects(&key);
+                    change.ruled_hosts.extend(self.rules.host(&key).cloned());
+                    self.rules.update(snapshot, &key);
+                    change.ruled_hosts.extend(self.rules.host(&key).cloned());
+                    if selects || self.rules.selects(&key) {
+                        change.selecting.insert(key.namespace.clone());
+                    }
+                }
                 ConfigKind::VirtualService => {
-                    touched.extend(self.parents.get(&key).into_iter().flatten().cloned());
-                    touched.insert(key);
+                    change.virtual_services.extend(self.parents.get(&key).into_iter().flatten().cloned());
+                    change.virtual_services.insert(key);
                 }
                 _ => {}
             }
         }
-        for key in &touched {
+        for key in &change.virtual_services {
             self.put(snapshot, key);
         }
-        touched
+        change.questions = places || !self.asked.keys().eq(&asked);
+        change
     }
 
     /// Whether some rule asks for this label of its clients.

@@ -168,38 +168,47 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Takes in what changed.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) {
+    /// Takes in what changed, and says whether clients may be asked something else now.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) -> bool {
         if changes.full || changes.mesh {
             *self = Self { mesh: asked_by_mesh(snapshot.mesh()), ..Self::default() };
-            snapshot.configs().destination_rules.keys().for_each(|key| self.put_rule(snapshot, key));
-            snapshot.services().for_each(|service| self.put_service(snapshot, &service.key));
-            return;
+            snapshot.configs().destination_rules.keys().for_each(|key| {
+                self.put_rule(snapshot, key);
+            });
+            snapshot.services().for_each(|service| {
+                self.put_service(snapshot, &service.key);
+            });
+            return true;
         }
+        let mut differs = false;
         for reference in changes.configs.iter().filter(|one| one.kind == ConfigKind::DestinationRule) {
             let key = ConfigKey { namespace: reference.namespace.clone(), name: reference.name.clone() };
-            self.put_rule(snapshot, &key);
+            differs |= self.put_rule(snapshot, &key);
         }
-        changes.services.iter().for_each(|key| self.put_service(snapshot, key));
+        for key in &changes.services {
+            differs |= self.put_service(snapshot, key);
+        }
+        differs
     }
 
-    fn put_rule(&mut self, snapshot: &Snapshot, key: &ConfigKey) {
-        self.rules.remove(key);
-        let Some(rule) = snapshot.configs().destination_rules.get(key) else { return };
+    fn put_rule(&mut self, snapshot: &Snapshot, key: &ConfigKey) -> bool {
+        let old = self.rules.remove(key);
+        let Some(rule) = snapshot.configs().destination_rules.get(key) else { return old.is_some() };
         let subsets = rule.spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
         let mut labels: Option<BTreeSet<String>> = None;
         for asked in rule.spec.traffic_policy.iter().chain(subsets).filter_map(asked_by) {
             labels.get_or_insert_default().extend(asked);
         }
+        let differs = old != labels;
         if let Some(labels) = labels {
             self.rules.insert(key.clone(), labels);
         }
+        differs
     }
 
-    fn put_service(&mut self, snapshot: &Snapshot, key: &ServiceKey) {
-        self.by_zone.remove(key);
-        self.by_node.remove(key);
-        let Some(service) = snapshot.service(key) else { return };
+    fn put_service(&mut self, snapshot: &Snapshot, key: &ServiceKey) -> bool {
+        let old = (self.by_zone.remove(key), self.by_node.remove(key));
+        let Some(service) = snapshot.service(key) else { return old != (false, false) };
         match service.traffic_distribution {
             TrafficDistribution::Any => {}
             TrafficDistribution::PreferSameZone => {
@@ -212,6 +221,7 @@ impl Asked {
         if service.node_local {
             self.by_node.insert(key.clone());
         }
+        old != (self.by_zone.contains(key), self.by_node.contains(key))
     }
 
     /// What of a client's place is part of its class.

@@ -93,6 +93,22 @@ impl Rules {
         self.hosts.insert(key.clone(), host);
     }
 
+    /// The host that a rule is for.
+    pub(crate) fn host(&self, key: &ConfigKey) -> Option<&Hostname> {
+        self.hosts.get(key)
+    }
+
+    /// Whether a rule is for some workloads only.
+    pub(crate) fn selects(&self, key: &ConfigKey) -> bool {
+        let of_host = || {
+            let (host, kept) = (self.hosts.get(key)?, self.by_namespace.get(&key.namespace)?);
+            let wildcards = kept.wildcards.iter().filter(|(pattern, _)| pattern == host);
+            let rules = kept.exact.get(host).into_iter().chain(wildcards.map(|(_, rules)| rules));
+            rules.flatten().find(|rule| rule.meta.name == key.name)
+        };
+        of_host().is_some_and(|rule| rule.spec.workload_selector.is_some())
+    }
+
     /// The rules for a service as a client's namespace sees it: the client's own come first, then those that the
     /// service's namespace exports, then those that the root namespace exports. Several for one host are merged: the
     /// oldest gives the policy, all give subsets. Rules with a `workloadSelector` count for clients of their own

@@ -14,7 +14,7 @@ use crate::index::{Index, RuleFacts};
 use crate::visibility::{Reach, reach};
 
 /// What a scope depends on besides the snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ScopeKey {
     /// The clients' namespace.
     pub(crate) namespace: Namespace,
@@ -69,6 +69,8 @@ struct Import {
 pub(crate) struct RuleChange {
     /// Whether the scope sees it now or saw it before.
     pub(crate) seen: bool,
+    /// Where it sends to or sent to, as far as the scope may have to know.
+    pub(crate) destinations: BTreeSet<Hostname>,
     /// Services that came or went because of it.
     pub(crate) services: BTreeSet<Hostname>,
 }
@@ -171,6 +173,16 @@ impl Scope {
         imports.map(|import| import.namespace.as_ref()).collect()
     }
 
+    /// What the scope depends on.
+    pub(crate) fn key(&self) -> &ScopeKey {
+        &self.key
+    }
+
+    /// The hosts that VirtualServices it sees send to.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = &Hostname> {
+        self.listeners.iter().flat_map(|listener| listener.wanted.keys())
+    }
+
     /// Whether a VirtualService that it sees sends to this host.
     pub(crate) fn wants(&self, host: &Hostname) -> bool {
         self.listeners.iter().any(|listener| listener.wanted.contains_key(host))
@@ -267,8 +279,9 @@ impl Scope {
             hosts.extend(rule.destinations.iter().cloned());
         }
         if !self.listeners.is_empty() {
-            change.services = hosts;
-            change.services.retain(|host| self.refresh_service(snapshot, host));
+            let came_or_went = |host: &&Hostname| self.refresh_service(snapshot, host);
+            change.services = hosts.iter().filter(came_or_went).cloned().collect();
+            change.destinations = hosts;
         }
         change
     }

@@ -282,8 +282,8 @@ fn a_change_touches_what_it_matches() {
     let class = world.sidecar("reviews");
     let applied = world.apply(&patch("2s"));
     let change = applied.classes.iter().find(|change| change.class == class).unwrap();
-    let names: Vec<(&&str, Vec<&String>)> =
-        change.changed.iter().map(|(url, names)| (url, names.iter().collect())).collect();
+    let names: Vec<(&&str, Vec<&str>)> =
+        change.changed.iter().map(|(url, names)| (url, names.iter().map(|name| &**name).collect())).collect();
     assert_eq!(names.len(), 1, "{names:?}");
     assert_eq!(*names[0].0, type_urls::CLUSTER);
     assert_eq!(names[0].1, ["outbound|3306||database.default.svc.cluster.local"]);

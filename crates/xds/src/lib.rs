@@ -53,7 +53,7 @@ pub use resource::EncodedResource;
 pub use server::{
     AdsServer, Protocol, Rejection, ServerOptions, StreamId, StreamStatus, Streams, SyncState, TypeStatus,
 };
-pub use source::{ChangeSet, Client, Event, ResourceSource, Subscriber};
+pub use source::{ChangeSet, Client, Event, Holding, ResourceSource, Subscriber};
 
 /// The gRPC service that all of this speaks.
 pub const SERVICE: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";

@@ -32,6 +32,19 @@ pub trait ResourceSource: Send + Sync + 'static {
     fn connect(&self, client: Client) -> impl Future<Output = Result<Box<dyn Subscriber>, Status>> + Send;
 }
 
+/// What a client holds that was sent all of a snapshot; kept by the server in place of a list of its own, so it should be
+/// shared by all clients of which the same is true.
+pub trait Holding: Send + Sync + 'static {
+    /// The version of a resource of the snapshot.
+    fn version(&self, type_url: &str, name: &str) -> Option<Arc<str>>;
+
+    /// The names of all resources of a type.
+    fn names(&self, type_url: &str) -> Vec<Arc<str>>;
+
+    /// How many resources of a type there are.
+    fn count(&self, type_url: &str) -> usize;
+}
+
 /// What one client should hold. One per stream, used by that stream's task only.
 ///
 /// The answers of [`list`](Self::list), [`get`](Self::get) and [`version`](Self::version) change only inside
@@ -49,6 +62,12 @@ pub trait Subscriber: Send + 'static {
 
     /// The resource of that name; `None` where there is none, or none for this client.
     fn get(&mut self, type_url: &str, name: &str) -> Option<Arc<EncodedResource>>;
+
+    /// The snapshot in use, to be kept as what the client holds; `None` where it cannot be kept. Then the server keeps a
+    /// list of names and versions for each client.
+    fn holding(&self) -> Option<Arc<dyn Holding>> {
+        None
+    }
 
     /// A word for the snapshot in use; delta responses carry it as `system_version_info`, status pages show it.
     fn version(&self) -> Arc<str> {
@@ -98,6 +117,16 @@ impl ChangeSet {
     /// Any resource of this type may differ.
     pub fn add_type(&mut self, type_url: impl Into<Arc<str>>) {
         self.types.insert(type_url.into(), Names::All);
+    }
+
+    /// Takes in what changed besides.
+    pub fn merge(&mut self, other: &ChangeSet) {
+        for (type_url, names) in &other.types {
+            match names {
+                Names::All => self.add_type(Arc::clone(type_url)),
+                Names::Some(names) => self.add_names(Arc::clone(type_url), names.iter().cloned()),
+            }
+        }
     }
 
     /// Whether nothing changed.

@@ -25,7 +25,7 @@ use draft::Draft;
 pub(crate) use dynamic::dns_cache;
 pub(crate) use inbound::InboundKey;
 pub(crate) use outbound::{OutboundKey, discovery, goes_where_it_was_going};
-pub(crate) use plan::{passes_on, plan, plan_service};
+pub(crate) use plan::{passes_on, plan_fixed, plan_own, plan_service};
 
 /// Where traffic to unknown destinations goes: on to where it was going.
 pub const PASSTHROUGH: &str = "PassthroughCluster";

@@ -16,26 +16,22 @@ use crate::shared::Shared;
 use crate::world::World;
 use crate::{InboundPort, Role, rules};
 
-/// The clusters of a class.
-pub(crate) fn plan(world: &World<'_>) -> Vec<ClusterKey> {
-    let mut keys = fixed(world);
-    for service in &world.services {
-        keys.extend(plan_service(world, service));
+/// The clusters that are of no service.
+pub(crate) fn plan_fixed(world: &World<'_>) -> Vec<ClusterKey> {
+    let mesh = world.snapshot.mesh();
+    let mut keys = vec![ClusterKey::BlackHole(mesh.connect_timeout.get())];
+    if world.class.role == Role::Sidecar {
+        keys.push(ClusterKey::Passthrough(Shared::of(mesh)));
+        keys.push(ClusterKey::InboundPassthrough(Shared::of(mesh), Marks(world.class.marks_sockets)));
     }
     keys
 }
 
-/// The clusters that are not of services of others.
-fn fixed(world: &World<'_>) -> Vec<ClusterKey> {
-    let mesh = world.snapshot.mesh();
-    let mut keys = vec![ClusterKey::BlackHole(mesh.connect_timeout.get())];
-    if world.class.role == Role::Sidecar {
-        let marks = Marks(world.class.marks_sockets);
-        keys.push(ClusterKey::Passthrough(Shared::of(mesh)));
-        keys.push(ClusterKey::InboundPassthrough(Shared::of(mesh), marks));
-        keys.extend(world.class.inbound.iter().map(|port| ClusterKey::Inbound(inbound(world, port, marks))));
-    }
-    keys
+/// The clusters of a class's own application. Only here the class's own inputs are known (`Class::without_own`). Planned
+/// anew when the mesh's settings, the `Sidecar`, one of its services or a rule for those changes.
+pub(crate) fn plan_own(world: &World<'_>) -> Vec<ClusterKey> {
+    let marks = Marks(world.class.marks_sockets);
+    world.class.inbound.iter().map(|port| ClusterKey::Inbound(inbound(world, port, marks))).collect()
 }
 
 fn inbound(world: &World<'_>, port: &InboundPort, marks: Marks) -> InboundKey {
@@ -64,7 +60,7 @@ fn inbound(world: &World<'_>, port: &InboundPort, marks: Marks) -> InboundKey {
     }
 }
 
-/// The clusters of one service.
+/// The clusters of one service; planned anew when the service, its endpoints or rules for it change.
 pub(crate) fn plan_service(world: &World<'_>, service: &Arc<Service>) -> Vec<ClusterKey> {
     let (class, mesh) = (world.class, world.snapshot.mesh());
     let found = world.rules.of(service, &class.namespace);

@@ -96,15 +96,24 @@ impl Key for ListenerKey {
     }
 }
 
-/// The listeners of a class.
+/// The listeners of a class's own application. Only here the class's own inputs are known (`Class::without_own`); what
+/// these listeners depend on besides is the mesh's settings and the `Sidecar`.
+pub(crate) fn plan_own(world: &World<'_>) -> Vec<ListenerKey> {
+    match world.class.role {
+        Role::Sidecar => {
+            let kind = ListenerKind::VirtualInbound(world.class.inbound.clone());
+            vec![ListenerKey { common: Common::new(world), kind }]
+        }
+        Role::Gateway => Vec::new(),
+    }
+}
+
+/// All other listeners of a class.
 pub(crate) fn plan(world: &World<'_>) -> Vec<ListenerKey> {
     let common = Common::new(world);
     let kinds = match world.class.role {
         Role::Sidecar => {
-            let mut kinds = vec![
-                ListenerKind::VirtualOutbound,
-                ListenerKind::VirtualInbound(world.class.inbound.clone()),
-            ];
+            let mut kinds = vec![ListenerKind::VirtualOutbound];
             kinds.extend(outbound::plan(world));
             kinds
         }

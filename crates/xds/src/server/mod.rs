@@ -1,5 +1,7 @@
 //! The serving side; see the crate's documentation.
 
+mod framing;
+mod held;
 mod service;
 mod session;
 mod status;

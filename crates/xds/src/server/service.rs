@@ -1,22 +1,24 @@
-//! The gRPC service, described by hand: two methods, and a codec of its own for responses.
+//! The gRPC service, described by hand: two methods, and framing of its own.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use lateen_envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, StdError};
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Status, Streaming};
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
+use super::ServerOptions;
+use super::framing::{Requests, Responses};
 use super::status::Streams;
 use super::stream::{self, DiscoveryMessage, Head};
-use super::{Response, ServerOptions};
-use crate::codec::ServerCodec;
 use crate::path::protocol_of;
 use crate::source::ResourceSource;
 use crate::{Protocol, SERVICE};
@@ -54,6 +56,7 @@ impl<S, B> tower::Service<http::Request<B>> for AdsServer<S>
 where
     S: ResourceSource,
     B: HttpBody + Send + 'static,
+    B::Data: Send,
     B::Error: Into<StdError> + Send + 'static,
 {
     type Response = http::Response<Body>;
@@ -68,8 +71,8 @@ where
         let server = self.clone();
         Box::pin(async move {
             Ok(match protocol_of(request.uri().path()) {
-                Some(Protocol::Delta) => server.stream::<DeltaDiscoveryRequest, B>(request).await,
-                Some(Protocol::Sotw) => server.stream::<DiscoveryRequest, B>(request).await,
+                Some(Protocol::Delta) => server.stream::<DeltaDiscoveryRequest, B>(request),
+                Some(Protocol::Sotw) => server.stream::<DiscoveryRequest, B>(request),
                 None => {
                     let path = request.uri().path();
                     Status::unimplemented(format!("{path} is not served here")).into_http()
@@ -80,35 +83,32 @@ where
 }
 
 impl<S: ResourceSource> AdsServer<S> {
-    async fn stream<R, B>(self, request: http::Request<B>) -> http::Response<Body>
+    fn stream<R, B>(self, request: http::Request<B>) -> http::Response<Body>
     where
         R: DiscoveryMessage,
         B: HttpBody + Send + 'static,
+        B::Data: Send,
         B::Error: Into<StdError> + Send + 'static,
     {
-        Grpc::new(ServerCodec::<R>::default())
-            // A client that resumes lists all it holds.
-            .max_decoding_message_size(usize::MAX)
-            .streaming(Method(self), request)
-            .await
+        let (parts, body) = request.into_parts();
+        let remote_address = remote_address(&parts.extensions);
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let head = Head { metadata, extensions: parts.extensions, remote_address };
+        // One response waits for the connection; the next is built when it has gone.
+        let (outbound, responses) = mpsc::channel(1);
+        let Self { source, options, streams } = self;
+        let inbound = Requests::<R, B>::new(body);
+        tokio::spawn(stream::run(source, options, streams, head, inbound, outbound));
+        let mut response = http::Response::new(Body::new(Responses::new(responses)));
+        let content_type = http::HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+        response
     }
 }
 
-struct Method<S>(AdsServer<S>);
-
-impl<S: ResourceSource, R: DiscoveryMessage> StreamingService<R> for Method<S> {
-    type Response = Response;
-    type ResponseStream = ReceiverStream<Result<Response, Status>>;
-    type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<R>>) -> Self::Future {
-        let remote_address = request.remote_addr();
-        let (metadata, extensions, inbound) = request.into_parts();
-        let head = Head { metadata, extensions, remote_address };
-        // One response waits for the connection; the next is built when it has gone.
-        let (outbound, responses) = mpsc::channel(1);
-        let AdsServer { source, options, streams } = self.0.clone();
-        tokio::spawn(stream::run(source, options, streams, head, inbound, outbound));
-        std::future::ready(Ok(tonic::Response::new(ReceiverStream::new(responses))))
-    }
+/// The peer's address, as the transport below noted it.
+fn remote_address(extensions: &http::Extensions) -> Option<SocketAddr> {
+    let plain = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let secure = || extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.get_ref().remote_addr();
+    plain.or_else(secure)
 }

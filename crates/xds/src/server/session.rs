@@ -1,12 +1,13 @@
 //! The state machine of one stream: what the client wants, holds and has said, and what to send it next. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use lateen_envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::held::{Held, HeldSet, Wanted};
 use super::status::{Rejection, SharedTypes, TypeStatus};
 use super::{Response, ServerOptions};
 use crate::EncodedResource;
@@ -30,7 +31,7 @@ struct TypeState {
     names: BTreeSet<Arc<str>>,
     /// State of the world: once names were given, an empty list means nothing and no longer everything.
     named: bool,
-    held: HashMap<Arc<str>, Held>,
+    held: HeldSet,
     /// What may differ from `held`.
     dirty: Option<Names>,
     /// Names to be answered whatever is held: just asked for, or waited for again.
@@ -43,12 +44,6 @@ struct TypeState {
     requested: bool,
     in_flight: Option<InFlight>,
     last_nonce: Arc<str>,
-}
-
-struct Held {
-    version: Arc<str>,
-    /// Kept for state of the world, where a response repeats what did not change.
-    resource: Option<Arc<EncodedResource>>,
 }
 
 struct InFlight {
@@ -67,6 +62,14 @@ struct Difference {
 impl TypeState {
     fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
+    }
+
+    fn wanted<'a>(&'a self, type_url: &'a str) -> Wanted<'a> {
+        Wanted { type_url, wildcard: self.wildcard, names: &self.names }
+    }
+
+    fn holds(&self, type_url: &str, name: &str) -> bool {
+        self.held.contains(self.wanted(type_url), name)
     }
 
     fn mark(&mut self, name: Arc<str>) {
@@ -104,9 +107,9 @@ impl TypeState {
         desired
     }
 
-    fn is_news(&self, resource: &EncodedResource) -> bool {
-        self.asked.contains(resource.name())
-            || self.held.get(resource.name()).is_none_or(|held| held.version != *resource.version())
+    fn is_news(&self, type_url: &str, resource: &EncodedResource) -> bool {
+        let held = || self.held.version(self.wanted(type_url), resource.name());
+        self.asked.contains(resource.name()) || held().is_none_or(|version| version != *resource.version())
     }
 
     fn difference(&self, type_url: &str, subscriber: &mut dyn Subscriber) -> Difference {
@@ -115,17 +118,22 @@ impl TypeState {
             Some(Names::All) => {
                 let desired = self.desired(type_url, subscriber);
                 let gone = |name: &&Arc<str>| !desired.contains_key(*name);
-                let mut removed: BTreeSet<Arc<str>> = self.held.keys().filter(gone).cloned().collect();
+                let held = self.held.names(self.wanted(type_url));
+                let mut removed: BTreeSet<Arc<str>> = held.iter().filter(gone).cloned().collect();
                 removed.extend(self.asked.iter().filter(gone).cloned());
                 difference.removed.extend(removed);
-                difference.changed.extend(desired.into_values().filter(|resource| self.is_news(resource)));
+                difference
+                    .changed
+                    .extend(desired.into_values().filter(|resource| self.is_news(type_url, resource)));
             }
             Some(Names::Some(names)) => {
                 for name in names.union(&self.removals).filter(|name| self.wants(name)) {
                     match subscriber.get(type_url, name) {
-                        Some(resource) if self.is_news(&resource) => difference.changed.push(resource),
+                        Some(resource) if self.is_news(type_url, &resource) => {
+                            difference.changed.push(resource)
+                        }
                         Some(_) => {}
-                        None if self.held.contains_key(name) || self.asked.contains(name) => {
+                        None if self.holds(type_url, name) || self.asked.contains(name) => {
                             difference.removed.push(name.clone());
                         }
                         None => {}
@@ -133,9 +141,8 @@ impl TypeState {
                 }
             }
             None => {
-                let gone = |name: &&Arc<str>| {
-                    self.held.contains_key(*name) && subscriber.get(type_url, name).is_none()
-                };
+                let gone =
+                    |name: &&Arc<str>| self.holds(type_url, name) && subscriber.get(type_url, name).is_none();
                 difference.removed.extend(self.removals.iter().filter(gone).cloned());
             }
         }
@@ -189,8 +196,8 @@ impl Session {
         let more = wildcard && !state.wildcard;
         state.names = names;
         state.wildcard = wildcard;
-        let wanted = &state.names;
-        state.held.retain(|name, _| wildcard || wanted.contains(name));
+        let wanted = Wanted { type_url: &type_url, wildcard, names: &state.names };
+        state.held.keep_wanted(wanted);
         if first || more {
             state.dirty = Some(Names::All);
             state.requested = true;
@@ -256,10 +263,12 @@ impl Session {
                 }
                 continue;
             }
-            let name: Arc<str> = name.into();
+            // The allocation of the resource's own name is shared by all who want it.
+            let known = subscriber.get(&type_url, &name).map(|resource| resource.name().clone());
+            let name: Arc<str> = known.unwrap_or_else(|| name.into());
             // Asked for by name, a resource is sent even if it was before: the client may have dropped it. What it says
             // it holds is the exception.
-            if !first || !state.held.contains_key(&name) {
+            if !first || !state.holds(&type_url, &name) {
                 state.asked.insert(name.clone());
                 state.mark(name.clone());
                 state.requested = true;
@@ -276,13 +285,14 @@ impl Session {
                 removed.push(name);
             }
         }
-        let (wildcard, wanted) = (state.wildcard, &state.names);
+        let wildcard = state.wildcard;
+        let wanted = Wanted { type_url: &type_url, wildcard, names: &state.names };
         if !first {
             // On the first request what it holds and does not want is to be removed.
-            state.held.retain(|name, _| wildcard || wanted.contains(name));
+            state.held.keep_wanted(wanted);
         } else {
             // A client that waits for its first answer gets one, even if there is nothing.
-            state.owed = wildcard && state.held.is_empty();
+            state.owed = wildcard && state.held.len(wanted) == 0;
         }
         if first || !added.is_empty() || !removed.is_empty() {
             subscriber.event(Event::Subscribed {
@@ -343,8 +353,16 @@ impl Session {
     }
 
     /// Something changed; what is not yet sent of earlier changes merges with it.
-    pub(super) fn on_change(&mut self, changes: ChangeSet) {
+    pub(super) fn on_change(&mut self, changes: ChangeSet, subscriber: &dyn Subscriber) {
         self.unsettled = true;
+        if let Some(holding) = subscriber.holding() {
+            // Of the types that did not change the client holds the same of the new snapshot as of the old one.
+            for (type_url, state) in &mut self.types {
+                if state.dirty.is_none() && !changes.types.contains_key(type_url) {
+                    state.held.move_base(Arc::clone(&holding));
+                }
+            }
+        }
         for (type_url, names) in changes.types {
             let Some(state) = self.types.get_mut(&type_url) else { continue };
             match names {
@@ -413,6 +431,7 @@ impl Session {
     ) -> Option<Response> {
         let state = self.types.get_mut(type_url)?;
         let Difference { changed, removed } = state.difference(type_url, subscriber);
+        let all_looked_at = state.dirty.is_some();
         let asked = std::mem::take(&mut state.asked);
         let owed = std::mem::take(&mut state.owed);
         state.dirty = None;
@@ -429,17 +448,23 @@ impl Session {
             }
         }
         let updated: Vec<Arc<EncodedResource>> =
-            changed.iter().filter(|resource| state.held.contains_key(resource.name())).cloned().collect();
+            changed.iter().filter(|resource| state.holds(type_url, resource.name())).cloned().collect();
         let mut removed_held = false;
         for name in &removed_now {
-            removed_held |= state.held.remove(name).is_some();
+            removed_held |= state.holds(type_url, name);
+            state.held.remove(type_url, name);
         }
-        for resource in &changed {
-            let mut held = Held::from(resource);
-            if self.delta {
-                held.resource = None;
+        match subscriber.holding() {
+            Some(holding) if self.delta && all_looked_at => state.held.rebase(holding, &state.removals),
+            _ => {
+                for resource in &changed {
+                    let mut held = Held::from(resource);
+                    if self.delta {
+                        held.resource = None;
+                    }
+                    state.held.insert(resource.name().clone(), held);
+                }
             }
-            state.held.insert(resource.name().clone(), held);
         }
 
         let full = self.options.full_state.contains(type_url);
@@ -453,10 +478,9 @@ impl Session {
         let (resources, version) = if self.delta {
             (changed, subscriber.version())
         } else {
-            let held: BTreeMap<&Arc<str>, &Held> = state.held.iter().collect();
-            let all = held.values().filter_map(|held| held.resource.as_ref());
-            let version = version_of(all.clone());
-            (if full { all.cloned().collect() } else { changed }, version)
+            let all = state.held.resources();
+            let version = version_of(all.values().copied());
+            (if full { all.into_values().cloned().collect() } else { changed }, version)
         };
         self.nonces += 1;
         let nonce: Arc<str> = format!("{:x}", self.nonces).into();
@@ -510,13 +534,7 @@ impl Session {
         let status: &mut TypeStatus = status.entry(type_url.clone()).or_default();
         status.wildcard = state.wildcard;
         status.names = state.names.len();
-        status.held = state.held.len();
-    }
-}
-
-impl From<&Arc<EncodedResource>> for Held {
-    fn from(resource: &Arc<EncodedResource>) -> Self {
-        Self { version: resource.version().clone(), resource: Some(resource.clone()) }
+        status.held = state.held.len(state.wanted(type_url));
     }
 }
 

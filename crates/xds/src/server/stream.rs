@@ -6,9 +6,11 @@ use std::sync::Arc;
 use lateen_envoy::envoy::config::core::v3::Node;
 use lateen_envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::sync::mpsc;
+use tonic::Status;
+use tonic::codegen::{Body, StdError};
 use tonic::metadata::MetadataMap;
-use tonic::{Status, Streaming};
 
+use super::framing::Requests;
 use super::session::Session;
 use super::status::Streams;
 use super::{Protocol, Response, ServerOptions};
@@ -61,31 +63,42 @@ pub(super) struct Head {
     pub(super) remote_address: Option<SocketAddr>,
 }
 
-pub(super) type Outbound = mpsc::Sender<Result<Response, Status>>;
+pub(super) type Outbound = mpsc::Sender<Result<Box<Response>, Status>>;
 
 /// Runs a stream to its end.
-pub(super) async fn run<S: ResourceSource, R: DiscoveryMessage>(
+pub(super) async fn run<S, R, B>(
     source: Arc<S>,
     options: Arc<ServerOptions>,
     streams: Streams,
     head: Head,
-    inbound: Streaming<R>,
+    inbound: Requests<R, B>,
     outbound: Outbound,
-) {
+) where
+    S: ResourceSource,
+    R: DiscoveryMessage,
+    B: Body + Send,
+    B::Error: Into<StdError>,
+{
     if let Err(status) = serve(source, options, streams, head, inbound, &outbound).await {
         // A client that has gone needs no reason.
         let _ = outbound.send(Err(status)).await;
     }
 }
 
-async fn serve<S: ResourceSource, R: DiscoveryMessage>(
+async fn serve<S, R, B>(
     source: Arc<S>,
     options: Arc<ServerOptions>,
     streams: Streams,
     head: Head,
-    mut inbound: Streaming<R>,
+    mut inbound: Requests<R, B>,
     outbound: &Outbound,
-) -> Result<(), Status> {
+) -> Result<(), Status>
+where
+    S: ResourceSource,
+    R: DiscoveryMessage,
+    B: Body + Send,
+    B::Error: Into<StdError>,
+{
     let Some(mut first) = inbound.message().await? else { return Ok(()) };
     let node = first
         .take_node()
@@ -115,13 +128,13 @@ async fn serve<S: ResourceSource, R: DiscoveryMessage>(
             permit = outbound.reserve(), if session.is_ready() => match permit {
                 Ok(permit) => {
                     if let Some(response) = session.next_push(subscriber.as_mut()) {
-                        permit.send(Ok(response));
+                        permit.send(Ok(Box::new(response)));
                     }
                 }
                 Err(_) => return Ok(()),
             },
             changes = subscriber.changed() => match changes {
-                Some(changes) => session.on_change(changes),
+                Some(changes) => session.on_change(changes, subscriber.as_ref()),
                 None => return Ok(()),
             },
         }

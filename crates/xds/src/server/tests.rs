@@ -125,7 +125,7 @@ impl Stream {
 
     fn change(&mut self, resource: &str) {
         let changes = self.world.set(resource);
-        self.session.on_change(changes);
+        self.session.on_change(changes, &self.world);
     }
 
     /// The next response as `c: a@1 b@2 -x`; `-` for none.

@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/corpora),)
 export LATEEN_CORPORA ?= $(abspath ../shared/corpora)
 endif
 
-.PHONY: demo build test check format clippy doc tools unit process differential corpora bench clean
+.PHONY: demo build test check format clippy doc tools unit process differential corpora bench bench-api clean
 
 demo: build ## build everything and run Bookinfo in a mesh on this machine
 	$(RELEASE)/lateen demo
@@ -45,6 +45,10 @@ bench: ## the data plane against Envoy: a table of ratios
 	cargo build --release --locked --bin lateen-proxy --bin lateen-bench
 	. $(TOOLS)/env && PATH=$$PATH:/usr/sbin $(RELEASE)/lateen-bench --proxy $(RELEASE)/lateen-proxy --output $(CARGO_TARGET_DIR)/bench \
 		--rounds $(ROUNDS) --scenarios "$(SCENARIOS)" $(if $(DOCUMENT),--document $(DOCUMENT))
+
+bench-api: ## the API server under load: 1,000 writes a second, 1,000 watchers
+	cargo build --release --locked -p lateen-apiserver --example load
+	$(RELEASE)/examples/load $(LOAD)
 
 check: format clippy doc ## format, lints, documentation
 

@@ -58,6 +58,11 @@ pub fn remove_finalizer(object: &mut Value, name: &str) {
     }
 }
 
+/// Holds an object until its dependents have lost it as their owner.
+pub const ORPHAN: &str = "orphan";
+/// Holds an object until its dependents are gone.
+pub const FOREGROUND: &str = "foregroundDeletion";
+
 /// Now, as `metav1.Time` writes it: RFC 3339 with whole seconds in UTC.
 pub fn now() -> String {
     time(jiff::Timestamp::now())

@@ -11,6 +11,8 @@ enum Requirement {
     NotIn(String, Vec<String>),
     Exists(String),
     Absent(String),
+    Greater(String, i64),
+    Less(String, i64),
 }
 
 /// A conjunction of conditions on labels.
@@ -20,7 +22,7 @@ pub struct LabelSelector {
 }
 
 impl LabelSelector {
-    /// Parses the `labelSelector` parameter: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
+    /// Parses the `labelSelector` parameter: `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>1,m<2`.
     pub fn parse(text: &str) -> Result<LabelSelector, Status> {
         let mut requirements = Vec::new();
         for part in split_outside_parentheses(text) {
@@ -29,7 +31,7 @@ impl LabelSelector {
                 requirements.push(requirement(part).ok_or_else(|| {
                     Status::bad_request(format!(
                         "unable to parse requirement: {part:?} is not a label selector; \
-                         write key=value, key!=value, key in (a,b), key notin (a,b), key or !key"
+                         write key=value, key!=value, key in (a,b), key notin (a,b), key, !key, key>1 or key<1"
                     ))
                 })?);
             }
@@ -85,6 +87,12 @@ impl LabelSelector {
             }
             Requirement::Exists(key) => label(key).is_some(),
             Requirement::Absent(key) => label(key).is_none(),
+            Requirement::Greater(key, bound) => {
+                label(key).and_then(|value| value.parse::<i64>().ok()).is_some_and(|value| value > *bound)
+            }
+            Requirement::Less(key, bound) => {
+                label(key).and_then(|value| value.parse::<i64>().ok()).is_some_and(|value| value < *bound)
+            }
         })
     }
 
@@ -99,6 +107,8 @@ impl LabelSelector {
                 Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
                 Requirement::Exists(key) => key.clone(),
                 Requirement::Absent(key) => format!("!{key}"),
+                Requirement::Greater(key, bound) => format!("{key}>{bound}"),
+                Requirement::Less(key, bound) => format!("{key}<{bound}"),
             })
             .collect();
         parts.join(",")
@@ -128,6 +138,12 @@ fn requirement(part: &str) -> Option<Requirement> {
     let value = |text: &str| is_label_value(text.trim()).then(|| text.trim().to_owned());
     if let Some(rest) = part.strip_prefix('!') {
         return Some(Requirement::Absent(key(rest)?));
+    }
+    if let Some((name, bound)) = part.split_once('>') {
+        return Some(Requirement::Greater(key(name)?, bound.trim().parse().ok()?));
+    }
+    if let Some((name, bound)) = part.split_once('<') {
+        return Some(Requirement::Less(key(name)?, bound.trim().parse().ok()?));
     }
     for (operator, positive) in [("!=", false), ("==", true), ("=", true)] {
         if let Some((name, text)) = part.split_once(operator) {
@@ -165,6 +181,39 @@ fn is_label_value(text: &str) -> bool {
             .all(|character| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.'))
 }
 
+/// The parts of a field selector; a comma behind a backslash separates nothing.
+fn split_unescaped(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (index, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                parts.push(&text[start..index]);
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// A value with its escapes (`\\`, `\,`, `\=`) taken out; `None` where there is another one, or an unescaped `=`.
+fn unescape(text: &str) -> Option<String> {
+    let mut out = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => out.push(characters.next().filter(|next| matches!(next, '\\' | ',' | '='))?),
+            '=' => return None,
+            other => out.push(other),
+        }
+    }
+    Some(out)
+}
+
 /// A conjunction of conditions on fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSelector {
@@ -175,23 +224,28 @@ impl FieldSelector {
     /// Parses the `fieldSelector` parameter (`a=b,c!=d`) for a kind, which says what may be selected by.
     pub fn parse(text: &str, kind: &KindInfo) -> Result<FieldSelector, Status> {
         let mut conditions = Vec::new();
-        for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (path, equal, value) = if let Some((path, value)) = part.split_once("!=") {
-                (path, false, value)
-            } else if let Some((path, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-                (path, true, value)
-            } else {
-                return Err(Status::bad_request(format!(
+        for part in split_unescaped(text).into_iter().filter(|part| !part.is_empty()) {
+            let wrong = || {
+                Status::bad_request(format!(
                     "invalid field selector: {part:?}: write field=value or field!=value"
-                )));
+                ))
             };
+            let at = part.find(['=', '!']).ok_or_else(wrong)?;
+            let (path, rest) = part.split_at(at);
+            let (equal, value) =
+                match (rest.strip_prefix("!="), rest.strip_prefix("==").or(rest.strip_prefix('='))) {
+                    (Some(value), _) => (false, value),
+                    (None, Some(value)) => (true, value),
+                    (None, None) => return Err(wrong()),
+                };
+            let value = unescape(value).ok_or_else(wrong)?;
             let known = path == "metadata.name"
                 || path == "metadata.namespace"
                 || kind.selectable_fields.iter().any(|field| field.trim_start_matches('.') == path);
             if !known {
                 return Err(Status::bad_request(format!("field label not supported: {path}")));
             }
-            conditions.push((path.to_owned(), equal, value.to_owned()));
+            conditions.push((path.to_owned(), equal, value));
         }
         Ok(FieldSelector { conditions })
     }
@@ -223,8 +277,7 @@ mod tests {
 
     #[test]
     fn label_selectors() {
-        let object =
-            json!({"metadata": {"labels": {"app": "reviews", "version": "v2", "example.com/team": "a"}}});
+        let object = json!({"metadata": {"labels": {"app": "reviews", "version": "v2", "example.com/team": "a", "weight": "7"}}});
         let check = |text: &str, expect: Option<bool>| {
             let got = LabelSelector::parse(text).ok().map(|selector| selector.matches(&object));
             assert_eq!(got, expect, "{text:?}");
@@ -244,10 +297,35 @@ mod tests {
         check("!missing", Some(true));
         check("example.com/team=a", Some(true));
         check("app=", Some(false));
+        check("weight>5", Some(true));
+        check("weight>7", Some(false));
+        check("weight<8,weight>6", Some(true));
+        check("app>1", Some(false));
+        check("missing<1", Some(false));
+        check("weight>x", None);
         check("a b", None);
         check("a in b", None);
         check("a in (b", None);
         check("=b", None);
+    }
+
+    #[test]
+    fn field_selectors() {
+        let kind = crate::builtin::kinds::kinds().into_iter().find(|kind| kind.kind == "Secret").unwrap();
+        let object = json!({"metadata": {"name": "a"}, "type": "x=1,y\\z"});
+        let check = |text: &str, expect: Option<bool>| {
+            let got = FieldSelector::parse(text, &kind).ok().map(|selector| selector.matches(&object));
+            assert_eq!(got, expect, "{text:?}");
+        };
+        check("", Some(true));
+        check("metadata.name=a", Some(true));
+        check("metadata.name==b", Some(false));
+        check("metadata.name!=b,type!=Opaque", Some(true));
+        check(r"type=x\=1\,y\\z", Some(true));
+        check("type=x=1", None);
+        check(r"type=x\y", None);
+        check("metadata.name", None);
+        check("metadata.uid=1", None);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Details {
     pub causes: Vec<Cause>,
     /// Seconds after which trying again makes sense.
     pub retry_after_seconds: Option<u32>,
+    /// A token with which a list can go on, though not consistently.
+    pub continue_token: Option<String>,
 }
 
 /// One finding of a validation.
@@ -270,6 +272,9 @@ impl Status {
         }
         if !self.reason.is_empty() {
             put("reason", self.reason.into());
+        }
+        if let Some(token) = &self.details.continue_token {
+            put("metadata", json!({"continue": token}));
         }
         let details = self.details.to_json();
         if !details.is_empty() {

@@ -1,6 +1,7 @@
 //! Who owns whom, by uid.
 
-use crate::object::{finalizers, is_deleting, meta};
+use crate::object::{FOREGROUND, ORPHAN, finalizers, is_deleting, meta};
+use crate::schema::crd::CLEANUP;
 use crate::store::{Event, EventType, Key, names};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -65,7 +66,7 @@ impl Graph {
         }
         self.put(node.clone(), object);
         let waits = is_deleting(object)
-            && finalizers(object).iter().any(|name| matches!(*name, "orphan" | "foregroundDeletion"));
+            && finalizers(object).iter().any(|name| matches!(*name, ORPHAN | FOREGROUND | CLEANUP));
         let orphaned = owners(object).iter().any(|owner| !self.is_live(owner));
         if waits || orphaned { vec![node] } else { Vec::new() }
     }

@@ -7,12 +7,13 @@
 mod graph;
 
 use crate::api::Api;
-use crate::http::{Circumstances, DeleteOptions, Place, delete_object, modify};
+use crate::http::{Circumstances, DeleteOptions, Place, Propagation, delete_object, modify};
 use crate::namespace::remove;
-use crate::object::{finalizers, is_deleting, meta, meta_mut, remove_finalizer};
+use crate::object::{FOREGROUND, ORPHAN, finalizers, is_deleting, meta, meta_mut, remove_finalizer};
+use crate::schema::crd::CLEANUP;
 use crate::seam::KindInfo;
 use crate::status::Status;
-use crate::store::{Event, EventType, Key, Stored, resource_of};
+use crate::store::{EventType, Key, Stored, resource_of};
 use graph::{Graph, Node};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -55,7 +56,8 @@ pub(crate) async fn run(api: Arc<Api>) {
                         for event in &events {
                             work.extend(graph.follow(event));
                             if &*event.table == DEFINITIONS && event.event_type == EventType::Deleted {
-                                remove_instances(&api, event).await;
+                                // One from before definitions were held until their objects are gone.
+                                let _ = remove_instances(&api, &event.object.value).await;
                             }
                         }
                     }
@@ -84,7 +86,7 @@ async fn collect(api: &Api, graph: &Graph, node: &Node) -> Result<(), Status> {
         return Ok(());
     }
     if dead.len() == owners.len() {
-        return delete(api, kind, node, &stored).await;
+        return delete(api, kind, node, &stored, None).await;
     }
     let dead: Vec<String> = dead.into_iter().map(str::to_owned).collect();
     change(api, kind, &node.key, |object| drop_owners(object, |uid| dead.iter().any(|one| one == uid))).await
@@ -101,30 +103,35 @@ async fn work_off(
     let uid = meta(&stored.value, "uid");
     let finalizers = finalizers(&stored.value);
     let dependents = || graph.dependents(uid).filter_map(|node| Some((node, read(api, node)?)));
-    if finalizers.contains(&"orphan") {
+    if &*node.table == DEFINITIONS && finalizers.contains(&CLEANUP) {
+        remove_instances(api, &stored.value).await?;
+        return change(api, kind, &node.key, |object| remove_finalizer(object, CLEANUP)).await;
+    }
+    if finalizers.contains(&ORPHAN) {
         for (dependent, _) in dependents() {
             if let Some(kind) = kind_of(api, dependent) {
                 change(api, &kind, &dependent.key, |object| drop_owners(object, |owner| owner == uid))
                     .await?;
             }
         }
-        return change(api, kind, &node.key, |object| remove_finalizer(object, "orphan")).await;
+        return change(api, kind, &node.key, |object| remove_finalizer(object, ORPHAN)).await;
     }
-    if finalizers.contains(&"foregroundDeletion") {
+    if finalizers.contains(&FOREGROUND) {
         let mut blocked = false;
         for (dependent, state) in dependents() {
             blocked |= graph::blocks(&state.value, uid);
             if !is_deleting(&state.value)
                 && let Some(kind) = kind_of(api, dependent)
             {
-                delete(api, &kind, dependent, &state).await?;
+                // What owns others goes in the same way, so that nothing outlives what it depends on.
+                let owns = graph.dependents(meta(&state.value, "uid")).next().is_some();
+                delete(api, &kind, dependent, &state, owns.then_some(Propagation::Foreground)).await?;
             }
         }
         // Some may be gone at once; those that are left come back here when they go.
         let left = blocked && dependents().any(|(_, state)| graph::blocks(&state.value, uid));
         if !left {
-            return change(api, kind, &node.key, |object| remove_finalizer(object, "foregroundDeletion"))
-                .await;
+            return change(api, kind, &node.key, |object| remove_finalizer(object, FOREGROUND)).await;
         }
     }
     Ok(())
@@ -139,9 +146,15 @@ fn kind_of(api: &Api, node: &Node) -> Option<Arc<KindInfo>> {
     api.schema.kinds().find_resource(resource.group, resource.plural).cloned()
 }
 
-async fn delete(api: &Api, kind: &Arc<KindInfo>, node: &Node, stored: &Stored) -> Result<(), Status> {
-    let options =
-        DeleteOptions { uid: Some(meta(&stored.value, "uid").to_owned()), ..DeleteOptions::default() };
+async fn delete(
+    api: &Api,
+    kind: &Arc<KindInfo>,
+    node: &Node,
+    stored: &Stored,
+    propagation: Option<Propagation>,
+) -> Result<(), Status> {
+    let uid = Some(meta(&stored.value, "uid").to_owned());
+    let options = DeleteOptions { uid, propagation, ..DeleteOptions::default() };
     let result =
         delete_object(api, kind, &node.key.namespace, &node.key.name, &options, &Circumstances::internal())
             .await;
@@ -179,15 +192,30 @@ fn drop_owners(object: &mut Value, gone: impl Fn(&str) -> bool) {
     }
 }
 
-/// A removed definition takes its objects along.
-async fn remove_instances(api: &Api, definition: &Event) {
-    let spec = &definition.object.value["spec"];
+/// A definition in removal takes its objects along; an error says that some are still held by finalizers.
+async fn remove_instances(api: &Api, definition: &Value) -> Result<(), Status> {
+    let spec = &definition["spec"];
     let (Some(group), Some(plural)) = (spec["group"].as_str(), spec["names"]["plural"].as_str()) else {
-        return;
+        return Ok(());
     };
     let table: Arc<str> = format!("{group}/{plural}").into();
+    let kind = api.schema.kinds().find_resource(group, plural).cloned();
     let snapshot = api.store.snapshot();
     for (key, stored) in snapshot.list(&table, None, None) {
-        remove(api, table.clone(), &key.namespace, &key.name, stored.revision).await;
+        match &kind {
+            Some(kind) if is_deleting(&stored.value) => {
+                tracing::trace!(kind = kind.kind, "an object is held")
+            }
+            Some(kind) => {
+                let node = Node::new(table.clone(), key.clone());
+                delete(api, kind, &node, stored, None).await?;
+            }
+            // No version is served: nobody could take a finalizer away.
+            None => remove(api, table.clone(), &key.namespace, &key.name, stored.revision).await,
+        }
+    }
+    match api.store.snapshot().list(&table, None, None).count() {
+        0 => Ok(()),
+        left => Err(Status::unavailable(format!("{left} objects of {plural}.{group} are left"))),
     }
 }

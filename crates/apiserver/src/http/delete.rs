@@ -5,9 +5,13 @@ use super::read::{Selection, object_answer};
 use super::request::{Request, Target};
 use super::write::Circumstances;
 use crate::api::{Api, refused};
-use crate::object::{add_finalizer, finalizers, is_deleting, meta, meta_mut, put, time};
+use crate::object::{
+    FOREGROUND, ORPHAN, add_finalizer, finalizers, is_deleting, meta, meta_mut, put, remove_finalizer, time,
+};
+use crate::schema::DEFINITIONS;
+use crate::schema::crd::set_terminating;
 use crate::seam::{FieldValidation, KindInfo, Operation, WriteRequest};
-use crate::status::Status;
+use crate::status::{Cause, CauseReason, Status};
 use crate::store::{Expect, StoreError, Stored, Write, table_name};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -19,10 +23,9 @@ const ATTEMPTS: usize = 20;
 const DEFAULT_GRACE: i64 = 30;
 
 /// What becomes of the objects that an object owns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Propagation {
     /// They are removed after it.
-    #[default]
     Background,
     /// They are removed before it.
     Foreground,
@@ -34,7 +37,8 @@ pub(crate) enum Propagation {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeleteOptions {
     pub(crate) grace: Option<i64>,
-    pub(crate) propagation: Propagation,
+    /// What the request says; else what the object's finalizers say from before.
+    pub(crate) propagation: Option<Propagation>,
     pub(crate) uid: Option<String>,
     pub(crate) revision: Option<String>,
     pub(crate) dry_run: bool,
@@ -52,17 +56,30 @@ impl DeleteOptions {
             body = decoded.object;
         }
         let text = |field: &str| body[field].as_str().unwrap_or_else(|| request.query.get(field)).to_owned();
-        let propagation = match text("propagationPolicy").as_str() {
-            "" if body["orphanDependents"] == true || request.query.flag("orphanDependents") => {
-                Propagation::Orphan
+        let orphans = match &body["orphanDependents"] {
+            Value::Bool(flag) => Some(*flag),
+            _ if request.query.get("orphanDependents").is_empty() => None,
+            _ => Some(request.query.flag("orphanDependents")),
+        };
+        let invalid = |message: String| {
+            let cause = Cause::new(CauseReason::Invalid, "propagationPolicy", message);
+            Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause]))
+        };
+        let propagation = match (text("propagationPolicy").as_str(), orphans) {
+            ("", None) => None,
+            ("", Some(true)) => Some(Propagation::Orphan),
+            ("", Some(false)) | ("Background", None) => Some(Propagation::Background),
+            ("Foreground", None) => Some(Propagation::Foreground),
+            ("Orphan", None) => Some(Propagation::Orphan),
+            (policy, Some(_)) => {
+                return invalid(format!(
+                    "Invalid value: {policy:?}: orphanDependents and deletionPropagation cannot be both set"
+                ));
             }
-            "" | "Background" => Propagation::Background,
-            "Foreground" => Propagation::Foreground,
-            "Orphan" => Propagation::Orphan,
-            other => {
-                return Err(Status::bad_request(format!(
-                    "propagationPolicy {other:?} is not supported; use Background, Foreground or Orphan"
-                )));
+            (policy, None) => {
+                return invalid(format!(
+                    "Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+                ));
             }
         };
         let grace = match body["gracePeriodSeconds"].as_i64() {
@@ -213,10 +230,20 @@ enum Next {
 /// What a deletion makes of an object.
 fn next_state(kind: &KindInfo, old: &Value, options: &DeleteOptions) -> Next {
     let mut object = old.clone();
-    match options.propagation {
-        Propagation::Background => {}
-        Propagation::Foreground => add_finalizer(&mut object, "foregroundDeletion"),
-        Propagation::Orphan => add_finalizer(&mut object, "orphan"),
+    let before = options.propagation.or_else(|| {
+        let finalizers = finalizers(old);
+        match () {
+            () if finalizers.contains(&ORPHAN) => Some(Propagation::Orphan),
+            () if finalizers.contains(&FOREGROUND) => Some(Propagation::Foreground),
+            () => None,
+        }
+    });
+    // A later request may change its mind about the objects that are owned.
+    for (name, wanted) in [(ORPHAN, Propagation::Orphan), (FOREGROUND, Propagation::Foreground)] {
+        match before {
+            Some(propagation) if propagation == wanted => add_finalizer(&mut object, name),
+            _ => remove_finalizer(&mut object, name),
+        }
     }
     let grace = if is_pod(kind) { pod_grace(old, options.grace) } else { 0 };
     let namespace = kind.group.is_empty() && kind.plural == "namespaces";
@@ -242,6 +269,9 @@ fn next_state(kind: &KindInfo, old: &Value, options: &DeleteOptions) -> Next {
     }
     if namespace {
         put(&mut object, &["status", "phase"], "Terminating".into());
+    }
+    if kind.resource() == DEFINITIONS {
+        set_terminating(&mut object);
     }
     Next::Terminating(object)
 }

@@ -15,7 +15,7 @@ mod watch;
 mod write;
 
 pub use answer::Body;
-pub(crate) use delete::{DeleteOptions, delete_object};
+pub(crate) use delete::{DeleteOptions, Propagation, delete_object};
 pub(crate) use write::{Circumstances, Place, create_object, expected_revision, modify};
 
 use crate::api::Api;

@@ -14,6 +14,9 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// The revision of a token that goes on in the newest state, whatever has changed in between.
+const INCONSISTENT: u64 = 0;
+
 /// What a list or watch selects.
 pub(super) struct Selection {
     pub(super) labels: LabelSelector,
@@ -95,8 +98,8 @@ pub(super) fn list(
     let form = answer::negotiate(request.header(http::header::ACCEPT))?;
     let selection = Selection::of(request, target, kind)?;
     let limit = request.query.number::<usize>("limit")?.filter(|limit| *limit > 0);
-    let (snapshot, after) = start_of(api, request)?;
     let table = table_name(kind.resource());
+    let (snapshot, after) = start_of(api, request, &table, limit.is_some())?;
     let namespace = selection.namespace.as_deref();
     let mut found: Vec<Arc<Stored>> = Vec::new();
     let mut next: Option<Key> = None;
@@ -162,33 +165,116 @@ fn list_bytes(kind: &KindInfo, metadata: &Value, found: &[Arc<Stored>]) -> Bytes
 }
 
 /// The state a list is read from, and behind which key it goes on.
-fn start_of(api: &Api, request: &Request) -> Result<(Arc<Snapshot>, Option<Key>), Status> {
+fn start_of(
+    api: &Api,
+    request: &Request,
+    table: &str,
+    limited: bool,
+) -> Result<(Arc<Snapshot>, Option<Key>), Status> {
+    check_options(request, false)?;
+    let at = |revision: u64| api.pages().find(revision).or_else(|| api.store.snapshot_at(table, revision));
     let token = request.query.get("continue");
+    let current = api.store.snapshot();
     if !token.is_empty() {
         let (revision, key) = parse_continue(token).ok_or_else(|| {
             Status::bad_request("continue key is not valid: it does not come from this server")
         })?;
-        let snapshot = api.pages().find(revision).ok_or_else(|| {
-            Status::expired(
-                "The provided continue parameter is too old to display a consistent list result. You must start a \
-                 new list without the continue parameter.",
-            )
-        })?;
-        return Ok((snapshot, Some(key)));
+        if revision == INCONSISTENT {
+            return Ok((current, Some(key)));
+        }
+        return match at(revision) {
+            Some(snapshot) => Ok((snapshot, Some(key))),
+            None => {
+                let mut status = Status::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a \
+                     new list without the continue parameter, or use the continue token in this response to retrieve \
+                     the remainder of the results. Continuing with the provided token results in an inconsistent list \
+                     - objects that were created, modified, or deleted between the time the first chunk was returned \
+                     and now may show up in the list.",
+                );
+                status.details.continue_token = Some(continue_token(INCONSISTENT, &key));
+                Err(status)
+            }
+        };
     }
-    let snapshot = api.store.snapshot();
     let asked = request.query.number::<u64>("resourceVersion")?.unwrap_or(0);
-    if asked > snapshot.revision {
-        return Err(too_large(asked, snapshot.revision));
+    if asked > current.revision {
+        return Err(too_large(asked, current.revision));
     }
-    match request.query.get("resourceVersionMatch") {
-        "" | "NotOlderThan" => Ok((snapshot, None)),
-        "Exact" if asked == snapshot.revision => Ok((snapshot, None)),
-        "Exact" => api.pages().find(asked).map(|snapshot| (snapshot, None)).ok_or_else(|| {
-            Status::expired(format!("The resourceVersion for the provided list is too old: {asked}"))
-        }),
-        other => Err(Status::bad_request(format!("resourceVersionMatch: {other:?} is not supported"))),
+    // With a limit, a revision without a match means that very revision.
+    let exact = match request.query.get("resourceVersionMatch") {
+        "Exact" => true,
+        "" => limited && asked > 0,
+        _ => false,
+    };
+    if !exact || asked == current.revision {
+        return Ok((current, None));
     }
+    at(asked).map(|snapshot| (snapshot, None)).ok_or_else(|| {
+        Status::expired(format!("The resourceVersion for the provided list is too old: {asked}"))
+    })
+}
+
+/// What may be asked for together (`ValidateListOptions`).
+pub(super) fn check_options(request: &Request, watch: bool) -> Result<(), Status> {
+    let get = |name: &str| request.query.get(name);
+    let (revision, matching, initial) =
+        (get("resourceVersion"), get("resourceVersionMatch"), get("sendInitialEvents"));
+    let mut causes = Vec::new();
+    let mut forbid = |field: &str, text: &str| causes.push(Cause::forbidden(field, text));
+    if !watch && !initial.is_empty() {
+        forbid("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
+    if watch && matching.is_empty() && !initial.is_empty() {
+        forbid(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
+    }
+    if !get("continue").is_empty() {
+        if !matching.is_empty() {
+            forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+        }
+        if !matches!(revision, "" | "0") {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+    }
+    match matching {
+        "" => {}
+        "NotOlderThan" if watch && !initial.is_empty() => {}
+        _ if watch && initial.is_empty() => {
+            forbid(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        }
+        _ if watch => {
+            forbid(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
+        }
+        _ if revision.is_empty() => {
+            forbid(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            );
+        }
+        "Exact" if revision == "0" => {
+            forbid(
+                "resourceVersionMatch",
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            );
+        }
+        "Exact" | "NotOlderThan" => {}
+        other => {
+            let text = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
+            causes.push(Cause::new(CauseReason::NotSupported, "resourceVersionMatch", text));
+        }
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes)) }
 }
 
 /// 504 for a revision that has not been reached (client-go lists without one after that).

@@ -1,7 +1,7 @@
 //! Watches: a stream of lines, one change each, read from the resource's shared log.
 
 use super::answer::{self, Body, Form};
-use super::read::{Selection, Tables, partial, too_large};
+use super::read::{Selection, Tables, check_options, partial, too_large};
 use super::request::{Request, Target};
 use crate::api::Api;
 use crate::seam::KindInfo;
@@ -18,6 +18,8 @@ use std::time::Duration;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 /// The end of a watch that names none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// How often it is looked whether a client that does not read can still catch up.
+const STALLED: Duration = Duration::from_secs(30);
 /// Changes taken from the log at once.
 const CHUNK: usize = 256;
 
@@ -31,18 +33,16 @@ pub(super) fn watch(
     let form = answer::negotiate(request.header(http::header::ACCEPT))?;
     let selection = Selection::of(&request, target, &kind)?;
     let timeout = request.query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+    check_options(&request, true)?;
     let initial_events = request.query.flag("sendInitialEvents");
-    if initial_events && request.query.get("resourceVersionMatch") != "NotOlderThan" {
-        return Err(Status::bad_request(
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
-    }
     let asked = request.query.number::<u64>("resourceVersion")?.unwrap_or(0);
     let snapshot = api.store.snapshot();
     if asked > snapshot.revision {
         return Err(too_large(asked, snapshot.revision));
     }
-    let from_state = asked == 0 || initial_events;
+    // Without a revision a watch begins with what there is, unless it is asked not to.
+    let no_state = !request.query.get("sendInitialEvents").is_empty() && !initial_events;
+    let from_state = (asked == 0 && !no_state) || initial_events;
     let (initial, position) = if from_state {
         let objects = snapshot
             .list(&table_name(kind.resource()), selection.namespace.as_deref(), None)
@@ -50,11 +50,11 @@ pub(super) fn watch(
             .map(|(_, stored)| stored.clone());
         (objects.collect(), snapshot.revision)
     } else {
-        (Vec::new(), asked)
+        (Vec::new(), if asked == 0 { snapshot.revision } else { asked })
     };
     let reader = api
         .store
-        .changes(&table_name(kind.resource()), position)
+        .changes_in(&table_name(kind.resource()), selection.namespace.as_deref(), position)
         .map_err(|behind| Status::expired(behind.to_string()))?;
     let bookmarks = request.query.flag("allowWatchBookmarks");
     let watcher = Watcher { api: api.clone(), form, selection, kind, columns: true, request };
@@ -112,10 +112,17 @@ fn stream(
                 () = sender.closed() => return,
             };
             for line in lines {
-                tokio::select! {
-                    biased;
-                    sent = sender.send(line) => if sent.is_err() { return },
-                    () = watcher.api.drain.signaled() => return,
+                let send = sender.send(line);
+                tokio::pin!(send);
+                loop {
+                    tokio::select! {
+                        biased;
+                        sent = send.as_mut() => if sent.is_err() { return } else { break },
+                        () = watcher.api.drain.signaled() => return,
+                        () = &mut deadline => return,
+                        // Who reads nothing for so long that changes are lost to him has to begin anew anyway.
+                        () = tokio::time::sleep(STALLED) => if reader.is_behind() { return },
+                    }
                 }
             }
         }

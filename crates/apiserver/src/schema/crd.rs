@@ -362,11 +362,30 @@ pub fn set_status(definition: &mut Value, taken: Option<String>) {
         condition("NamesAccepted", accepted, reason, &message),
         condition("Established", established, why, text),
     ]);
+    let terminating =
+        list(&definition["status"]["conditions"]).iter().find(|old| old["type"] == "Terminating");
+    let mut conditions = list(&conditions).to_vec();
+    conditions.extend(terminating.cloned());
     definition["status"] = json!({
         "conditions": conditions,
         "acceptedNames": if accepted == "True" { names } else { json!({"plural": "", "kind": ""}) },
         "storedVersions": stored,
     });
+}
+
+/// Holds a definition until its objects are gone.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Says in the status of a definition that its objects are being removed.
+pub fn set_terminating(definition: &mut Value) {
+    let conditions = list(&definition["status"]["conditions"]);
+    if conditions.iter().any(|condition| condition["type"] == "Terminating") {
+        return;
+    }
+    let mut conditions = conditions.to_vec();
+    conditions.push(json!({"type": "Terminating", "status": "True", "lastTransitionTime": now(),
+        "reason": "InstanceDeletionInProgress", "message": "CustomResource deletion is in progress"}));
+    crate::object::put(definition, &["status", "conditions"], conditions.into());
 }
 
 /// Whether a definition's names were accepted, so that its kinds are served.

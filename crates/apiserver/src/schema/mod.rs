@@ -15,7 +15,7 @@ use crate::admission::Admission;
 use crate::builtin::schemas::{BuiltInSchemas, OBJECT_META, schemas};
 use crate::builtin::{self, kinds};
 use crate::merge::View;
-use crate::object::meta;
+use crate::object::{add_finalizer, meta};
 use crate::seam::{
     Admitted, Document, FieldValidation, KindInfo, KindTable, Objects, Operation, Origin, Resource,
     SchemaSide, WriteRequest,
@@ -31,7 +31,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
-const DEFINITIONS: Resource<'static> = Resource::new("apiextensions.k8s.io", "customresourcedefinitions");
+/// The resource of CustomResourceDefinitions.
+pub(crate) const DEFINITIONS: Resource<'static> =
+    Resource::new("apiextensions.k8s.io", "customresourcedefinitions");
 
 /// The schema side of the server.
 pub struct Schemas {
@@ -157,6 +159,9 @@ impl Schemas {
         if info.resource() == DEFINITIONS && request.subresource.is_none() {
             let taken = self.taken(&object);
             crd::set_status(&mut object, taken);
+            if request.operation == Operation::Create {
+                add_finalizer(&mut object, crd::CLEANUP);
+            }
         }
         Ok(Admitted { object, warnings })
     }

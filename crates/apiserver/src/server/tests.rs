@@ -234,6 +234,20 @@ impl Fixture {
         Watch { code: response.status().as_u16(), response, rest: Vec::new() }
     }
 
+    /// A watch on a connection of its own.
+    async fn other_watch(&self, path: &str) -> Watch {
+        let token = "/api/v1/namespaces/default/serviceaccounts/default/token";
+        self.until("/api/v1/namespaces/default/serviceaccounts/default", "came", |code, _| code == 200).await;
+        let token = self.post(token, json!({"spec": {}})).await["status"]["token"].clone();
+        let binding = json!({"metadata": {"name": "watcher"},
+            "roleRef": {"kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+        self.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+        let request = self.anonymous.get(format!("{}{path}", self.base));
+        let response = request.bearer_auth(token.as_str().unwrap()).send().await.unwrap();
+        Watch { code: response.status().as_u16(), response, rest: Vec::new() }
+    }
+
     async fn stop(mut self) -> tempfile::TempDir {
         let outcome = self.trigger.take().unwrap().drain(Duration::from_secs(10)).await;
         assert_eq!(outcome, drain::Outcome::Finished);
@@ -471,6 +485,33 @@ async fn lists_are_selected_paged_and_tabled() {
         first["metadata"]["resourceVersion"], rest["metadata"]["resourceVersion"],
         "one list of one moment"
     );
+    let (_, counted) = fixture.get(&format!("{MAPS}?limit=1")).await;
+    assert_eq!(counted["metadata"]["remainingItemCount"], 4, "{counted}");
+    let revision = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let exact = format!("{MAPS}?labelSelector=parity&resourceVersionMatch=Exact&resourceVersion={revision}");
+    assert_eq!(names(&fixture.get(&exact).await.1).len(), 5, "the past");
+    let newer =
+        format!("{MAPS}?labelSelector=parity&resourceVersionMatch=NotOlderThan&resourceVersion={revision}");
+    assert_eq!(names(&fixture.get(&newer).await.1).len(), 4, "the newest state");
+    for (query, code) in [
+        ("resourceVersionMatch=Exact", 422),
+        ("resourceVersionMatch=Exact&resourceVersion=0", 422),
+        ("resourceVersionMatch=Other&resourceVersion=1", 422),
+        ("sendInitialEvents=true", 422),
+        ("resourceVersion=99999999", 504),
+        (&format!("continue={token}&resourceVersion=7"), 400),
+        (&format!("continue={token}&resourceVersionMatch=Exact"), 422),
+        ("continue=nonsense", 400),
+        ("watch=1&resourceVersionMatch=NotOlderThan", 422),
+    ] {
+        assert_eq!(fixture.get(&format!("{MAPS}?{query}")).await.0, code, "{query}");
+    }
+    let old = "WzEsImRlZmF1bHQiLCJtYXAtMSJd"; // [1,"default","map-1"]
+    fixture.server.compact();
+    let (code, expired) = fixture.get(&format!("{MAPS}?continue={old}")).await;
+    assert_eq!((code, expired["reason"].as_str()), (410, Some("Expired")));
+    let token = expired["metadata"]["continue"].as_str().unwrap();
+    assert_eq!(names(&fixture.get(&format!("{MAPS}?continue={token}")).await.1), ["map-2", "map-4"]);
     let table = fixture
         .admin
         .get(format!("{}{MAPS}?labelSelector=parity", fixture.base))
@@ -528,11 +569,57 @@ async fn a_watch_list_ends_its_first_part_with_a_bookmark() {
     fixture.post(MAPS, config_map("b", json!({"x": "1"}))).await;
     assert_eq!(watch.summary().await, ("ADDED".into(), "b".into()));
     let (_, list) = fixture.get(MAPS).await;
-    assert_eq!(fixture.watch(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await.code, 400);
+    assert_eq!(fixture.watch(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await.code, 422);
     assert!(
         list["metadata"]["resourceVersion"].as_str()
             > bookmark["object"]["metadata"]["resourceVersion"].as_str()
     );
+}
+
+#[tokio::test]
+async fn a_slow_watch_is_expired_and_delays_nobody() {
+    let fixture = Fixture::new().await;
+    fixture.post(MAPS, config_map("a", json!({"x": "1"}))).await;
+    // A connection of its own, from which nothing is read: what the kernel's buffers do not take is not sent.
+    let slow = fixture.other_watch(&format!("{MAPS}?watch=1&labelSelector=x")).await;
+    let mut quick = fixture.watch(&format!("{MAPS}?watch=1&labelSelector=x%3Dsome")).await;
+    let table = crate::store::table_name(Resource::new("", "configmaps"));
+    let write = |count: usize| {
+        let (server, table) = (&fixture.server, table.clone());
+        let name = format!("m{count}");
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "default", "labels": {"x": if count % 100 == 0 { "some" } else { "1" }}},
+            "data": {"a": "y".repeat(20_000)}});
+        async move {
+            let expect = crate::store::Expect::Absent;
+            let namespace = "default".to_owned();
+            let write = crate::store::Write { table, namespace, name, object: Some(object), expect };
+            server.store.write(write).await.unwrap();
+        }
+    };
+    let writes = async {
+        for batch in 0..18 {
+            futures::future::join_all((batch * 100..(batch + 1) * 100).map(write)).await;
+        }
+    };
+    let reads = async {
+        for _ in 0..18 {
+            assert_eq!(quick.summary().await.0, "ADDED");
+        }
+    };
+    tokio::join!(writes, reads);
+    let mut slow = slow;
+    loop {
+        let event = slow.next().await.expect("an error before the end");
+        if event["type"] == "ERROR" {
+            assert_eq!(
+                (&event["object"]["code"], &event["object"]["reason"]),
+                (&json!(410), &json!("Expired"))
+            );
+            break;
+        }
+    }
+    assert_eq!(slow.next().await, None);
 }
 
 #[tokio::test]
@@ -684,6 +771,24 @@ async fn what_is_owned_goes_with_its_owner() {
     let free = json!({"metadata": {"finalizers": null}});
     fixture.call(Method::PATCH, &format!("{MAPS}/of-c"), Some(free)).await;
     fixture.until(&format!("{MAPS}/c"), "went", |code, _| code == 404).await;
+    // Foreground all the way down: a grandchild that is held holds its parent and its grandparent.
+    let d = owner("d").await;
+    let child = fixture.post(MAPS, owned("of-d", vec![reference(&d, true)])).await;
+    let mut held = owned("of-of-d", vec![reference(&child, true)]);
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    fixture.post(MAPS, held).await;
+    fixture.call(Method::DELETE, &format!("{MAPS}/d?propagationPolicy=Foreground"), None).await;
+    let begun = |_: u16, object: &Value| object["metadata"]["deletionTimestamp"].is_string();
+    fixture.until(&format!("{MAPS}/of-of-d"), "began to go", begun).await;
+    assert_eq!(fixture.get(&format!("{MAPS}/of-d")).await.0, 200);
+    // A changed mind: now the owner need not wait.
+    fixture.call(Method::DELETE, &format!("{MAPS}/d?propagationPolicy=Background"), None).await;
+    assert_eq!(fixture.get(&format!("{MAPS}/d")).await.0, 404);
+    let free = json!({"metadata": {"finalizers": null}});
+    fixture.call(Method::PATCH, &format!("{MAPS}/of-of-d"), Some(free)).await;
+    fixture.until(&format!("{MAPS}/of-d"), "went", |code, _| code == 404).await;
+    let wrong = fixture.call(Method::DELETE, &format!("{MAPS}/of-both?propagationPolicy=Never"), None).await;
+    assert_eq!(wrong.0, 422);
     let gone = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "no-such-uid"});
     fixture.post(MAPS, owned("late", vec![gone])).await;
     fixture.until(&format!("{MAPS}/late"), "went", |code, _| code == 404).await;

@@ -197,7 +197,10 @@ fn open_patiently(opener: &Opener) -> Result<Database, redb::DatabaseError> {
 fn failure(error: redb::Error) -> StoreError {
     match &error {
         redb::Error::Io(cause)
-            if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            if matches!(
+                cause.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+            ) =>
         {
             StoreError::Full(cause.to_string())
         }

@@ -3,18 +3,18 @@
 //! The writer appends once and wakes once; it neither knows the watches nor waits for them. A watch that falls behind
 //! the kept changes is told so ([`Behind`]), which a client sees as 410 Gone.
 
-use super::Stored;
+use super::{Stored, names};
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Changes kept for a resource, unless they are large.
 const KEPT_EVENTS: usize = 8192;
 /// Bytes of encoded objects kept for a resource.
-const KEPT_BYTES: usize = 32 << 20;
+const KEPT_BYTES: usize = 16 << 20;
 /// Changes kept however large they are.
 const KEPT_AT_LEAST: usize = 64;
 
@@ -111,6 +111,57 @@ struct Ring {
     /// Changes up to this revision are not kept (any more).
     oldest: u64,
     limit: usize,
+    /// The same changes by namespace, so that a watch of one namespace is neither woken by others nor outrun by them.
+    namespaces: HashMap<Arc<str>, Part>,
+    /// What `oldest` is of a namespace of which nothing has been forgotten.
+    beginning: u64,
+}
+
+/// The changes in one namespace.
+#[derive(Debug)]
+struct Part {
+    events: VecDeque<Arc<Event>>,
+    oldest: u64,
+    newest: watch::Sender<u64>,
+}
+
+impl Ring {
+    fn part(&mut self, namespace: &str) -> &mut Part {
+        if !self.namespaces.contains_key(namespace) {
+            let part = Part {
+                events: VecDeque::new(),
+                oldest: self.beginning,
+                newest: watch::channel(self.beginning).0,
+            };
+            self.namespaces.insert(namespace.into(), part);
+        }
+        // Just made where it was missing.
+        self.namespaces.get_mut(namespace).unwrap_or_else(|| unreachable!("inserted above"))
+    }
+
+    /// Forgets the oldest change.
+    fn forget_one(&mut self) {
+        let Some(event) = self.events.pop_front() else { return };
+        self.bytes -= event.object.encoded().len();
+        self.oldest = event.revision();
+        if let Some(part) = self.namespaces.get_mut(names(&event.object.value).0)
+            && part.events.front().is_some_and(|first| first.revision() == event.revision())
+        {
+            part.events.pop_front();
+            part.oldest = event.revision();
+        }
+    }
+
+    /// The changes of a namespace or of all, and from which revision on they are known.
+    fn changes(&self, namespace: Option<&str>) -> (Option<&VecDeque<Arc<Event>>>, u64) {
+        match namespace {
+            None => (Some(&self.events), self.oldest),
+            Some(namespace) => match self.namespaces.get(namespace) {
+                Some(part) => (Some(&part.events), part.oldest),
+                None => (None, self.beginning),
+            },
+        }
+    }
 }
 
 /// The recent changes of one resource (or of all).
@@ -128,26 +179,38 @@ impl Log {
     }
 
     pub(super) fn with_limit(oldest: u64, limit: usize) -> Log {
-        let ring = Ring { events: VecDeque::new(), bytes: 0, oldest, limit };
+        let (events, namespaces) = (VecDeque::new(), HashMap::new());
+        let ring = Ring { events, bytes: 0, oldest, limit, namespaces, beginning: oldest };
         Log { ring: RwLock::new(ring), newest: watch::channel(oldest).0 }
     }
 
     /// Appends changes, which must be durable and in order, and forgets old ones.
     pub(super) fn append(&self, events: impl IntoIterator<Item = Arc<Event>>) {
         let mut ring = self.ring.write();
+        let mut touched: HashMap<Arc<str>, (watch::Sender<u64>, u64)> = HashMap::new();
         for event in events {
             ring.bytes += event.object.encoded().len();
+            let namespace = names(&event.object.value).0;
+            if !namespace.is_empty() {
+                let part = ring.part(namespace);
+                part.events.push_back(event.clone());
+                match touched.get_mut(namespace) {
+                    Some((_, revision)) => *revision = event.revision(),
+                    None => drop(touched.insert(namespace.into(), (part.newest.clone(), event.revision()))),
+                }
+            }
             ring.events.push_back(event);
         }
         while ring.events.len() > ring.limit || (ring.bytes > KEPT_BYTES && ring.events.len() > KEPT_AT_LEAST)
         {
-            let Some(event) = ring.events.pop_front() else { break };
-            ring.bytes -= event.object.encoded().len();
-            ring.oldest = event.revision();
+            ring.forget_one();
         }
         let newest = ring.events.back().map_or(ring.oldest, |event| event.revision());
         drop(ring);
         self.newest.send_replace(newest);
+        for (sender, revision) in touched.into_values() {
+            sender.send_replace(revision);
+        }
     }
 
     /// Forgets all changes, as if they had been compacted.
@@ -158,27 +221,37 @@ impl Log {
         }
         ring.events.clear();
         ring.bytes = 0;
-    }
-
-    /// Whether a reader that has seen everything up to `revision` can go on from there.
-    pub fn check(&self, revision: u64) -> Result<(), Behind> {
-        let oldest = self.ring.read().oldest;
-        if revision < oldest { Err(Behind { asked: revision, oldest }) } else { Ok(()) }
-    }
-
-    /// Changes after `revision`, at most `limit`.
-    pub fn after(&self, revision: u64, limit: usize) -> Result<Vec<Arc<Event>>, Behind> {
-        let ring = self.ring.read();
-        if revision < ring.oldest {
-            return Err(Behind { asked: revision, oldest: ring.oldest });
+        ring.beginning = ring.oldest;
+        let oldest = ring.oldest;
+        for part in ring.namespaces.values_mut() {
+            part.events.clear();
+            part.oldest = oldest;
         }
-        let start = ring.events.partition_point(|event| event.revision() <= revision);
-        Ok(ring.events.range(start..).take(limit).cloned().collect())
     }
 
-    /// Wakes a reader at every append.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.newest.subscribe()
+    /// Changes after `revision`, in one namespace or in all, at most `limit`.
+    pub fn after(
+        &self,
+        namespace: Option<&str>,
+        revision: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, Behind> {
+        let ring = self.ring.read();
+        let (events, oldest) = ring.changes(namespace);
+        if revision < oldest {
+            return Err(Behind { asked: revision, oldest });
+        }
+        let Some(events) = events else { return Ok(Vec::new()) };
+        let start = events.partition_point(|event| event.revision() <= revision);
+        Ok(events.range(start..).take(limit).cloned().collect())
+    }
+
+    /// Wakes a reader at every append that concerns it.
+    fn subscribe(&self, namespace: Option<&str>) -> watch::Receiver<u64> {
+        match namespace {
+            None => self.newest.subscribe(),
+            Some(namespace) => self.ring.write().part(namespace).newest.subscribe(),
+        }
     }
 }
 
@@ -188,15 +261,16 @@ pub struct Reader {
     log: Arc<Log>,
     wake: watch::Receiver<u64>,
     position: u64,
+    namespace: Option<Arc<str>>,
 }
 
 impl Reader {
-    /// A reader that has seen everything up to `revision`.
-    pub(super) fn new(log: Arc<Log>, revision: u64) -> Result<Reader, Behind> {
-        log.check(revision)?;
-        let mut wake = log.subscribe();
+    /// A reader that has seen everything up to `revision`, of one namespace or of all.
+    pub(super) fn new(log: Arc<Log>, namespace: Option<&str>, revision: u64) -> Result<Reader, Behind> {
+        log.after(namespace, revision, 0)?;
+        let mut wake = log.subscribe(namespace);
         wake.mark_changed();
-        Ok(Reader { log, wake, position: revision })
+        Ok(Reader { log, wake, position: revision, namespace: namespace.map(Arc::from) })
     }
 
     /// The revision up to which changes have been read.
@@ -206,14 +280,19 @@ impl Reader {
 
     /// Whether no change waits to be read.
     pub(super) fn is_caught_up(&self) -> bool {
-        self.log.after(self.position, 1).is_ok_and(|events| events.is_empty())
+        self.log.after(self.namespace.as_deref(), self.position, 1).is_ok_and(|events| events.is_empty())
+    }
+
+    /// Whether changes that have not been read are forgotten already.
+    pub fn is_behind(&self) -> bool {
+        self.log.after(self.namespace.as_deref(), self.position, 0).is_err()
     }
 
     /// Waits for changes and returns the next ones, in order. Cancelling the wait loses nothing.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<Arc<Event>>, Behind> {
         loop {
             self.wake.borrow_and_update();
-            let events = self.log.after(self.position, limit)?;
+            let events = self.log.after(self.namespace.as_deref(), self.position, limit)?;
             if let Some(last) = events.last() {
                 self.position = last.revision();
                 return Ok(events);

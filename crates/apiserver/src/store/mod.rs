@@ -209,6 +209,31 @@ impl Store {
         self.shared.snapshot.load_full()
     }
 
+    /// A resource as it was at a revision, made by taking back the changes since then; `None` where they are no longer
+    /// kept.
+    pub fn snapshot_at(&self, table: &str, revision: u64) -> Option<Arc<Snapshot>> {
+        let current = self.snapshot();
+        if revision > current.revision {
+            return None;
+        }
+        // The logs follow a moment behind the snapshot.
+        while self.shared.settled.load(Ordering::Acquire) < current.revision {
+            std::thread::yield_now();
+        }
+        let events = self.shared.log(table).after(None, revision, usize::MAX).ok()?;
+        let mut objects = current.tables.get(table).cloned().unwrap_or_default();
+        for event in events.iter().rev().filter(|event| event.revision() <= current.revision) {
+            let (namespace, name) = names(&event.object.value);
+            let key = Key::new(namespace, name);
+            match &event.previous {
+                Some(previous) => objects.insert(key, previous.clone()),
+                None => objects.remove(&key),
+            };
+        }
+        let tables = imbl::HashMap::unit(Arc::from(table), objects);
+        Some(Arc::new(Snapshot { revision, tables }))
+    }
+
     /// One object of the newest durable state.
     pub fn read(&self, table: &str, namespace: &str, name: &str) -> Option<Arc<Stored>> {
         self.shared.snapshot.load().get(table, namespace, name).cloned()
@@ -224,7 +249,12 @@ impl Store {
 
     /// A reader of a resource's changes after `revision`.
     pub fn changes(&self, table: &str, revision: u64) -> Result<Reader, Behind> {
-        Reader::new(self.shared.log(table), revision)
+        Reader::new(self.shared.log(table), None, revision)
+    }
+
+    /// A reader of a resource's changes in one namespace, or in all.
+    pub fn changes_in(&self, table: &str, namespace: Option<&str>, revision: u64) -> Result<Reader, Behind> {
+        Reader::new(self.shared.log(table), namespace, revision)
     }
 
     /// A reader of all changes after `revision`.

@@ -99,7 +99,7 @@ async fn a_reader_sees_every_change_in_order_and_resumes_after_a_restart() {
 #[tokio::test]
 async fn a_slow_reader_is_told_that_it_is_behind() {
     let log = Arc::new(Log::with_limit(0, 4));
-    let mut reader = Reader::new(log.clone(), 0).unwrap();
+    let mut reader = Reader::new(log.clone(), None, 0).unwrap();
     let event = |revision: u64| {
         let stored = Arc::new(Stored::new(json!({"metadata": {"name": "a"}}), revision));
         Arc::new(Event::new(EventType::Modified, table(), stored, None))
@@ -108,7 +108,31 @@ async fn a_slow_reader_is_told_that_it_is_behind() {
     assert_eq!(reader.next(1).await.unwrap()[0].revision(), 1);
     log.append((5..=9).map(event));
     assert_eq!(reader.next(1).await.unwrap_err(), Behind { asked: 1, oldest: 5 });
-    assert_eq!(Reader::new(log, 5).unwrap().next(10).await.unwrap().len(), 4);
+    assert_eq!(Reader::new(log, None, 5).unwrap().next(10).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_reader_of_one_namespace_is_not_outrun_by_others() {
+    let log = Arc::new(Log::with_limit(0, 4));
+    let event = |namespace: &str, revision: u64| {
+        let stored = Stored::new(json!({"metadata": {"name": "a", "namespace": namespace}}), revision);
+        Arc::new(Event::new(EventType::Modified, table(), Arc::new(stored), None))
+    };
+    let mut one = Reader::new(log.clone(), Some("one"), 0).unwrap();
+    let mut all = Reader::new(log.clone(), None, 0).unwrap();
+    log.append([event("one", 1)]);
+    assert_eq!(one.next(10).await.unwrap()[0].revision(), 1);
+    log.append((2..=20).map(|revision| event("two", revision)));
+    assert!(all.is_behind() && !one.is_behind());
+    assert!(one.is_caught_up());
+    log.append([event("one", 21)]);
+    assert_eq!(one.next(10).await.unwrap()[0].revision(), 21);
+    assert_eq!(all.next(10).await.unwrap_err(), Behind { asked: 0, oldest: 17 });
+    // Of a namespace whose changes are forgotten, or of which nothing is known, the log says what it knows.
+    assert_eq!(Reader::new(log.clone(), Some("two"), 5).unwrap_err().oldest, 17);
+    assert!(Reader::new(log.clone(), Some("three"), 0).is_ok());
+    log.forget();
+    assert_eq!(Reader::new(log, Some("three"), 0).unwrap_err().oldest, 21);
 }
 
 #[tokio::test]
@@ -125,6 +149,31 @@ async fn watches_share_the_encoding_of_a_change() {
         "{one:?}"
     );
     assert!(one.ends_with(b"}\n"));
+}
+
+#[tokio::test]
+async fn the_past_can_be_read_as_long_as_its_changes_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let first = store.write(put("a", "1", Expect::Absent)).await.unwrap();
+    let second = store.write(put("a", "2", Expect::Revision(first.revision))).await.unwrap();
+    let third = store.write(put("b", "1", Expect::Absent)).await.unwrap();
+    let gone = Write { object: None, ..put("a", "", Expect::Revision(second.revision)) };
+    let fourth = store.write(gone).await.unwrap();
+    let state = |revision: u64| {
+        let snapshot = store.snapshot_at(&table(), revision)?;
+        let values = snapshot.list(&table(), None, None).map(|(key, stored)| {
+            format!("{}={}", key.name, stored.value["data"]["value"].as_str().unwrap_or_default())
+        });
+        Some(values.collect::<Vec<_>>())
+    };
+    assert_eq!(state(first.revision), Some(vec!["a=1".to_owned()]));
+    assert_eq!(state(second.revision), Some(vec!["a=2".to_owned()]));
+    assert_eq!(state(third.revision), Some(vec!["a=2".to_owned(), "b=1".to_owned()]));
+    assert_eq!(state(fourth.revision), Some(vec!["b=1".to_owned()]));
+    assert_eq!(state(fourth.revision + 1), None);
+    store.compact();
+    assert_eq!(state(third.revision), None);
 }
 
 #[tokio::test]

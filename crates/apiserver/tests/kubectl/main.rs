@@ -314,7 +314,20 @@ fn custom_kinds() {
     fixture.kubectl(&["explain", "widget.spec"]).says("What the widget is to be.");
     fixture.kubectl(&["explain", "widget.spec.size"]).says("How big it is.");
     fixture.kubectl(&["explain", "pod.spec.containers.image"]).says("Container image name.");
-    fixture.kubectl(&["delete", "crd", "widgets.example.com"]).says("deleted");
+    // A definition goes when its objects have gone; until then it takes no new ones.
+    let hold = r#"{"metadata":{"finalizers":["example.com/hold"]}}"#;
+    fixture.kubectl(&["patch", "wd", "a", "--type=merge", "-p", hold]).ok();
+    fixture.kubectl(&["delete", "crd", "widgets.example.com", "--wait=false"]).says("deleted");
+    fixture
+        .kubectl(&["wait", "--for=condition=terminating", "--timeout=20s", "crd/widgets.example.com"])
+        .ok();
+    fixture
+        .apply(&widget("{size: 2}").replace("name: a", "name: late"))
+        .refuses("create not allowed while custom resource definition is terminating");
+    fixture.kubectl(&["wait", "--for=jsonpath={.metadata.deletionTimestamp}", "wd/a", "--timeout=20s"]).ok();
+    let free = r#"{"metadata":{"finalizers":null}}"#;
+    fixture.kubectl(&["patch", "wd", "a", "--type=merge", "-p", free]).ok();
+    fixture.kubectl(&["wait", "--for=delete", "crd/widgets.example.com", "--timeout=20s"]).ok();
     fixture.kubectl(&["get", "widgets"]).refuses("could not find the requested resource");
 }
 

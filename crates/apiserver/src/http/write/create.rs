@@ -8,7 +8,8 @@ use crate::http::request::{Request, Target};
 use crate::merge::managers::{Writer, track};
 use crate::object::{is_deleting, meta, meta_mut, now, put};
 use crate::rbac;
-use crate::seam::{KindInfo, Operation, Resource, WriteRequest};
+use crate::schema::DEFINITIONS;
+use crate::seam::{KindInfo, Operation, Origin, Resource, WriteRequest};
 use crate::status::{Cause, Status};
 use crate::store::{Expect, Stored, Write, table_name};
 use http::{Response, StatusCode};
@@ -176,12 +177,28 @@ fn generated_name(prefix: &str) -> String {
 
 fn check_namespace_accepts(api: &Api, kind: &KindInfo, namespace: &str, name: &str) -> Result<(), Status> {
     if !kind.namespaced {
-        return Ok(());
+        return check_definition(api, kind);
     }
+    check_definition(api, kind)?;
     match api.store.read(&table_name(Resource::new("", "namespaces")), "", namespace) {
         None => Err(Status::not_found("", "namespaces", namespace)),
         Some(stored) if is_deleting(&stored.value) => Err(namespace_terminating(kind, name, namespace)),
         Some(_) => Ok(()),
+    }
+}
+
+/// A definition that is being removed takes no new objects.
+fn check_definition(api: &Api, kind: &KindInfo) -> Result<(), Status> {
+    if kind.origin == Origin::BuiltIn {
+        return Ok(());
+    }
+    let name = format!("{}.{}", kind.plural, kind.group);
+    match api.store.read(&table_name(DEFINITIONS), "", &name) {
+        Some(definition) if is_deleting(&definition.value) => {
+            let text = "create not allowed while custom resource definition is terminating";
+            Err(Status { message: text.to_owned(), ..Status::method_not_allowed() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,17 +5,24 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::networking::{
     HttpRetry, LocalityLoadBalancerSetting, OutboundTrafficPolicyMode, TcpKeepalive, TrafficPolicy,
 };
+use crate::mesh_parts::{
+    AuthenticationPolicy, CertificateAuthority, CertificateData, CollectorAddress, ConfigSource,
+    DnsCertificate, IngressControllerMode, PrivateKeyProvider, ProxyHeaders, ReadinessProbe, RemoteService,
+    ServiceScopeConfig, TlsConfig, TraceTags, TracingServiceName,
+};
 use crate::networks::ServiceSettings;
-use crate::{Double, Duration};
+use crate::providers::{DefaultProviders, ExtensionProvider};
+use crate::{Double, Duration, JsonObject};
 
 /// Settings of the whole mesh, with Istio's defaults.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MeshConfig {
     /// Port for outbound traffic.
@@ -93,13 +100,56 @@ pub struct MeshConfig {
     pub outbound_cluster_stat_name: String,
     /// Defaults of the proxies.
     pub default_config: ProxyConfig,
+    /// Which Ingresses the mesh serves.
+    pub ingress_controller_mode: IngressControllerMode,
+    /// Whether logs go to the proxies' access log service as well.
+    pub enable_envoy_access_log_service: bool,
+    /// Where configuration comes from besides the cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub config_sources: Vec<ConfigSource>,
+    /// Roots that the mesh trusts besides its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ca_certificates: Vec<CertificateData>,
+    /// Certificates for the control plane's own use; deprecated.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<DnsCertificate>,
+    /// A certificate authority outside of the control plane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CertificateAuthority>,
+    /// Whether clients check servers' names where DestinationRules do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify_certificate_at_client: Option<bool>,
+    /// Where traces, logs and questions of authorization may go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extension_providers: Vec<ExtensionProvider>,
+    /// Where they go unless a Telemetry says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_providers: Option<DefaultProviders>,
+    /// TLS between proxies.
+    #[serde(rename = "meshMTLS", skip_serializing_if = "Option::is_none")]
+    pub mesh_mtls: Option<TlsConfig>,
+    /// All other TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_defaults: Option<TlsConfig>,
+    /// Which services are for one cluster and which for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub service_scope_configs: Vec<ServiceScopeConfig>,
+    /// Who sees ServiceEntries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_entry_visibility: Option<JsonObject>,
+    /// Preference for the own zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_aware_lb_setting: Option<crate::networking::ZoneAwareLoadBalancerSetting>,
+    /// How long an idle tunnel is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hbone_idle_timeout: Option<Duration>,
     /// Fields that are not modelled, kept as they were.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
 }
 
 /// Namespaces by labels.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DiscoverySelector {
     /// Labels that a namespace must have.
@@ -109,7 +159,7 @@ pub struct DiscoverySelector {
 }
 
 /// A condition on a label.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MatchExpression {
     /// Label.
@@ -121,7 +171,7 @@ pub struct MatchExpression {
 }
 
 /// Defaults of the proxies.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProxyConfig {
     /// Folder of the generated bootstrap.
@@ -168,13 +218,70 @@ pub struct ProxyConfig {
     /// Image of the proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<crate::networking::ProxyImage>,
+    /// What traces call a service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing_service_name: Option<TracingServiceName>,
+    /// Where logs go by gRPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envoy_access_log_service: Option<RemoteService>,
+    /// Where metrics go by gRPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envoy_metrics_service: Option<RemoteService>,
+    /// Where metrics go by gRPC; deprecated.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub envoy_metrics_service_address: String,
+    /// Where metrics go as datagrams.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub statsd_udp_address: String,
+    /// Where traces go; deprecated.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub zipkin_address: String,
+    /// How proxies speak to the control plane; deprecated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane_auth_policy: Option<AuthenticationPolicy>,
+    /// A bootstrap of one's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub custom_config_file: String,
+    /// A template of the bootstrap.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub proxy_bootstrap_template_path: String,
+    /// Longest name of a statistic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stat_name_length: Option<i32>,
+    /// How the proxy's readiness is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<ReadinessProbe>,
+    /// Hardware that computes with private keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key_provider: Option<PrivateKeyProvider>,
+    /// Headers that the proxy adds and keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_headers: Option<ProxyHeaders>,
+    /// Roots that the proxy trusts besides the mesh's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ca_certificates_pem: Vec<String>,
+    /// Whether statistics are compressed when they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_compression: Option<bool>,
+    /// Settings of connections for the middle or the edge of the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_settings: Option<JsonObject>,
+    /// How often logs are written out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_flush_interval: Option<Duration>,
+    /// How much of a log may wait.
+    #[serde(rename = "fileFlushMinSizeKb", skip_serializing_if = "Option::is_none")]
+    pub file_flush_min_size_kb: Option<u32>,
+    /// Zone of the proxy; deprecated.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub availability_zone: String,
     /// Fields that are not modelled, kept as they were.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
 }
 
 /// What stands before a gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayTopology {
     /// How many proxies before it are trusted.
@@ -187,7 +294,7 @@ pub struct GatewayTopology {
 }
 
 /// Which statistics are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProxyStatsMatcher {
     /// By prefix.
@@ -199,7 +306,7 @@ pub struct ProxyStatsMatcher {
 }
 
 /// Where and how traces are reported.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TracingConfig {
     /// Share of requests in percent, 1 by default.
@@ -208,13 +315,37 @@ pub struct TracingConfig {
     /// Longest path in a tag, 256 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_path_tag_length: Option<u32>,
+    /// Traces to Zipkin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zipkin: Option<CollectorAddress>,
+    /// Traces to Lightstep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lightstep: Option<CollectorAddress>,
+    /// Traces to Datadog.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datadog: Option<CollectorAddress>,
+    /// Traces to Stackdriver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stackdriver: Option<JsonObject>,
+    /// Traces to OpenCensus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_census_agent: Option<JsonObject>,
+    /// Tags of traces.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub custom_tags: TraceTags,
+    /// How to speak to the collector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_settings: Option<crate::networking::ClientTlsSettings>,
+    /// Whether Istio's own tags are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enable_istio_tags: Option<bool>,
     /// Fields that are not modelled, kept as they were.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
 }
 
 /// What happens to destinations that nobody knows.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MeshOutboundTrafficPolicy {
     /// Whether they are let through; yes by default.
@@ -222,7 +353,7 @@ pub struct MeshOutboundTrafficPolicy {
 }
 
 /// What happens to inbound traffic for ports that nobody declares.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MeshInboundTrafficPolicy {
     /// Where it goes.
@@ -230,7 +361,7 @@ pub struct MeshInboundTrafficPolicy {
 }
 
 /// How paths are normalized.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProxyPathNormalization {
     /// How much.
@@ -311,6 +442,21 @@ impl Default for MeshConfig {
             inbound_cluster_stat_name: String::new(),
             outbound_cluster_stat_name: String::new(),
             default_config: ProxyConfig::default(),
+            ingress_controller_mode: IngressControllerMode::Strict,
+            enable_envoy_access_log_service: false,
+            config_sources: Vec::new(),
+            ca_certificates: Vec::new(),
+            certificates: Vec::new(),
+            ca: None,
+            verify_certificate_at_client: None,
+            extension_providers: Vec::new(),
+            default_providers: None,
+            mesh_mtls: None,
+            tls_defaults: None,
+            service_scope_configs: Vec::new(),
+            service_entry_visibility: None,
+            zone_aware_lb_setting: None,
+            hbone_idle_timeout: None,
             rest: BTreeMap::new(),
         }
     }
@@ -338,6 +484,25 @@ impl Default for ProxyConfig {
             extra_stat_tags: Vec::new(),
             tracing: None,
             image: None,
+            tracing_service_name: None,
+            envoy_access_log_service: None,
+            envoy_metrics_service: None,
+            envoy_metrics_service_address: String::new(),
+            statsd_udp_address: String::new(),
+            zipkin_address: String::new(),
+            control_plane_auth_policy: None,
+            custom_config_file: String::new(),
+            proxy_bootstrap_template_path: String::new(),
+            stat_name_length: None,
+            readiness_probe: None,
+            private_key_provider: None,
+            proxy_headers: None,
+            ca_certificates_pem: Vec::new(),
+            stats_compression: None,
+            connection_settings: None,
+            file_flush_interval: None,
+            file_flush_min_size_kb: None,
+            availability_zone: String::new(),
             rest: BTreeMap::new(),
         }
     }
@@ -371,12 +536,12 @@ mod tests {
 
     #[test]
     fn unmodelled_fields_are_kept() {
-        let json = r#"{"accessLogFile":"/dev/stdout","extensionProviders":[{"name":"x"}],"defaultConfig":{"concurrency":2,"envoyMetricsService":{}}}"#;
+        let json = r#"{"accessLogFile":"/dev/stdout","someDay":[{"name":"x"}],"defaultConfig":{"concurrency":2,"another":{}}}"#;
         let mesh = serde_json::from_str::<MeshConfig>(json).unwrap();
         assert_eq!(mesh.access_log_file, "/dev/stdout");
         assert_eq!(mesh.default_config.concurrency, Some(2));
         assert_eq!(mesh.default_config.status_port, 15020);
-        assert!(mesh.rest.contains_key("extensionProviders"));
-        assert!(mesh.default_config.rest.contains_key("envoyMetricsService"));
+        assert!(mesh.rest.contains_key("someDay"));
+        assert!(mesh.default_config.rest.contains_key("another"));
     }
 }

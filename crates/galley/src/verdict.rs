@@ -22,6 +22,30 @@ pub struct Problem {
     pub message: String,
     /// What would be right; may be empty where the message says it.
     pub remedy: String,
+    /// What analysis calls it, where it has a name of its own for it.
+    #[serde(skip)]
+    pub finding: Option<Finding>,
+}
+
+/// Findings that analysis reports with codes of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A rule that no request reaches (`IST0130`).
+    UnreachableRule {
+        /// The rule's name or number.
+        rule: String,
+        /// Why.
+        reason: String,
+    },
+    /// A condition that an earlier rule has taken already (`IST0131`).
+    IneffectiveMatch {
+        /// The rule's name or number.
+        rule: String,
+        /// The condition's name or number.
+        condition: String,
+        /// The earlier rule.
+        duplicate: String,
+    },
 }
 
 // === impl Verdict ===
@@ -34,12 +58,35 @@ impl Verdict {
 
     /// Adds an error.
     pub fn error(&mut self, path: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
-        self.errors.push(Problem { path: path.into(), message: message.into(), remedy: remedy.into() });
+        self.errors.push(Problem::new(path, message, remedy));
     }
 
     /// Adds a warning.
     pub fn warn(&mut self, path: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
-        self.warnings.push(Problem { path: path.into(), message: message.into(), remedy: remedy.into() });
+        self.warnings.push(Problem::new(path, message, remedy));
+    }
+
+    /// Adds a warning that analysis has a name for.
+    pub(crate) fn warn_of(
+        &mut self,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+        finding: Finding,
+    ) {
+        self.warnings.push(Problem { finding: Some(finding), ..Problem::new(path, message, remedy) });
+    }
+
+    /// Puts all findings under a path.
+    pub fn under(mut self, path: &str) -> Self {
+        for problem in self.errors.iter_mut().chain(&mut self.warnings) {
+            problem.path = match (problem.path.is_empty(), problem.path.starts_with('[')) {
+                (true, _) => path.to_owned(),
+                (false, true) => format!("{path}{}", problem.path),
+                (false, false) => format!("{path}.{}", problem.path),
+            };
+        }
+        self
     }
 
     /// Takes in another judgement on the same object.
@@ -51,6 +98,15 @@ impl Verdict {
     /// All errors in one text, for an admission response.
     pub fn message(&self) -> String {
         self.errors.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
+    }
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A finding.
+    pub fn new(path: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into(), remedy: remedy.into(), finding: None }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Cases with known answers that are no part of this repository: each corpus is a folder with a README that says how a
 //! case is read. A runner a corpus counts what we get right; `recorded.yaml` says what was reached, and only ever rises.
 
+mod analyze;
 mod crd_validation;
 mod report;
 mod samples;
@@ -20,8 +21,9 @@ pub struct Corpus {
 }
 
 /// All corpora that we read.
-pub fn all() -> [Corpus; 4] {
+pub fn all() -> [Corpus; 5] {
     [
+        Corpus { name: "analyze", run: analyze::run },
         Corpus { name: "validation", run: validation::run },
         Corpus { name: "crd-validation", run: crd_validation::run },
         Corpus { name: "samples", run: samples::run },

@@ -44,7 +44,7 @@ pub(super) fn judge(rule: &DestinationRule, _: &Context<'_>, verdict: &mut Verdi
     }
 }
 
-pub(super) fn traffic_policy(path: &str, policy: &TrafficPolicy, verdict: &mut Verdict) {
+pub(crate) fn traffic_policy(path: &str, policy: &TrafficPolicy, verdict: &mut Verdict) {
     if *policy == TrafficPolicy::default() {
         verdict.error(path, "is empty", "leave it out or fill it");
     }
@@ -116,7 +116,7 @@ fn parts(
     }
 }
 
-pub(super) fn load_balancer(
+pub(crate) fn load_balancer(
     path: &str,
     settings: &LoadBalancerSettings,
     outlier: Option<&OutlierDetection>,
@@ -174,7 +174,7 @@ fn is_prime(number: u64) -> bool {
             .all(|divisor| !number.is_multiple_of(divisor))
 }
 
-fn locality_setting(path: &str, setting: &LocalityLoadBalancerSetting, ejects: bool, verdict: &mut Verdict) {
+pub(crate) fn locality_setting(path: &str, setting: &LocalityLoadBalancerSetting, ejects: bool, verdict: &mut Verdict) {
     let given = [!setting.distribute.is_empty(), !setting.failover.is_empty()];
     if given == [true, true] {
         verdict.error(path, "distribute and failover are set together", "leave one of them out");
@@ -262,7 +262,7 @@ fn overlap(left: &str, right: &str) -> bool {
     true
 }
 
-pub(super) fn connection_pool(path: &str, pool: &ConnectionPoolSettings, verdict: &mut Verdict) {
+pub(crate) fn connection_pool(path: &str, pool: &ConnectionPoolSettings, verdict: &mut Verdict) {
     if pool.tcp.is_none() && pool.http.is_none() {
         verdict.error(path, "is empty", "add tcp or http");
     }
@@ -314,7 +314,7 @@ pub(super) fn connection_pool(path: &str, pool: &ConnectionPoolSettings, verdict
     }
 }
 
-pub(super) fn outlier_detection(path: &str, outlier: &OutlierDetection, verdict: &mut Verdict) {
+pub(crate) fn outlier_detection(path: &str, outlier: &OutlierDetection, verdict: &mut Verdict) {
     names::positive(&format!("{path}.interval"), outlier.interval, verdict);
     names::positive(&format!("{path}.baseEjectionTime"), outlier.base_ejection_time, verdict);
     for (name, value) in [
@@ -339,7 +339,7 @@ pub(super) fn outlier_detection(path: &str, outlier: &OutlierDetection, verdict:
     }
 }
 
-pub(super) fn client_tls(path: &str, tls: &ClientTlsSettings, verdict: &mut Verdict) {
+pub(crate) fn client_tls(path: &str, tls: &ClientTlsSettings, verdict: &mut Verdict) {
     let files = [
         ("clientCertificate", &tls.client_certificate),
         ("privateKey", &tls.private_key),

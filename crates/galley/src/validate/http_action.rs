@@ -10,7 +10,7 @@ use super::virtual_service::{destination, string_match};
 use crate::Verdict;
 use crate::check::join;
 
-pub(super) fn headers(path: &str, headers: Option<&Headers>, verdict: &mut Verdict) {
+pub(crate) fn headers(path: &str, headers: Option<&Headers>, verdict: &mut Verdict) {
     let Some(headers) = headers else { return };
     for (name, operations) in [("request", &headers.request), ("response", &headers.response)] {
         let Some(HeaderOperations { set, add, remove }) = operations else { continue };
@@ -65,7 +65,7 @@ fn stray_percent(value: &str) -> Option<&str> {
     None
 }
 
-pub(super) fn http_redirect(path: &str, redirect: &HttpRedirect, verdict: &mut Verdict) {
+pub(crate) fn http_redirect(path: &str, redirect: &HttpRedirect, verdict: &mut Verdict) {
     if redirect.uri.is_empty()
         && redirect.prefix_rewrite.is_empty()
         && redirect.authority.is_empty()
@@ -97,7 +97,7 @@ pub(super) fn http_redirect(path: &str, redirect: &HttpRedirect, verdict: &mut V
     }
 }
 
-pub(super) fn direct_response(path: &str, response: &HttpDirectResponse, verdict: &mut Verdict) {
+pub(crate) fn direct_response(path: &str, response: &HttpDirectResponse, verdict: &mut Verdict) {
     if !(200..=599).contains(&response.status) {
         verdict.error(
             format!("{path}.status"),
@@ -116,7 +116,7 @@ pub(super) fn direct_response(path: &str, response: &HttpDirectResponse, verdict
     }
 }
 
-pub(super) fn http_rewrite(path: &str, rewrite: &HttpRewrite, verdict: &mut Verdict) {
+pub(crate) fn http_rewrite(path: &str, rewrite: &HttpRewrite, verdict: &mut Verdict) {
     match &rewrite.uri_regex_rewrite {
         Some(regex) => {
             if !rewrite.uri.is_empty() {
@@ -135,7 +135,7 @@ pub(super) fn http_rewrite(path: &str, rewrite: &HttpRewrite, verdict: &mut Verd
     }
 }
 
-pub(super) fn http_retry(path: &str, retry: &HttpRetry, verdict: &mut Verdict) {
+pub(crate) fn http_retry(path: &str, retry: &HttpRetry, verdict: &mut Verdict) {
     if retry.attempts < 0 {
         verdict.error(
             format!("{path}.attempts"),
@@ -195,7 +195,7 @@ const RETRY_CONDITIONS: &[&str] = &[
     "unavailable",
 ];
 
-pub(super) fn percent(path: &str, percent: Option<&Percent>, verdict: &mut Verdict) {
+pub(crate) fn percent(path: &str, percent: Option<&Percent>, verdict: &mut Verdict) {
     let Some(percent) = percent else { return };
     let value = percent.value.0;
     if !(0.0..=100.0).contains(&value) {
@@ -205,7 +205,7 @@ pub(super) fn percent(path: &str, percent: Option<&Percent>, verdict: &mut Verdi
     }
 }
 
-pub(super) fn fault_delay(path: &str, delay: &FaultDelay, verdict: &mut Verdict) {
+pub(crate) fn fault_delay(path: &str, delay: &FaultDelay, verdict: &mut Verdict) {
     if !(0..=100).contains(&delay.percent) {
         verdict.error(
             format!("{path}.percent"),
@@ -223,7 +223,7 @@ pub(super) fn fault_delay(path: &str, delay: &FaultDelay, verdict: &mut Verdict)
     }
 }
 
-pub(super) fn fault_abort(path: &str, abort: &FaultAbort, verdict: &mut Verdict) {
+pub(crate) fn fault_abort(path: &str, abort: &FaultAbort, verdict: &mut Verdict) {
     percent(&format!("{path}.percentage"), abort.percentage.as_ref(), verdict);
     match (&abort.http_status, &abort.grpc_status, &abort.http2_error) {
         (Some(status), _, _) => {
@@ -253,7 +253,7 @@ pub(super) fn fault_abort(path: &str, abort: &FaultAbort, verdict: &mut Verdict)
     }
 }
 
-pub(super) fn mirrors(path: &str, route: &HttpRoute, verdict: &mut Verdict) {
+pub(crate) fn mirrors(path: &str, route: &HttpRoute, verdict: &mut Verdict) {
     if let Some(mirror) = &route.mirror {
         destination(&format!("{path}.mirror"), mirror, verdict);
         if !route.mirrors.is_empty() {
@@ -270,7 +270,7 @@ pub(super) fn mirrors(path: &str, route: &HttpRoute, verdict: &mut Verdict) {
     }
 }
 
-pub(super) fn cors(path: &str, policy: &CorsPolicy, verdict: &mut Verdict) {
+pub(crate) fn cors(path: &str, policy: &CorsPolicy, verdict: &mut Verdict) {
     for (index, origin) in policy.allow_origins.iter().enumerate() {
         string_match(&format!("{path}.allowOrigins[{index}]"), origin, verdict);
     }

@@ -1,13 +1,14 @@
 //! Istio's verdicts: what an object means must make sense, beyond what its schema says.
 
 mod cel;
-mod destination_rule;
+pub(crate) mod destination_rule;
 mod gateway;
-mod http_action;
-mod names;
+pub(crate) mod http_action;
+pub(crate) mod names;
 mod policy;
 mod service_entry;
 mod sidecar;
+mod unreachable;
 mod virtual_service;
 
 use lateen_api::extensions::{TrafficExtension, WasmPlugin};

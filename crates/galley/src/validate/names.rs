@@ -11,7 +11,7 @@ use crate::Verdict;
 use crate::check::join;
 
 /// RFC 1123 label: what one part of a DNS name may be.
-pub(super) fn is_dns_label(text: &str) -> bool {
+pub(crate) fn is_dns_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let bytes = text.as_bytes();
     !bytes.is_empty()
@@ -22,13 +22,13 @@ pub(super) fn is_dns_label(text: &str) -> bool {
 }
 
 /// A whole name, without wildcard; a trailing dot is fine.
-pub(super) fn is_fqdn(text: &str) -> bool {
+pub(crate) fn is_fqdn(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     text.len() <= 255 && text.split('.').all(is_dns_label)
 }
 
 /// A name whose first part may be, or begin with, a wildcard.
-pub(super) fn is_wildcard_domain(text: &str) -> bool {
+pub(crate) fn is_wildcard_domain(text: &str) -> bool {
     if text == "*" {
         return true;
     }
@@ -42,12 +42,12 @@ pub(super) fn is_wildcard_domain(text: &str) -> bool {
 }
 
 /// An address or a range.
-pub(super) fn is_subnet(text: &str) -> bool {
+pub(crate) fn is_subnet(text: &str) -> bool {
     text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok()
 }
 
 /// Checks a host that may be a wildcard name.
-pub(super) fn wildcard_host(path: &str, host: &str, verdict: &mut Verdict) {
+pub(crate) fn wildcard_host(path: &str, host: &str, verdict: &mut Verdict) {
     if host.is_empty() {
         verdict.error(path, "is empty", "write a host name such as reviews or *.example.com");
     } else if !is_wildcard_domain(host) {
@@ -60,7 +60,7 @@ pub(super) fn wildcard_host(path: &str, host: &str, verdict: &mut Verdict) {
 }
 
 /// Checks a host without wildcard.
-pub(super) fn exact_host(path: &str, host: &str, verdict: &mut Verdict) {
+pub(crate) fn exact_host(path: &str, host: &str, verdict: &mut Verdict) {
     if host.is_empty() {
         verdict.error(path, "is empty", "write a host name such as reviews");
     } else if !is_fqdn(host) {
@@ -73,7 +73,7 @@ pub(super) fn exact_host(path: &str, host: &str, verdict: &mut Verdict) {
 }
 
 /// Checks a port number.
-pub(super) fn port(path: &str, number: u32, verdict: &mut Verdict) {
+pub(crate) fn port(path: &str, number: u32, verdict: &mut Verdict) {
     if !(1..=65535).contains(&number) {
         verdict.error(path, format!("{number} is not a port"), "write a number from 1 to 65535");
     }
@@ -106,7 +106,7 @@ fn repeats_a_repetition(text: &str) -> bool {
 
 /// Checks an RE2 expression. Rust's syntax differs in nothing that RE2 users write, but refuses what RE2 refuses:
 /// look-around and back-references.
-pub(super) fn regular_expression(path: &str, text: &str, verdict: &mut Verdict) {
+pub(crate) fn regular_expression(path: &str, text: &str, verdict: &mut Verdict) {
     // Envoy's own bound on the length of a pattern in the API server's messages.
     if text.len() > 1024 {
         verdict.error(path, "the regular expression is longer than 1024 bytes", "");
@@ -128,7 +128,7 @@ pub(super) fn regular_expression(path: &str, text: &str, verdict: &mut Verdict) 
 }
 
 /// Checks a duration of at least a millisecond, in whole ones.
-pub(super) fn positive(path: &str, duration: Option<Duration>, verdict: &mut Verdict) {
+pub(crate) fn positive(path: &str, duration: Option<Duration>, verdict: &mut Verdict) {
     let Some(duration) = duration else { return };
     let nanoseconds = duration.get().as_nanos();
     if nanoseconds < 1_000_000 {
@@ -139,7 +139,7 @@ pub(super) fn positive(path: &str, duration: Option<Duration>, verdict: &mut Ver
 }
 
 /// Checks a header's name.
-pub(super) fn header_name(path: &str, name: &str, verdict: &mut Verdict) {
+pub(crate) fn header_name(path: &str, name: &str, verdict: &mut Verdict) {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() {
         verdict.error(path, "a header name is empty", "");
@@ -149,7 +149,7 @@ pub(super) fn header_name(path: &str, name: &str, verdict: &mut Verdict) {
 }
 
 /// Checks a header that a route changes: pseudo headers and Host are not for changing, except by Envoy's `:authority`.
-pub(super) fn writable_header(path: &str, name: &str, verdict: &mut Verdict) {
+pub(crate) fn writable_header(path: &str, name: &str, verdict: &mut Verdict) {
     if name.starts_with(':') {
         if name != ":authority" {
             verdict.error(path, format!("{name} cannot be changed"), "use rewrite for path and authority");
@@ -164,7 +164,7 @@ pub(super) fn writable_header(path: &str, name: &str, verdict: &mut Verdict) {
 }
 
 /// Checks labels; wildcards are errors in those that select.
-pub(super) fn labels(path: &str, labels: &BTreeMap<String, String>, verdict: &mut Verdict) {
+pub(crate) fn labels(path: &str, labels: &BTreeMap<String, String>, verdict: &mut Verdict) {
     let part = |text: &str| {
         let bytes = text.as_bytes();
         !bytes.is_empty()
@@ -197,7 +197,7 @@ pub(super) fn labels(path: &str, labels: &BTreeMap<String, String>, verdict: &mu
 }
 
 /// Checks `exportTo`.
-pub(super) fn export_to(path: &str, entries: &[String], verdict: &mut Verdict) {
+pub(crate) fn export_to(path: &str, entries: &[String], verdict: &mut Verdict) {
     for (index, entry) in entries.iter().enumerate() {
         let place = format!("{path}[{index}]");
         match entry.as_str() {
@@ -217,7 +217,7 @@ pub(super) fn export_to(path: &str, entries: &[String], verdict: &mut Verdict) {
 }
 
 /// Protocols that ports may name.
-pub(super) const PROTOCOLS: &[&str] = &[
+pub(crate) const PROTOCOLS: &[&str] = &[
     "HTTP",
     "HTTPS",
     "GRPC",
@@ -235,7 +235,7 @@ pub(super) const PROTOCOLS: &[&str] = &[
 ];
 
 /// Checks a protocol's name.
-pub(super) fn protocol(path: &str, name: &str, verdict: &mut Verdict) {
+pub(crate) fn protocol(path: &str, name: &str, verdict: &mut Verdict) {
     if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
         verdict.error(
             path,

@@ -13,6 +13,7 @@ use super::http_action::{
     mirrors,
 };
 use super::names::{self, is_dns_label};
+use super::unreachable;
 use crate::Verdict;
 use crate::check::join;
 
@@ -36,20 +37,10 @@ pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Ver
     if service.http.is_empty() && service.tls.is_empty() && service.tcp.is_empty() {
         verdict.error("spec", "has no rules", "add http, tls or tcp");
     }
-    let mut catches_all = false;
     for (index, route) in service.http.iter().enumerate() {
-        let path = format!("spec.http[{index}]");
-        if catches_all {
-            verdict.warn(
-                &path,
-                "an earlier rule takes every request, so this one is never used",
-                "put it first",
-            );
-        }
-        http_route(&path, route, is_delegate, verdict);
-        catches_all |=
-            route.r#match.is_empty() || route.r#match.iter().any(|one| *one == HttpMatchRequest::default());
+        http_route(&format!("spec.http[{index}]"), route, is_delegate, verdict);
     }
+    unreachable::judge(service, verdict);
     for (index, route) in service.tls.iter().enumerate() {
         let path = format!("spec.tls[{index}]");
         if route.r#match.is_empty() {

@@ -9,13 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::networking::{
-    HttpRetry, LocalityLoadBalancerSetting, OutboundTrafficPolicyMode, TcpKeepalive, TrafficPolicy,
-};
 use crate::mesh_parts::{
     AuthenticationPolicy, CertificateAuthority, CertificateData, CollectorAddress, ConfigSource,
     DnsCertificate, IngressControllerMode, PrivateKeyProvider, ProxyHeaders, ReadinessProbe, RemoteService,
     ServiceScopeConfig, TlsConfig, TraceTags, TracingServiceName,
+};
+use crate::networking::{
+    HttpRetry, LocalityLoadBalancerSetting, OutboundTrafficPolicyMode, TcpKeepalive, TrafficPolicy,
 };
 use crate::networks::ServiceSettings;
 use crate::providers::{DefaultProviders, ExtensionProvider};

@@ -235,7 +235,8 @@ items:
     #[test]
     fn values_and_lines() {
         let documents = documents(TEXT).unwrap();
-        let kinds: Vec<_> = documents.iter().map(|document| document.value["kind"].as_str().unwrap()).collect();
+        let kinds: Vec<_> =
+            documents.iter().map(|document| document.value["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, ["Gateway", "Service", "Pod", "Namespace"]);
         assert_eq!(documents[0].value["spec"]["servers"][0]["port"]["number"], 80);
         for (name, index, path, line) in [

@@ -95,7 +95,8 @@ fn rename(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(fields) => {
             let properties = &schema["properties"];
-            let old: Vec<String> = fields.keys().filter(|name| properties.get(*name).is_none()).cloned().collect();
+            let old: Vec<String> =
+                fields.keys().filter(|name| properties.get(*name).is_none()).cloned().collect();
             for name in old {
                 let json = camel_case(&name);
                 if properties.get(&json).is_some()
@@ -165,7 +166,7 @@ fn mesh_config(mesh: &MeshConfig, verdict: &mut Verdict) {
         ("defaultVirtualServiceExportTo", &mesh.default_virtual_service_export_to),
         ("defaultDestinationRuleExportTo", &mesh.default_destination_rule_export_to),
     ] {
-        names::export_to(name, scopes, verdict);
+        names::export_to(name, scopes, "", verdict);
     }
     providers(&mesh.extension_providers, verdict);
 }
@@ -186,7 +187,11 @@ fn proxy_config(path: &str, config: &ProxyConfig, verdict: &mut Verdict) {
     }
     names::positive(&at("drainDuration"), Some(config.drain_duration), verdict);
     if config.drain_duration.get().subsec_nanos() != 0 {
-        verdict.error(at("drainDuration"), format!("{} is finer than a second", config.drain_duration), "write whole seconds");
+        verdict.error(
+            at("drainDuration"),
+            format!("{} is finer than a second", config.drain_duration),
+            "write whole seconds",
+        );
     }
     let mut addresses = vec![
         (at("discoveryAddress"), &config.discovery_address),
@@ -368,7 +373,9 @@ fn network(path: &str, network: &Network, verdict: &mut Verdict) {
         let path = format!("{path}.endpoints[{index}]");
         let NetworkEndpoints { from_cidr, from_registry } = endpoints;
         match (from_cidr.as_str(), from_registry.as_str()) {
-            ("", "") => verdict.error(path, "says nothing about its endpoints", "set fromRegistry or fromCidr"),
+            ("", "") => {
+                verdict.error(path, "says nothing about its endpoints", "set fromRegistry or fromCidr")
+            }
             (range, "") => {
                 if !names::is_subnet(range) {
                     let remedy = "write it like 10.0.0.0/8";
@@ -387,7 +394,9 @@ fn network(path: &str, network: &Network, verdict: &mut Verdict) {
     for (index, gateway) in network.gateways.iter().enumerate() {
         let path = format!("{path}.gateways[{index}]");
         match (gateway.registry_service_name.as_str(), gateway.address.as_str()) {
-            ("", "") => verdict.error(&path, "says nothing about where it is", "set registryServiceName or address"),
+            ("", "") => {
+                verdict.error(&path, "says nothing about where it is", "set registryServiceName or address")
+            }
             (service, "") => names::exact_host(&format!("{path}.registryServiceName"), service, verdict),
             ("", address) if address.parse::<IpAddr>().is_ok() => {}
             ("", address) => names::exact_host(&format!("{path}.address"), address, verdict),
@@ -420,7 +429,12 @@ mod tests {
                 &["acessLogFile: there is no such field; did you mean accessLogFile?"],
             ),
             ("wrong type", "enableTracing: maybe", &["enableTracing: \"maybe\" is not a boolean"], &[]),
-            ("port", "proxyListenPort: 70000", &["proxyListenPort: 70000 is not a port; write a number from 1 to 65535"], &[]),
+            (
+                "port",
+                "proxyListenPort: 70000",
+                &["proxyListenPort: 70000 is not a port; write a number from 1 to 65535"],
+                &[],
+            ),
             ("time", "connectTimeout: 2h", &["connectTimeout: 7200s is too long; at most 1h"], &[]),
             (
                 "address of a proxy",
@@ -434,7 +448,12 @@ mod tests {
                 &[],
                 &["extensionProviders[0].zipkin.port: 0 is not a port; write a number from 1 to 65535"],
             ),
-            ("curves", "meshMTLS: {ecdhCurves: [P-256]}", &["meshMTLS.ecdhCurves: cannot be chosen between proxies; leave it out"], &[]),
+            (
+                "curves",
+                "meshMTLS: {ecdhCurves: [P-256]}",
+                &["meshMTLS.ecdhCurves: cannot be chosen between proxies; leave it out"],
+                &[],
+            ),
         ];
         for (name, text, errors, warnings) in table {
             let (_, verdict) = read_mesh_config(text);
@@ -457,10 +476,13 @@ networks:
         let (networks, verdict) = read_mesh_networks(text);
         let networks = networks.unwrap();
         assert_eq!(networks.networks["one"].gateways[0].registry_service_name, "a.b.svc.cluster.local");
-        assert_eq!(texts(&verdict.errors), [
-            "networks.two.endpoints[0].fromCidr: \"ten\" is not a range; write it like 10.0.0.0/8",
-            "networks.two.endpoints[1]: says nothing about its endpoints; set fromRegistry or fromCidr",
-            "networks.two.gateways[0].port: 0 is not a port; write a number from 1 to 65535",
-        ]);
+        assert_eq!(
+            texts(&verdict.errors),
+            [
+                "networks.two.endpoints[0].fromCidr: \"ten\" is not a range; write it like 10.0.0.0/8",
+                "networks.two.endpoints[1]: says nothing about its endpoints; set fromRegistry or fromCidr",
+                "networks.two.gateways[0].port: 0 is not a port; write a number from 1 to 65535",
+            ]
+        );
     }
 }

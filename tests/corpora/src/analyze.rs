@@ -36,9 +36,8 @@ fn judge(folder: &Path, case: &Value) -> anyhow::Result<Result<(), String>> {
     let mut clusters: Vec<(String, Vec<Value>)> = Vec::new();
     let files = |list: &Value| list.as_array().cloned().unwrap_or_default();
     match case["clusters"].as_array() {
-        Some(several) => {
-            clusters.extend(several.iter().enumerate().map(|(index, list)| (format!("cluster{index}"), files(list))))
-        }
+        Some(several) => clusters
+            .extend(several.iter().enumerate().map(|(index, list)| (format!("cluster{index}"), files(list)))),
         None => clusters.push((String::new(), files(&case["inputs"]))),
     }
     for (cluster, files) in clusters {
@@ -75,4 +74,3 @@ fn shown(messages: &[Message]) -> Vec<String> {
     shown.sort();
     shown
 }
-

@@ -201,9 +201,10 @@ fn validate(name: &str, value: &str) -> Result<(), String> {
             other => Err(format!("{other:?} is no interception mode; use REDIRECT, TPROXY or NONE")),
         },
         ("status.sidecar.istio.io", "port") => port(value),
-        ("readiness.status.sidecar.istio.io", "initialDelaySeconds" | "periodSeconds" | "failureThreshold") => {
-            value.parse::<u32>().map(drop).map_err(|_| format!("{value:?} is no number of 0 or more"))
-        }
+        (
+            "readiness.status.sidecar.istio.io",
+            "initialDelaySeconds" | "periodSeconds" | "failureThreshold",
+        ) => value.parse::<u32>().map(drop).map_err(|_| format!("{value:?} is no number of 0 or more")),
         ("traffic.sidecar.istio.io", "includeOutboundIPRanges") if value == "*" => Ok(()),
         ("traffic.sidecar.istio.io", "includeOutboundIPRanges" | "excludeOutboundIPRanges") => {
             list(value, |range| match range.parse::<ipnet::IpNet>() {
@@ -212,11 +213,14 @@ fn validate(name: &str, value: &str) -> Result<(), String> {
             })
         }
         ("traffic.sidecar.istio.io", "includeInboundPorts") if value == "*" => Ok(()),
-        ("traffic.sidecar.istio.io", "includeInboundPorts" | "excludeInboundPorts" | "excludeOutboundPorts") => {
-            list(value, port)
-        }
+        (
+            "traffic.sidecar.istio.io",
+            "includeInboundPorts" | "excludeInboundPorts" | "excludeOutboundPorts",
+        ) => list(value, port),
         ("prometheus.istio.io", "merge-metrics") => match value {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" | "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(()),
+            "1" | "t" | "T" | "TRUE" | "true" | "True" | "0" | "f" | "F" | "FALSE" | "false" | "False" => {
+                Ok(())
+            }
             other => Err(format!("{other:?} is neither true nor false")),
         },
         ("proxy.istio.io", "config") => {

@@ -22,10 +22,11 @@ pub(super) fn analyze(context: &Context<'_>, report: &mut Report) {
             continue;
         }
         let template = &deployment.spec()["template"]["spec"];
-        let restricted = containers(template).flat_map(|one| one["env"].as_array()).flatten().any(|variable| {
-            variable["name"] == "BLOCKED_CIDRS_IN_JWKS_URIS"
-                && variable["value"].as_str().is_some_and(|value| !value.is_empty())
-        });
+        let restricted =
+            containers(template).flat_map(|one| one["env"].as_array()).flatten().any(|variable| {
+                variable["name"] == "BLOCKED_CIDRS_IN_JWKS_URIS"
+                    && variable["value"].as_str().is_some_and(|value| !value.is_empty())
+            });
         if !restricted {
             let count = names.len() as i64;
             let path = "spec.template.spec.containers";

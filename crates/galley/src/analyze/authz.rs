@@ -11,7 +11,8 @@ use super::{Report, Resource};
 pub(super) fn analyze(context: &Context<'_>, report: &mut Report) {
     let mut workloads: BTreeMap<&str, Vec<&Labels>> = BTreeMap::new();
     for pod in context.pods() {
-        if in_mesh(context, &pod.namespace, &pod.labels, &pod.annotations, pod.spec()) || in_ambient_mode(pod) {
+        if in_mesh(context, &pod.namespace, &pod.labels, &pod.annotations, pod.spec()) || in_ambient_mode(pod)
+        {
             workloads.entry(&pod.namespace).or_default().push(&pod.labels);
         }
     }

@@ -109,11 +109,7 @@ impl<'a> Context<'a> {
     }
 }
 
-fn typed<'a, T: DeserializeOwned + Default>(
-    by_kind: &ByKind<'a>,
-    group: &str,
-    kind: &str,
-) -> Typed<'a, T> {
+fn typed<'a, T: DeserializeOwned + Default>(by_kind: &ByKind<'a>, group: &str, kind: &str) -> Typed<'a, T> {
     let resources = by_kind.get(group).and_then(|kinds| kinds.get(kind)).into_iter().flatten();
     let read = |resource: &Resource| match resource.spec() {
         Value::Null => Some(T::default()),

@@ -16,11 +16,11 @@ pub(super) fn associations(context: &Context<'_>, report: &mut Report) {
         let template = &deployment.spec()["template"];
         let labels = texts(&template["metadata"]["labels"]);
         let annotations = texts(&template["metadata"]["annotations"]);
-        let is_waypoint =
-            deployment.labels.get("gateway.istio.io/managed").is_some_and(|by| by == "istio.io-mesh-controller");
-        if is_waypoint
-            || !in_mesh(context, &deployment.namespace, &labels, &annotations, &template["spec"])
-        {
+        let is_waypoint = deployment
+            .labels
+            .get("gateway.istio.io/managed")
+            .is_some_and(|by| by == "istio.io-mesh-controller");
+        if is_waypoint || !in_mesh(context, &deployment.namespace, &labels, &annotations, &template["spec"]) {
             continue;
         }
         let services = services_of(context, &deployment.namespace, &labels);

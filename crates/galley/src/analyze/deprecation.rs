@@ -17,7 +17,8 @@ pub(super) fn analyze(context: &Context<'_>, report: &mut Report) {
         for (index, route) in service.http.iter().enumerate() {
             let delay = route.fault.as_ref().and_then(|fault| fault.delay.as_ref());
             if delay.is_some_and(|delay| delay.percent > 0) {
-                let text = "HTTPRoute.fault.delay.percent is deprecated; use HTTPRoute.fault.delay.percentage";
+                let text =
+                    "HTTPRoute.fault.delay.percent is deprecated; use HTTPRoute.fault.delay.percentage";
                 let path = format!("spec.http[{index}].fault.delay.percent");
                 report.add(&DEPRECATED, resource, &path, [text.into()]);
             }

@@ -80,7 +80,12 @@ pub(super) fn subsets(context: &Context<'_>, report: &mut Report) {
         for (index, subset) in rule.subsets.iter().enumerate() {
             if !has_workload(host, subset, &workloads) {
                 let path = format!("spec.subsets[{index}]");
-                report.add(&DESTINATION_RULE_SUBSET_NOT_SELECT_PODS, resource, &path, [(&subset.name).into()]);
+                report.add(
+                    &DESTINATION_RULE_SUBSET_NOT_SELECT_PODS,
+                    resource,
+                    &path,
+                    [(&subset.name).into()],
+                );
             }
         }
     }

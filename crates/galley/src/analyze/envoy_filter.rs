@@ -21,7 +21,9 @@ pub(super) fn analyze(context: &Context<'_>, report: &mut Report) {
         for (index, one) in filter.config_patches.iter().enumerate() {
             let Some(patch) = &one.patch else { break };
             let name = name_of(one, patch);
-            if let Some(message) = judge(one.apply_to, patch.operation, filter.priority, versioned.contains(&name)) {
+            if let Some(message) =
+                judge(one.apply_to, patch.operation, filter.priority, versioned.contains(&name))
+            {
                 report.add(message, resource, &format!("spec.configPatches[{index}].patch.value"), []);
             }
             let proxy = one.r#match.as_ref().and_then(|wanted| wanted.proxy.as_ref());

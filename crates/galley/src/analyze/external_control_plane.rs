@@ -1,7 +1,9 @@
 //! Webhooks that should reach a control plane outside of the cluster (`IST0163`, `IST0164`).
 
 use super::context::Context;
-use super::messages::{EXTERNAL_CONTROL_PLANE_ADDRESS_IS_NOT_A_HOSTNAME, INVALID_EXTERNAL_CONTROL_PLANE_CONFIG};
+use super::messages::{
+    EXTERNAL_CONTROL_PLANE_ADDRESS_IS_NOT_A_HOSTNAME, INVALID_EXTERNAL_CONTROL_PLANE_CONFIG,
+};
 use super::{Report, Resource};
 
 const GROUP: &str = "admissionregistration.k8s.io";

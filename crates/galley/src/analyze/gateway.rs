@@ -61,7 +61,9 @@ fn offered_ports(context: &Context<'_>, pods: &[&Resource]) -> BTreeSet<u32> {
         for port in service.spec()["ports"].as_array().into_iter().flatten() {
             if port["protocol"].as_str().is_none_or(|protocol| protocol.is_empty() || protocol == "TCP") {
                 let number = |field: &str| port[field].as_u64().filter(|number| *number != 0);
-                offered.extend(number("targetPort").into_iter().chain(number("port")).map(|number| number as u32));
+                offered.extend(
+                    number("targetPort").into_iter().chain(number("port")).map(|number| number as u32),
+                );
             }
         }
     }
@@ -80,9 +82,10 @@ pub(super) fn secrets(context: &Context<'_>, report: &mut Report) {
             let names = std::iter::once(&tls.credential_name).chain(&tls.credential_names);
             for name in names.filter(|name| !name.is_empty()) {
                 let (namespace, secret) = name.split_once('/').unwrap_or((&pod.namespace, name));
-                let found = context.all("", "Secret").iter().find(|candidate| {
-                    candidate.namespace == namespace && candidate.name == secret
-                });
+                let found = context
+                    .all("", "Secret")
+                    .iter()
+                    .find(|candidate| candidate.namespace == namespace && candidate.name == secret);
                 let path = format!("spec.servers[{index}].tls.credentialName");
                 match found {
                     None => {
@@ -104,8 +107,7 @@ pub(super) fn secrets(context: &Context<'_>, report: &mut Report) {
 fn holds_certificate(secret: &Value) -> bool {
     let Some(text) = certificate_of(secret) else { return false };
     let mut certificates = x509_parser::pem::Pem::iter_from_buffer(&text).peekable();
-    certificates.peek().is_some()
-        && certificates.all(|pem| pem.is_ok_and(|pem| pem.parse_x509().is_ok()))
+    certificates.peek().is_some() && certificates.all(|pem| pem.is_ok_and(|pem| pem.parse_x509().is_ok()))
 }
 
 pub(super) fn certificates(context: &Context<'_>, report: &mut Report) {
@@ -115,7 +117,9 @@ pub(super) fn certificates(context: &Context<'_>, report: &mut Report) {
             if same_place || !selects(&gateway.selector, &another.selector) {
                 continue;
             }
-            let of = |gateway: &Gateway| gateway.servers.iter().filter_map(|server| server.tls.clone()).collect::<Vec<_>>();
+            let of = |gateway: &Gateway| {
+                gateway.servers.iter().filter_map(|server| server.tls.clone()).collect::<Vec<_>>()
+            };
             let others = of(another);
             if of(gateway).iter().any(|tls| others.iter().any(|other| same_certificate(tls, other))) {
                 let names = vec![resource.full_name(), other.full_name()];
@@ -150,7 +154,9 @@ pub(super) fn conflicts(context: &Context<'_>, report: &mut Report) {
         for (index, server) in gateway.servers.iter().enumerate() {
             let mut names: Vec<String> = rivals
                 .iter()
-                .filter(|(_, another)| claims(another).get(&server.port.number).is_some_and(|other| conflict(server, other)))
+                .filter(|(_, another)| {
+                    claims(another).get(&server.port.number).is_some_and(|other| conflict(server, other))
+                })
                 .map(|(other, _)| other.full_name())
                 .collect();
             if names.is_empty() {

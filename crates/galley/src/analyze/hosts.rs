@@ -104,8 +104,7 @@ pub(super) fn certificate_of(secret: &Value) -> Option<Vec<u8>> {
     use base64::Engine as _;
     let get = |name: &str| {
         let encoded = secret["data"][name].as_str().map(|text| text.split_whitespace().collect::<String>());
-        let decoded =
-            encoded.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
+        let decoded = encoded.and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
         let plain = secret["stringData"][name].as_str().map(|text| text.as_bytes().to_vec());
         decoded.or(plain).filter(|bytes| !bytes.is_empty())
     };

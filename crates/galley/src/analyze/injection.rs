@@ -21,7 +21,8 @@ const MODE: &str = "istio.io/dataplane-mode";
 
 /// The injector's settings of one revision, by name of their ConfigMap.
 fn injector_values(context: &Context<'_>) -> BTreeMap<String, Value> {
-    let injectors = context.all("", "ConfigMap").iter().filter(|map| map.name.starts_with("istio-sidecar-injector"));
+    let injectors =
+        context.all("", "ConfigMap").iter().filter(|map| map.name.starts_with("istio-sidecar-injector"));
     injectors
         .map(|map| {
             let text = map.field("data")["values"].as_str().unwrap_or_default();
@@ -67,7 +68,8 @@ pub(super) fn analyze(context: &Context<'_>, report: &mut Report) {
 fn is_injected(namespace: &Resource, injectors: &BTreeMap<String, Value>, report: &mut Report) -> bool {
     let labels = &namespace.labels;
     let (injection, revision) = (labels.get(INJECTION), labels.get(REVISION));
-    let mut decisions: Vec<String> = injection.map(|value| format!("{INJECTION}={value}")).into_iter().collect();
+    let mut decisions: Vec<String> =
+        injection.map(|value| format!("{INJECTION}={value}")).into_iter().collect();
     if injection.is_none_or(|value| value == "enabled") {
         let others = [REVISION, MODE].into_iter();
         decisions.extend(others.filter_map(|label| Some(format!("{label}={}", labels.get(label)?))));
@@ -81,7 +83,8 @@ fn is_injected(namespace: &Resource, injectors: &BTreeMap<String, Value>, report
     let undecided = injection.is_none_or(String::is_empty) && revision.is_none();
     if undecided {
         let values = injectors.get(&injector_name(revision));
-        let by_default = |values: &Value| values["sidecarInjectorWebhook"]["enableNamespacesByDefault"] == true;
+        let by_default =
+            |values: &Value| values["sidecarInjectorWebhook"]["enableNamespacesByDefault"] == true;
         if values.is_some_and(by_default) {
             report.add(&NAMESPACE_INJECTION_ENABLED_BY_DEFAULT, namespace, "metadata.name", []);
         } else {
@@ -94,8 +97,10 @@ fn is_injected(namespace: &Resource, injectors: &BTreeMap<String, Value>, report
 }
 
 pub(super) fn images(context: &Context<'_>, report: &mut Report) {
-    let images: BTreeMap<String, String> =
-        injector_values(context).into_iter().map(|(name, values)| (name, configured_image(&values))).collect();
+    let images: BTreeMap<String, String> = injector_values(context)
+        .into_iter()
+        .map(|(name, values)| (name, configured_image(&values)))
+        .collect();
     if images.is_empty() {
         return;
     }

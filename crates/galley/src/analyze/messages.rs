@@ -323,7 +323,12 @@ mod tests {
                 vec![Argument::from("host"), "a.b".into()],
                 "Referenced host not found: \"a.b\"",
             ),
-            ("none", &INVALID_APPLICATION_UID, vec![], "User ID (UID) 1337 is reserved for the sidecar proxy."),
+            (
+                "none",
+                &INVALID_APPLICATION_UID,
+                vec![],
+                "User ID (UID) 1337 is reserved for the sidecar proxy.",
+            ),
             (
                 "lists",
                 &VIRTUAL_SERVICE_DESTINATION_PORT_SELECTOR_REQUIRED,

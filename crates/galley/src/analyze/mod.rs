@@ -204,9 +204,7 @@ pub fn analyze(input: &Input<'_>) -> Vec<Message> {
 /// they are not blamed for what they do not hold (Istio's `AddDefaultResources`).
 pub fn default_resources(mesh: &MeshConfig) -> Vec<Resource> {
     let service = &mesh.ingress_service;
-    let port = |name: &str, number: u32| {
-        json!({"name": name, "port": number, "protocol": "TCP", "targetPort": number})
-    };
+    let port = |name: &str, number: u32| json!({"name": name, "port": number, "protocol": "TCP", "targetPort": number});
     let metadata = |name: &str| json!({"name": name, "namespace": mesh.root_namespace, "labels": {"istio": "ingressgateway"}});
     let objects = [
         json!({

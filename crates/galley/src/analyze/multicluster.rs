@@ -13,7 +13,9 @@ pub(super) fn networks(context: &Context<'_>, report: &mut Report) {
     for secret in context.all("", "Secret") {
         if secret.labels.get("istio/multiCluster").is_some_and(|value| value == "true") {
             for data in ["data", "stringData"] {
-                registries.extend(secret.field(data).as_object().into_iter().flatten().map(|(key, _)| key.as_str()));
+                registries.extend(
+                    secret.field(data).as_object().into_iter().flatten().map(|(key, _)| key.as_str()),
+                );
             }
         }
     }

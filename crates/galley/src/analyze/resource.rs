@@ -78,7 +78,8 @@ impl Resource {
     pub fn new(document: Document, cluster: &Arc<str>, file: &Arc<str>, default_namespace: &str) -> Self {
         let object = &document.value;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (group, _) = object["apiVersion"].as_str().unwrap_or_default().split_once('/').unwrap_or_default();
+        let (group, _) =
+            object["apiVersion"].as_str().unwrap_or_default().split_once('/').unwrap_or_default();
         let kind = text(&object["kind"]);
         let metadata = &object["metadata"];
         let mut namespace = text(&metadata["namespace"]);
@@ -118,7 +119,8 @@ impl Resource {
 
     /// Whether it is part of the control plane itself.
     pub fn is_control_plane(&self) -> bool {
-        self.labels.contains_key("istio") || self.labels.get("release").is_some_and(|release| release == "istio")
+        self.labels.contains_key("istio")
+            || self.labels.get("release").is_some_and(|release| release == "istio")
     }
 }
 

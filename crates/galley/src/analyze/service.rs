@@ -4,7 +4,9 @@ use lateen_model::PortProtocol;
 use serde_json::Value;
 
 use super::context::Context;
-use super::messages::{EXTERNAL_NAME_SERVICE_TYPE_INVALID_PORT_NAME, PORT_NAME_IS_NOT_UNDER_NAMING_CONVENTION};
+use super::messages::{
+    EXTERNAL_NAME_SERVICE_TYPE_INVALID_PORT_NAME, PORT_NAME_IS_NOT_UNDER_NAMING_CONVENTION,
+};
 use super::{Report, Resource};
 
 /// Who makes the Services of gateways by itself.

@@ -59,11 +59,7 @@ fn for_pods(of_pods: BTreeMap<(&str, &str), (&Resource, Vec<&Resource>)>, report
     }
 }
 
-fn for_namespaces(
-    context: &Context<'_>,
-    of_namespaces: BTreeMap<&str, Vec<&Resource>>,
-    report: &mut Report,
-) {
+fn for_namespaces(context: &Context<'_>, of_namespaces: BTreeMap<&str, Vec<&Resource>>, report: &mut Report) {
     for (name, sidecars) in of_namespaces {
         for sidecar in &sidecars {
             if context.namespace(name).is_some_and(namespace_in_ambient_mode) {

@@ -10,8 +10,9 @@ use super::context::{Context, Labels, export_scopes, selects};
 use super::hosts::{Host, Hosts, full_name};
 use super::messages::{
     CONFLICTING_MESH_GATEWAY_VIRTUAL_SERVICE_HOSTS, INGRESS_ROUTE_RULES_NOT_AFFECTED,
-    JWT_CLAIM_BASED_ROUTING_WITHOUT_REQUEST_AUTH_N, REFERENCED_INTERNAL_GATEWAY, REFERENCED_RESOURCE_NOT_FOUND,
-    VIRTUAL_SERVICE_DESTINATION_PORT_SELECTOR_REQUIRED, VIRTUAL_SERVICE_HOST_NOT_FOUND_IN_GATEWAY,
+    JWT_CLAIM_BASED_ROUTING_WITHOUT_REQUEST_AUTH_N, REFERENCED_INTERNAL_GATEWAY,
+    REFERENCED_RESOURCE_NOT_FOUND, VIRTUAL_SERVICE_DESTINATION_PORT_SELECTOR_REQUIRED,
+    VIRTUAL_SERVICE_HOST_NOT_FOUND_IN_GATEWAY,
 };
 use super::{Report, Resource};
 
@@ -140,7 +141,9 @@ fn ingress_without_subset(
                 continue;
             }
             for (other, another) in &context.virtual_services {
-                if another.hosts.contains(&one.destination.host) && chooses_subset(another, &one.destination.host) {
+                if another.hosts.contains(&one.destination.host)
+                    && chooses_subset(another, &one.destination.host)
+                {
                     let path = format!("spec.http[{rule}].route[{index}].destination.host");
                     let values = [other.full_name().into(), resource.full_name().into()];
                     report.add(&INGRESS_ROUTE_RULES_NOT_AFFECTED, resource, &path, values);
@@ -166,7 +169,11 @@ pub(super) fn subsets(context: &Context<'_>, report: &mut Report) {
             let Destination { host, subset, .. } = target.destination;
             let name = full_name(&resource.namespace, host);
             if !subset.is_empty() && !defined.contains(&(name, subset.as_str())) {
-                let what = if target.is_mirror { "mirror+subset in destinationrule" } else { "host+subset in destinationrule" };
+                let what = if target.is_mirror {
+                    "mirror+subset in destinationrule"
+                } else {
+                    "host+subset in destinationrule"
+                };
                 let path = format!("{}.host", target.path);
                 let values = [what.into(), format!("{host}+{subset}").into()];
                 report.add(&REFERENCED_RESOURCE_NOT_FOUND, resource, &path, values);

@@ -40,7 +40,11 @@ pub(super) fn analyze(context: &Context<'_>, report: &mut Report) {
         }
         revisions.extend(own);
         let numbered = webhooks().enumerate();
-        hooks.extend(numbered.map(|(index, value)| Hook { resource, value, path: format!("webhooks[{index}]") }));
+        hooks.extend(numbered.map(|(index, value)| Hook {
+            resource,
+            value,
+            path: format!("webhooks[{index}]"),
+        }));
     }
     overlaps(&hooks, &revisions, report);
     services(context, &hooks, report);
@@ -80,7 +84,8 @@ fn variants(label: &str, values: [&str; 2], revisions: &BTreeSet<String>) -> Vec
 fn overlaps(hooks: &[Hook<'_>], revisions: &BTreeSet<String>, report: &mut Report) {
     for namespace in variants("istio-injection", ["enabled", "disabled"], revisions) {
         for object in variants("sidecar.istio.io/inject", ["true", "false"], revisions) {
-            let matching: Vec<&Hook<'_>> = hooks.iter().filter(|hook| hook.wants(&namespace, &object)).collect();
+            let matching: Vec<&Hook<'_>> =
+                hooks.iter().filter(|hook| hook.wants(&namespace, &object)).collect();
             for hook in matching.iter().filter(|_| matching.len() > 1) {
                 let name = hook.name();
                 let mut others: Vec<String> =
@@ -99,7 +104,9 @@ fn overlaps(hooks: &[Hook<'_>], revisions: &BTreeSet<String>, report: &mut Repor
 fn services(context: &Context<'_>, hooks: &[Hook<'_>], report: &mut Report) {
     for hook in hooks {
         let service = &hook.value["clientConfig"]["service"];
-        let (Some(name), namespace) = (service["name"].as_str(), service["namespace"].as_str()) else { continue };
+        let (Some(name), namespace) = (service["name"].as_str(), service["namespace"].as_str()) else {
+            continue;
+        };
         let namespace = namespace.unwrap_or_default();
         let exists =
             context.services().iter().any(|service| service.name == name && service.namespace == namespace);

@@ -9,7 +9,7 @@ use super::Context;
 use super::names::{self, is_dns_label};
 use crate::Verdict;
 
-pub(super) fn judge(rule: &DestinationRule, _: &Context<'_>, verdict: &mut Verdict) {
+pub(super) fn judge(rule: &DestinationRule, context: &Context<'_>, verdict: &mut Verdict) {
     names::wildcard_host("spec.host", &rule.host, verdict);
     if let Some(policy) = &rule.traffic_policy {
         traffic_policy("spec.trafficPolicy", policy, verdict);
@@ -38,8 +38,17 @@ pub(super) fn judge(rule: &DestinationRule, _: &Context<'_>, verdict: &mut Verdi
             traffic_policy(&format!("{path}.trafficPolicy"), policy, verdict);
         }
     }
-    names::export_to("spec.exportTo", &rule.export_to, verdict);
+    names::export_to("spec.exportTo", &rule.export_to, context.namespace, verdict);
     if let Some(selector) = &rule.workload_selector {
+        names::empty_selector("spec.workloadSelector", &selector.match_labels, "", verdict);
+        let own = |entry: &String| entry == "." || entry == context.namespace;
+        if !rule.export_to.iter().all(own) {
+            verdict.error(
+                "spec.exportTo",
+                "a rule with workloadSelector is for its own namespace",
+                "write .",
+            );
+        }
         names::labels("spec.workloadSelector.matchLabels", &selector.match_labels, verdict);
     }
 }
@@ -62,6 +71,9 @@ pub(crate) fn traffic_policy(path: &str, policy: &TrafficPolicy, verdict: &mut V
         if policy.port_level_settings[..index].iter().any(|earlier| earlier.port == settings.port) {
             verdict.error(format!("{path}.port"), "is listed twice", "put its settings together");
         }
+    }
+    if policy.tunnel.is_some() && policy.proxy_protocol.is_some() {
+        verdict.error(path, "tunnel and proxyProtocol are set together", "leave one of them out");
     }
     if let Some(tunnel) = &policy.tunnel {
         let path = format!("{path}.tunnel");
@@ -148,6 +160,20 @@ pub(crate) fn load_balancer(
         {
             verdict.error(format!("{path}.httpCookie.name"), "is empty", "name the cookie");
         }
+        if hash.minimum_ring_size != 0 {
+            verdict.warn(
+                format!("{path}.minimumRingSize"),
+                "is the old place",
+                "use ringHash.minimumRingSize",
+            );
+            if hash.ring_hash.is_some() || hash.maglev.is_some() {
+                verdict.error(
+                    &path,
+                    "minimumRingSize and an algorithm are set together",
+                    "use the algorithm's",
+                );
+            }
+        }
         if let Some(maglev) = &hash.maglev
             && maglev.table_size != 0
         {
@@ -174,7 +200,12 @@ fn is_prime(number: u64) -> bool {
             .all(|divisor| !number.is_multiple_of(divisor))
 }
 
-pub(crate) fn locality_setting(path: &str, setting: &LocalityLoadBalancerSetting, ejects: bool, verdict: &mut Verdict) {
+pub(crate) fn locality_setting(
+    path: &str,
+    setting: &LocalityLoadBalancerSetting,
+    ejects: bool,
+    verdict: &mut Verdict,
+) {
     let given = [!setting.distribute.is_empty(), !setting.failover.is_empty()];
     if given == [true, true] {
         verdict.error(path, "distribute and failover are set together", "leave one of them out");
@@ -184,6 +215,17 @@ pub(crate) fn locality_setting(path: &str, setting: &LocalityLoadBalancerSetting
     }
     if !ejects && (given[1] || !setting.failover_priority.is_empty()) {
         verdict.warn(path, "failover needs to know when endpoints fail", "add outlierDetection");
+    }
+    let of_topology = |label: &String| {
+        let key = label.split('=').next().unwrap_or_default();
+        TOPOLOGY_LABELS.contains(&key)
+    };
+    if given[1] && setting.failover_priority.iter().any(of_topology) {
+        verdict.error(
+            format!("{path}.failoverPriority"),
+            "names regions or zones beside failover, which does so too",
+            "leave one of them out",
+        );
     }
     for (index, distribute) in setting.distribute.iter().enumerate() {
         let path = format!("{path}.distribute[{index}]");
@@ -231,6 +273,10 @@ pub(crate) fn locality_setting(path: &str, setting: &LocalityLoadBalancerSetting
         }
     }
 }
+
+/// Labels that say where a workload is.
+const TOPOLOGY_LABELS: &[&str] =
+    &["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
 
 fn locality(path: &str, text: &str, verdict: &mut Verdict) {
     let mut parts = text.split('/');
@@ -384,8 +430,8 @@ pub(crate) fn client_tls(path: &str, tls: &ClientTlsSettings, verdict: &mut Verd
                 }
             }
         }
-        ClientTlsMode::Mutual => {
-            for (name, file) in &files {
+        ClientTlsMode::Mutual | ClientTlsMode::Simple if !tls.credential_name.is_empty() => {
+            for (name, file) in files.iter().chain(&[("caCrl", &tls.ca_crl)]) {
                 if !file.is_empty() {
                     verdict.error(
                         format!("{path}.{name}"),
@@ -395,6 +441,6 @@ pub(crate) fn client_tls(path: &str, tls: &ClientTlsSettings, verdict: &mut Verd
                 }
             }
         }
-        ClientTlsMode::Simple | ClientTlsMode::Disable => {}
+        ClientTlsMode::Mutual | ClientTlsMode::Simple | ClientTlsMode::Disable => {}
     }
 }

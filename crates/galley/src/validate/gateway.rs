@@ -84,7 +84,7 @@ pub(super) fn server(path: &str, server: &Server, verdict: &mut Verdict) {
         if tls.https_redirect && is_tls(&server.port.protocol) {
             verdict.warn(
                 format!("{path}.tls.httpsRedirect"),
-                "redirects to the port it is on",
+                "tls.httpsRedirect should only be used with http servers",
                 "put it on the HTTP server",
             );
         }
@@ -175,9 +175,19 @@ pub(super) fn server_tls(path: &str, tls: &ServerTlsSettings, verdict: &mut Verd
     if most != TlsProtocol::TlsAuto && least > most {
         verdict.error(format!("{path}.minProtocolVersion"), "is newer than maxProtocolVersion", "");
     }
+    let old = |version| matches!(version, TlsProtocol::TlsV1_0 | TlsProtocol::TlsV1_1);
+    if old(least) && tls.cipher_suites.is_empty() {
+        verdict.warn(
+            format!("{path}.minProtocolVersion"),
+            "no cipher suite that is on by default goes with it",
+            "list cipherSuites",
+        );
+    }
     for (index, suite) in tls.cipher_suites.iter().enumerate() {
         let place = format!("{path}.cipherSuites[{index}]");
-        if !CIPHERS.contains(&suite.as_str()) {
+        // An operation on the list, as OpenSSL has them.
+        let name = suite.strip_prefix(['-', '+', '!']).unwrap_or(suite);
+        if !CIPHERS.contains(&name) {
             verdict.warn(&place, format!("{suite:?} is not known and is left out"), "use OpenSSL's names");
         }
         if tls.cipher_suites[..index].contains(suite) {
@@ -247,7 +257,7 @@ fn certificates(path: &str, tls: &ServerTlsSettings, verdict: &mut Verdict) {
     if given.len() > 1 {
         verdict.error(path, format!("{} are set together", given.join(" and ")), "leave one of them");
     }
-    let files = !tls.server_certificate.is_empty();
+    let files = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
     if terminates && files && given.iter().any(|name| *name != "tlsCertificates") {
         verdict.error(
             path,

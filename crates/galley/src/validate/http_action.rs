@@ -219,7 +219,7 @@ pub(crate) fn fault_delay(path: &str, delay: &FaultDelay, verdict: &mut Verdict)
         None if delay.exponential_delay.is_some() => {
             verdict.error(format!("{path}.exponentialDelay"), "is not implemented", "use fixedDelay");
         }
-        None => verdict.error(format!("{path}.fixedDelay"), "is missing", "such as 7s"),
+        None => verdict.warn(format!("{path}.fixedDelay"), "is missing", "such as 7s"),
     }
 }
 
@@ -248,7 +248,7 @@ pub(crate) fn fault_abort(path: &str, abort: &FaultAbort, verdict: &mut Verdict)
             verdict.error(format!("{path}.http2Error"), "is not implemented", "use httpStatus")
         }
         (None, None, None) => {
-            verdict.error(path, "has no error to answer with", "set httpStatus or grpcStatus")
+            verdict.warn(path, "has no error to answer with", "set httpStatus or grpcStatus")
         }
     }
 }

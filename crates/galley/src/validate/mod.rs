@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Verdict;
-use crate::check::{UnknownFields, check_schema};
+use crate::check::{UnknownFields, check_schema, join};
 use crate::crds::kind_schema;
 
 /// Judges an object by the kind it names. Kinds that are not the mesh's are fine.
@@ -51,6 +51,7 @@ pub fn validate_kind(kind: &str, object: &Value) -> Verdict {
         Some(spec) => spec,
     };
     verdict.merge(check_schema(&schema.schema["properties"]["spec"], spec, "spec", UnknownFields::Warn));
+    annotations(kind, object, &mut verdict);
     if verdict.is_valid() {
         macro_rules! dispatch {
             ($($type:ty),* $(,)?) => { $(if kind == <$type as Resource>::KIND { typed::<$type>(object, spec, &mut verdict); })* };
@@ -61,9 +62,24 @@ pub fn validate_kind(kind: &str, object: &Value) -> Verdict {
     verdict
 }
 
-/// What some rules look at beside the spec.
+/// Annotations that mean something for some kinds only.
+fn annotations(kind: &str, object: &Value, verdict: &mut Verdict) {
+    let dry_run = object["metadata"]["annotations"].get(DRY_RUN);
+    if dry_run.is_some() && kind != AuthorizationPolicy::KIND {
+        let path = join("metadata.annotations", DRY_RUN);
+        verdict.error(path, format!("{kind} cannot be tried"), "leave it out");
+    }
+}
+
+/// Asks to try an `AuthorizationPolicy` without enforcing it.
+const DRY_RUN: &str = "istio.io/dry-run";
+
+/// What some rules look at beside the typed spec.
 struct Context<'a> {
     annotations: &'a Value,
+    namespace: &'a str,
+    /// As it was written: an empty list is not the same as none.
+    spec: &'a Value,
 }
 
 /// The rules of one kind.
@@ -73,7 +89,11 @@ trait Judge: Sized {
 
 fn typed<T: Judge + DeserializeOwned>(object: &Value, spec: &Value, verdict: &mut Verdict) {
     match serde_path_to_error::deserialize::<_, T>(spec) {
-        Ok(spec) => spec.judge(&Context { annotations: &object["metadata"]["annotations"] }, verdict),
+        Ok(typed) => {
+            let metadata = &object["metadata"];
+            let namespace = metadata["namespace"].as_str().unwrap_or_default();
+            typed.judge(&Context { annotations: &metadata["annotations"], namespace, spec }, verdict);
+        }
         Err(error) => verdict.error(format!("spec.{}", error.path()), error.inner().to_string(), ""),
     }
 }
@@ -103,7 +123,5 @@ judged_by! {
     Telemetry => policy::telemetry,
     WasmPlugin => policy::wasm_plugin,
     TrafficExtension => policy::traffic_extension,
+    ProxyConfig => policy::proxy_config,
 }
-
-// Its schema says all.
-impl Judge for ProxyConfig {}

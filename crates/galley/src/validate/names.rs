@@ -21,10 +21,11 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
         && bytes[bytes.len() - 1] != b'-'
 }
 
-/// A whole name, without wildcard; a trailing dot is fine.
+/// A whole name, without wildcard; a trailing dot is fine. No top level domain is a number.
 pub(crate) fn is_fqdn(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
-    text.len() <= 255 && text.split('.').all(is_dns_label)
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 255 && text.split('.').all(is_dns_label) && last.parse::<u64>().is_err()
 }
 
 /// A name whose first part may be, or begin with, a wildcard.
@@ -196,8 +197,36 @@ pub(crate) fn labels(path: &str, labels: &BTreeMap<String, String>, verdict: &mu
     }
 }
 
-/// Checks `exportTo`.
-pub(crate) fn export_to(path: &str, entries: &[String], verdict: &mut Verdict) {
+/// Says so where a selector has no labels, and thus selects all.
+pub(crate) fn empty_selector(
+    path: &str,
+    labels: &BTreeMap<String, String>,
+    what: &str,
+    verdict: &mut Verdict,
+) {
+    if labels.is_empty() {
+        let message = format!(
+            "{what}workload selector specified without labels, will be applied to all services in namespace"
+        );
+        verdict.warn(path, message, "add labels, or leave the selector out");
+    }
+}
+
+/// Whether a name of a header is a claim of a token, as `@request.auth.claims.group`.
+pub(crate) fn is_claim(name: &str) -> bool {
+    const PREFIX: &str = "@request.auth.claims";
+    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+        && name[PREFIX.len()..].starts_with(['.', '['])
+}
+
+/// Checks `exportTo` of an object of `namespace`.
+pub(crate) fn export_to(path: &str, entries: &[String], namespace: &str, verdict: &mut Verdict) {
+    if !namespace.is_empty()
+        && entries.iter().any(|entry| entry == ".")
+        && entries.iter().any(|entry| entry == namespace)
+    {
+        verdict.error(path, format!(". and {namespace} are the same namespace"), "leave one of them");
+    }
     for (index, entry) in entries.iter().enumerate() {
         let place = format!("{path}[{index}]");
         match entry.as_str() {
@@ -262,6 +291,8 @@ mod tests {
             ("empty part", "a..b", false),
             ("hyphen at the end", "a-.b", false),
             ("port", "a:80", false),
+            ("number at the end", "a.b.1", false),
+            ("partial wildcard", "*a.example.com", true),
         ] {
             assert_eq!(is_wildcard_domain(host), valid, "{name}");
         }

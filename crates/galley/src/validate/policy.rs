@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lateen_api::networking::{
-    EnvoyFilter, EnvoyFilterApplyTo as ApplyTo, PatchOperation, WorkloadEntry, WorkloadGroup,
+    EnvoyFilter, EnvoyFilterApplyTo as ApplyTo, PatchOperation, ProxyConfig, WorkloadEntry, WorkloadGroup,
 };
 use lateen_api::security::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Condition, PeerAuthentication,
@@ -13,7 +13,7 @@ use lateen_api::security::{
 use lateen_api::selection::{LabelSelector, PolicyTargetReference};
 use lateen_api::telemetry::Telemetry;
 
-use super::{Context, names, service_entry};
+use super::{Context, DRY_RUN, names, service_entry};
 use crate::Verdict;
 
 fn attached(
@@ -24,6 +24,7 @@ fn attached(
 ) {
     if let Some(selector) = selector {
         names::labels("spec.selector.matchLabels", &selector.match_labels, verdict);
+        names::empty_selector("spec.selector", &selector.match_labels, "", verdict);
     }
     let several =
         several.iter().enumerate().map(|(index, target)| (format!("spec.targetRefs[{index}]"), target));
@@ -57,21 +58,22 @@ pub(super) fn authorization(policy: &AuthorizationPolicy, context: &Context<'_>,
         (AuthorizationAction::Custom, Some(_)) | (_, None) => {}
         (_, Some(_)) => verdict.error("spec.provider", "is only for action CUSTOM", "leave it out"),
     }
-    let dry_run = context.annotations["istio.io/dry-run"].as_str();
-    match dry_run {
-        Some("true") if policy.action == AuthorizationAction::Custom => {
-            verdict.error(
-                "metadata.annotations",
-                "a CUSTOM policy cannot be tried with istio.io/dry-run",
-                "",
-            );
+    if let Some(dry_run) = context.annotations[DRY_RUN].as_str() {
+        let path = crate::check::join("metadata.annotations", DRY_RUN);
+        // The forms that Go's `ParseBool` takes.
+        let forms = ["1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"];
+        if !matches!(policy.action, AuthorizationAction::Allow | AuthorizationAction::Deny) {
+            verdict.error(path, "only ALLOW and DENY policies can be tried", "leave it out");
+        } else if !forms.contains(&dry_run) {
+            verdict.error(path, format!("{dry_run:?} is neither true nor false"), "write true or false");
         }
-        None | Some("true" | "false") => {}
-        Some(other) => verdict.error(
-            "metadata.annotations",
-            format!("istio.io/dry-run: {other:?} is neither true nor false"),
-            "",
-        ),
+    }
+    if policy.action == AuthorizationAction::Custom && policy.rules.is_empty() {
+        verdict.error(
+            "spec.rules",
+            "a CUSTOM policy without rules asks nobody",
+            "add rules; an empty one matches everything",
+        );
     }
     if policy.action == AuthorizationAction::Deny && policy.rules.is_empty() {
         verdict.error(
@@ -81,7 +83,80 @@ pub(super) fn authorization(policy: &AuthorizationPolicy, context: &Context<'_>,
         );
     }
     for (index, rule) in policy.rules.iter().enumerate() {
-        authorization_rule(&format!("spec.rules[{index}]"), rule, policy.action, verdict);
+        let path = format!("spec.rules[{index}]");
+        for name in ["from", "to"] {
+            if context.spec["rules"][index][name].as_array().is_some_and(Vec::is_empty) {
+                verdict.error(format!("{path}.{name}"), "is empty", "leave it out, or fill it");
+            }
+        }
+        authorization_rule(&path, rule, policy.action, verdict);
+        if policy.action == AuthorizationAction::Deny && is_http_only(rule) {
+            verdict.warn(
+                path,
+                "will deny all traffic to TCP ports under its scope, as it only has HTTP attributes",
+                "add ports",
+            );
+        }
+    }
+}
+
+/// Whether a rule only looks at what HTTP has. Such a rule to deny matches all TCP traffic, to be safe.
+fn is_http_only(rule: &AuthorizationRule) -> bool {
+    let mut sources = rule.from.iter().filter_map(|from| from.source.as_ref()).peekable();
+    let mut operations = rule.to.iter().filter_map(|to| to.operation.as_ref()).peekable();
+    if operations.peek().is_some() {
+        return operations.all(|operation| operation.ports.is_empty() && operation.not_ports.is_empty());
+    }
+    sources.peek().is_some()
+        && sources.all(|source| {
+            [
+                &source.principals,
+                &source.not_principals,
+                &source.namespaces,
+                &source.not_namespaces,
+                &source.service_accounts,
+                &source.not_service_accounts,
+                &source.trust_domains,
+                &source.not_trust_domains,
+                &source.ip_blocks,
+                &source.not_ip_blocks,
+                &source.remote_ip_blocks,
+                &source.not_remote_ip_blocks,
+            ]
+            .iter()
+            .all(|values| values.is_empty())
+        })
+}
+
+/// Checks a path: `{*}` stands for a part and `{**}`, at the end, for any parts.
+fn path_template(path: &str, text: &str, verdict: &mut Verdict) {
+    let is_template = text.contains("{*}") || text.contains("{**}");
+    let mut ended = false;
+    for part in text.trim_matches('/').split('/') {
+        match part {
+            "{*}" | "{**}" if ended => verdict.error(path, "{**} is not the last part", "use {*} before it"),
+            "{**}" => ended = true,
+            "{*}" => {}
+            part if part.contains(['{', '}']) => {
+                verdict.error(
+                    path,
+                    format!("{part:?} has braces"),
+                    "only {*} and {**} may be parts of a path",
+                );
+            }
+            part if is_template
+                && !part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&byte)) =>
+            {
+                verdict.error(
+                    path,
+                    format!("{part:?} cannot be used with {{*}} or {{**}}"),
+                    "write the letters",
+                );
+            }
+            _ => {}
+        }
     }
 }
 
@@ -124,11 +199,11 @@ fn authorization_rule(
                     .enumerate()
                     .for_each(|(index, value)| address(&format!("{path}.{name}[{index}]"), value, verdict));
             }
-            if custom && identity && name.to_lowercase().contains("requestprincipals") && !values.is_empty() {
+            if custom && identity && !values.is_empty() {
                 verdict.error(
                     format!("{path}.{name}"),
                     "cannot be used with action CUSTOM",
-                    "tokens are checked after it",
+                    "identities are checked after it",
                 );
             }
         }
@@ -153,6 +228,11 @@ fn authorization_rule(
             ("notPaths", &operation.not_paths),
         ] {
             values_given(&format!("{path}.{name}"), values, verdict);
+            if name.to_lowercase().ends_with("paths") {
+                for (index, value) in values.iter().enumerate() {
+                    path_template(&format!("{path}.{name}[{index}]"), value, verdict);
+                }
+            }
             if name.to_lowercase().ends_with("ports") {
                 for (index, value) in values.iter().enumerate() {
                     port(&format!("{path}.{name}[{index}]"), value, verdict);
@@ -217,11 +297,12 @@ fn condition(path: &str, condition: &Condition, custom: bool, verdict: &mut Verd
             "such as request.headers[version] or source.ip",
         );
     }
-    if custom && key.starts_with("request.auth.") {
+    if custom && (key.starts_with("request.auth.") || matches!(key, "source.namespace" | "source.principal"))
+    {
         verdict.error(
             format!("{path}.key"),
             "cannot be used with action CUSTOM",
-            "tokens are checked after it",
+            "identities are checked after it",
         );
     }
     if condition.values.is_empty() && condition.not_values.is_empty() {
@@ -292,6 +373,18 @@ pub(super) fn request_authentication(policy: &RequestAuthentication, _: &Context
 
 pub(super) fn telemetry(telemetry: &Telemetry, _: &Context<'_>, verdict: &mut Verdict) {
     attached(telemetry.selector.as_ref(), telemetry.target_ref.as_ref(), &telemetry.target_refs, verdict);
+    if telemetry.tracing.len() > 1 {
+        verdict.warn("spec.tracing", "multiple tracing is not supported: only one counts", "leave one");
+    }
+    for (index, tracing) in telemetry.tracing.iter().enumerate() {
+        if tracing.providers.len() > 1 {
+            verdict.warn(
+                format!("spec.tracing[{index}].providers"),
+                "multiple providers is not supported: only the first counts",
+                "leave one",
+            );
+        }
+    }
     for (index, logging) in telemetry.access_logging.iter().enumerate() {
         if let Some(filter) = &logging.filter
             && let Err(error) = kube_cel::cel::Program::compile(&filter.expression)
@@ -353,7 +446,15 @@ pub(super) fn workload_group(group: &WorkloadGroup, _: &Context<'_>, verdict: &m
     }
 }
 
+pub(super) fn proxy_config(config: &ProxyConfig, _: &Context<'_>, verdict: &mut Verdict) {
+    attached(config.selector.as_ref(), None, &[], verdict);
+}
+
 pub(super) fn envoy_filter(filter: &EnvoyFilter, _: &Context<'_>, verdict: &mut Verdict) {
+    if let Some(selector) = &filter.workload_selector {
+        names::labels("spec.workloadSelector.labels", &selector.labels, verdict);
+        names::empty_selector("spec.workloadSelector", &selector.labels, "Envoy filter: ", verdict);
+    }
     for (index, one) in filter.config_patches.iter().enumerate() {
         let path = format!("spec.configPatches[{index}]");
         if one.apply_to == ApplyTo::Invalid {

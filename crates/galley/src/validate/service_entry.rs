@@ -9,10 +9,14 @@ use super::names;
 use crate::Verdict;
 use crate::check::join;
 
-pub(super) fn judge(entry: &ServiceEntry, _: &Context<'_>, verdict: &mut Verdict) {
+pub(super) fn judge(entry: &ServiceEntry, context: &Context<'_>, verdict: &mut Verdict) {
     hosts_and_addresses(entry, verdict);
     ports(entry, verdict);
     if let Some(selector) = &entry.workload_selector {
+        names::empty_selector("spec.workloadSelector", &selector.labels, "service entry: ", verdict);
+        if entry.resolution != ServiceEntryResolution::Static {
+            verdict.warn("spec.workloadSelector", "needs resolution STATIC", "set it");
+        }
         if !entry.endpoints.is_empty() {
             verdict.error("spec", "workloadSelector and endpoints are set together", "leave one of them out");
         }
@@ -33,7 +37,7 @@ pub(super) fn judge(entry: &ServiceEntry, _: &Context<'_>, verdict: &mut Verdict
         verdict.warn("spec.location", "selected workloads are usually inside of the mesh", "MESH_INTERNAL");
     }
     resolution(entry, verdict);
-    names::export_to("spec.exportTo", &entry.export_to, verdict);
+    names::export_to("spec.exportTo", &entry.export_to, context.namespace, verdict);
 }
 
 fn hosts_and_addresses(entry: &ServiceEntry, verdict: &mut Verdict) {
@@ -44,10 +48,15 @@ fn hosts_and_addresses(entry: &ServiceEntry, verdict: &mut Verdict) {
         let path = format!("spec.hosts[{index}]");
         if host == "*" {
             verdict.error(path, "a host cannot be * alone", "give it a domain, such as *.example.com");
-        } else if host.parse::<IpAddr>().is_ok() {
-            verdict.warn(path, "is an address", "put it into addresses");
         } else {
             names::wildcard_host(&path, host, verdict);
+            if host.starts_with('*') && !host.starts_with("*.") {
+                verdict.warn(
+                    path,
+                    "has a wildcard that is only a part of a label",
+                    "proxies match whole labels: *.",
+                );
+            }
         }
     }
     for (index, address) in entry.addresses.iter().enumerate() {
@@ -91,6 +100,13 @@ fn ports(entry: &ServiceEntry, verdict: &mut Verdict) {
         names::port(&format!("{path}.number"), port.number, verdict);
         if port.target_port != 0 {
             names::port(&format!("{path}.targetPort"), port.target_port, verdict);
+            if entry.resolution == ServiceEntryResolution::None {
+                verdict.warn(
+                    format!("{path}.targetPort"),
+                    "has no effect with resolution NONE",
+                    "leave it out",
+                );
+            }
         }
         if !port.protocol.is_empty() {
             names::protocol(&format!("{path}.protocol"), &port.protocol, verdict);
@@ -105,7 +121,36 @@ fn ports(entry: &ServiceEntry, verdict: &mut Verdict) {
     }
 }
 
+/// Whether a protocol has no name in its traffic by which hosts could be told apart.
+fn is_nameless(protocol: &str) -> bool {
+    let named = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTP_PROXY", "HTTPS", "TLS"];
+    !named.iter().any(|known| known.eq_ignore_ascii_case(protocol))
+}
+
+fn is_tcp(protocol: &str) -> bool {
+    let known = ["TCP", "HTTPS", "TLS", "MONGO", "REDIS", "MYSQL"];
+    known.iter().any(|known| known.eq_ignore_ascii_case(protocol))
+}
+
+fn several_hosts(entry: &ServiceEntry, verdict: &mut Verdict) {
+    if entry.hosts.len() < 2 || entry.resolution == ServiceEntryResolution::None {
+        return;
+    }
+    if let Some(index) = entry.ports.iter().position(|port| is_nameless(&port.protocol)) {
+        verdict.error(
+            format!("spec.ports[{index}].protocol"),
+            "nothing in the traffic tells the hosts apart",
+            "name one host, or use HTTP or TLS",
+        );
+    }
+    let dns = matches!(entry.resolution, ServiceEntryResolution::Dns | ServiceEntryResolution::DnsRoundRobin);
+    if dns && !entry.addresses.is_empty() && entry.ports.iter().any(|port| is_tcp(&port.protocol)) {
+        verdict.warn("spec.hosts", "several hosts share an address and a TCP port", "name one host");
+    }
+}
+
 fn resolution(entry: &ServiceEntry, verdict: &mut Verdict) {
+    several_hosts(entry, verdict);
     match entry.resolution {
         ServiceEntryResolution::None => {
             if !entry.endpoints.is_empty() {
@@ -125,6 +170,9 @@ fn resolution(entry: &ServiceEntry, verdict: &mut Verdict) {
                         format!("{address:?} is not an address"),
                         "resolution STATIC needs IP addresses; use DNS for names",
                     );
+                }
+                if address.starts_with("unix://") && entry.ports.len() != 1 {
+                    verdict.error(format!("{path}.address"), "a Unix socket is for exactly one port", "");
                 }
                 endpoint_ports(&path, entry, endpoint, verdict);
             }
@@ -232,6 +280,9 @@ pub(super) fn workload_entry(path: &str, entry: &WorkloadEntry, within: bool, ve
                 "is missing",
                 "write an address (or network, behind a gateway)",
             );
+        } else {
+            let message = format!("is unset with network {:?}", entry.network);
+            verdict.warn(format!("{path}.address"), message, "traffic goes to that network's gateway");
         }
     } else if !within && address.parse::<IpAddr>().is_err() && !names::is_fqdn(address) {
         verdict.error(format!("{path}.address"), format!("{address:?} is not an address"), "");

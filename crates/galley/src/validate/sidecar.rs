@@ -10,8 +10,9 @@ use super::names::{self, is_dns_label};
 use super::{Context, destination_rule};
 use crate::Verdict;
 
-pub(super) fn judge(sidecar: &Sidecar, _: &Context<'_>, verdict: &mut Verdict) {
+pub(super) fn judge(sidecar: &Sidecar, context: &Context<'_>, verdict: &mut Verdict) {
     if let Some(selector) = &sidecar.workload_selector {
+        names::empty_selector("spec.workloadSelector", &selector.labels, "sidecar: ", verdict);
         names::labels("spec.workloadSelector.labels", &selector.labels, verdict);
     }
     if sidecar.egress.is_empty()
@@ -41,6 +42,7 @@ pub(super) fn judge(sidecar: &Sidecar, _: &Context<'_>, verdict: &mut Verdict) {
     for (index, listener) in sidecar.egress.iter().enumerate() {
         let path = format!("spec.egress[{index}]");
         egress(&path, listener, verdict);
+        repeated_hosts(&format!("{path}.hosts"), &listener.hosts, context.namespace, verdict);
         match &listener.port {
             None => {
                 without_port += 1;
@@ -60,8 +62,10 @@ pub(super) fn judge(sidecar: &Sidecar, _: &Context<'_>, verdict: &mut Verdict) {
                 }
             }
             Some(port) => {
-                if !binds.insert((listener.bind.as_str(), port.number)) {
-                    verdict.error(format!("{path}.port"), "port and bind are used twice", "leave one");
+                // What listens on addresses has a port of its own; a socket has a path of its own.
+                let bind = if port.number == 0 { listener.bind.as_str() } else { "" };
+                if !binds.insert((bind, port.number)) {
+                    verdict.error(format!("{path}.port"), "is used twice", "leave one");
                 }
             }
         }
@@ -99,6 +103,12 @@ fn ingress(path: &str, listener: &IstioIngressListener, verdict: &mut Verdict) {
     default_endpoint(&format!("{path}.defaultEndpoint"), &listener.default_endpoint, verdict);
     if let Some(pool) = &listener.connection_pool {
         destination_rule::connection_pool(&format!("{path}.connectionPool"), pool, verdict);
+        let http = ["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTP_PROXY"];
+        let protocol = listener.port.protocol.as_str();
+        if pool.http.is_some() && !http.iter().any(|known| known.eq_ignore_ascii_case(protocol)) {
+            let message = format!("has no effect on protocol {protocol:?}");
+            verdict.warn(format!("{path}.connectionPool.http"), message, "only tcp has one there");
+        }
     }
     let Some(tls) = &listener.tls else { return };
     let path = format!("{path}.tls");
@@ -121,6 +131,27 @@ fn ingress(path: &str, listener: &IstioIngressListener, verdict: &mut Verdict) {
     }
     if tls.mode != ServerTlsMode::IstioMutual {
         super::gateway::server_tls(&path, tls, verdict);
+    }
+}
+
+/// Says so where a host is there already.
+fn repeated_hosts(path: &str, hosts: &[String], namespace: &str, verdict: &mut Verdict) {
+    let split = |host: &'_ str| {
+        let (space, name) = host.split_once('/')?;
+        Some((if space == "." { namespace } else { space }.to_owned(), name.to_owned()))
+    };
+    let hosts: Vec<(String, String)> = hosts.iter().filter_map(|host| split(host)).collect();
+    for (index, (space, name)) in hosts.iter().enumerate() {
+        let covered = hosts[..index]
+            .iter()
+            .any(|(other, earlier)| other == space && (earlier == name || earlier == "*" || name == "*"));
+        if covered {
+            verdict.warn(format!("{path}[{index}]"), "is there already", "leave one of them out");
+        }
+    }
+    let all = hosts.iter().any(|(space, name)| space == "*" && name == "*");
+    if all && hosts.iter().any(|(space, _)| space != "*") {
+        verdict.warn(path, "*/* is everything", "leave the other hosts out");
     }
 }
 

@@ -137,7 +137,8 @@ fn covered(prefixes: &[Prefixed<'_>], verdict: &mut Verdict) {
         for later in &prefixes[index + 1..] {
             if later.prefix != earlier.prefix && covers(earlier, later) {
                 let condition = format!("{} of prefix {}", later.called, later.prefix);
-                let duplicate = format!("{} of prefix {} on {}", earlier.called, earlier.prefix, earlier.rule);
+                let duplicate =
+                    format!("{} of prefix {} on {}", earlier.called, earlier.prefix, earlier.rule);
                 ineffective(&later.path, later.rule.clone(), condition, duplicate, verdict);
             }
         }
@@ -219,7 +220,11 @@ mod tests {
                 "http: [{match: [{uri: {prefix: /a}, headers: {h: {exact: x}}}]}, {match: [{uri: {prefix: /ab}}]}]",
                 &[],
             ),
-            ("tcp", "tcp: [{match: [{port: 1}]}, {match: [{port: 1}]}]", &["#1 #0 by #0", "#1 all matches used by prior rules"]),
+            (
+                "tcp",
+                "tcp: [{match: [{port: 1}]}, {match: [{port: 1}]}]",
+                &["#1 #0 by #0", "#1 all matches used by prior rules"],
+            ),
             ("tls for all", "tls: [{}, {}]", &["#1 only the last rule can have no matches"]),
         ] {
             assert_eq!(findings(service), *expect, "{case}");

@@ -17,7 +17,7 @@ use super::unreachable;
 use crate::Verdict;
 use crate::check::join;
 
-pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Verdict) {
+pub(super) fn judge(service: &VirtualService, context: &Context<'_>, verdict: &mut Verdict) {
     let is_delegate = service.hosts.is_empty();
     let gateways_ok = gateways("spec.gateways", &service.gateways, verdict);
     if is_delegate {
@@ -40,6 +40,9 @@ pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Ver
     for (index, route) in service.http.iter().enumerate() {
         http_route(&format!("spec.http[{index}]"), route, is_delegate, verdict);
     }
+    if for_mesh {
+        claims_in_mesh(service, verdict);
+    }
     unreachable::judge(service, verdict);
     for (index, route) in service.tls.iter().enumerate() {
         let path = format!("spec.tls[{index}]");
@@ -53,11 +56,11 @@ pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Ver
             }
             for (index, host) in one.sni_hosts.iter().enumerate() {
                 let place = format!("{path}.sniHosts[{index}]");
-                names::wildcard_host(&place, host, verdict);
                 if host.parse::<std::net::IpAddr>().is_ok() {
                     verdict.warn(place, "an address is no server name", "clients send none for it");
                     continue;
                 }
+                names::wildcard_host(&place, host, verdict);
                 let fits = service.hosts.iter().any(|outer| {
                     lateen_model::Hostname::from(outer.as_str())
                         .covers(&lateen_model::Hostname::from(host.as_str()))
@@ -82,7 +85,24 @@ pub(super) fn judge(service: &VirtualService, _: &Context<'_>, verdict: &mut Ver
         }
         destinations(&format!("{path}.route"), &route.route, verdict);
     }
-    names::export_to("spec.exportTo", &service.export_to, verdict);
+    names::export_to("spec.exportTo", &service.export_to, context.namespace, verdict);
+}
+
+/// Sidecars know no tokens: only gateways route by claims.
+fn claims_in_mesh(service: &VirtualService, verdict: &mut Verdict) {
+    for (rule, route) in service.http.iter().enumerate() {
+        for (index, one) in route.r#match.iter().enumerate() {
+            for (field, conditions) in [("headers", &one.headers), ("withoutHeaders", &one.without_headers)] {
+                for name in conditions.keys().filter(|name| names::is_claim(name)) {
+                    verdict.error(
+                        join(&format!("spec.http[{rule}].match[{index}].{field}"), name),
+                        "claims of tokens are only known to gateways",
+                        "name the gateways, without mesh",
+                    );
+                }
+            }
+        }
+    }
 }
 
 fn hosts(service: &VirtualService, for_mesh: bool, verdict: &mut Verdict) {
@@ -113,8 +133,14 @@ fn gateways(path: &str, gateways: &[String], verdict: &mut Verdict) -> bool {
         let place = format!("{path}[{index}]");
         let parts: Vec<&str> = gateway.split('/').collect();
         let fits = match parts.as_slice() {
-            [name] => names::is_fqdn(name),
-            [namespace, name] => (*namespace == "." || is_dns_label(namespace)) && names::is_fqdn(name),
+            [name] => {
+                if let Some((name, rest)) = name.split_once('.') {
+                    let namespace = rest.split('.').next().unwrap_or_default();
+                    verdict.warn(&place, "is an old form", format!("write {namespace}/{name}"));
+                }
+                names::is_fqdn(name)
+            }
+            [namespace, name] => is_dns_label(namespace) && is_dns_label(name),
             _ => false,
         };
         if !fits {
@@ -291,7 +317,9 @@ fn http_match(
     for (field, conditions) in [("headers", &one.headers), ("withoutHeaders", &one.without_headers)] {
         for (name, text) in conditions {
             let place = join(&format!("{path}.{field}"), name);
-            names::header_name(&place, name.strip_prefix(':').unwrap_or(name), verdict);
+            if !names::is_claim(name) {
+                names::header_name(&place, name.strip_prefix(':').unwrap_or(name), verdict);
+            }
             not_empty_prefix(&place, text, verdict);
             // Istio takes this for "any value", though it is no expression.
             if text.regex.as_deref() != Some("*") {

@@ -12,14 +12,33 @@ pub(crate) fn run(folder: &Path) -> anyhow::Result<Report> {
     for case in cases(folder)? {
         let verdict = judge(&case);
         let expected = case["valid"].as_bool().unwrap_or_default();
-        let outcome = if verdict.is_valid() == expected {
-            Ok(())
-        } else {
-            Err(format!("should be {}: {}", if expected { "accepted" } else { "refused" }, verdict.message()))
+        let outcome = match verdict.is_valid() == expected {
+            true => warnings(&case["warning"], &verdict),
+            false => Err(format!(
+                "should be {}: {}",
+                if expected { "accepted" } else { "refused" },
+                verdict.message()
+            )),
         };
         report.add(format!("{} {}", text(&case, "name"), text(&case, "case")), outcome);
     }
     Ok(report)
+}
+
+/// Compares what is warned of: any or none, or a text that some warning must contain. Nothing is said where there is
+/// an error anyway.
+fn warnings(expected: &Value, verdict: &lateen_galley::Verdict) -> Result<(), String> {
+    let is: Vec<String> = verdict.warnings.iter().map(ToString::to_string).collect();
+    let fits = match expected {
+        Value::Bool(expected) => *expected != is.is_empty(),
+        Value::String(expected) if expected.is_empty() => is.is_empty(),
+        Value::String(expected) => is.iter().any(|warning| warning.contains(expected)),
+        _ => true,
+    };
+    match fits || !verdict.is_valid() {
+        true => Ok(()),
+        false => Err(format!("the warning should be {expected}: {is:?}")),
+    }
 }
 
 /// Puts a fragment into a minimal valid object.

@@ -150,7 +150,8 @@ fn repeated_hosts(path: &str, hosts: &[String], namespace: &str, verdict: &mut V
         }
     }
     let all = hosts.iter().any(|(space, name)| space == "*" && name == "*");
-    if all && hosts.iter().any(|(space, _)| space != "*") {
+    // `~` takes hosts out, so it goes with all of them.
+    if all && hosts.iter().any(|(space, _)| space != "*" && !space.starts_with('~')) {
         verdict.warn(path, "*/* is everything", "leave the other hosts out");
     }
 }

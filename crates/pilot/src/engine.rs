@@ -392,7 +392,7 @@ impl Sources {
     }
 }
 
-/// Whether a change may touch anything of any class.
+/// Whether a change may touch anything of any class. Namespaces are no input of planning, but of classes.
 fn is_for_all(changes: &ChangeSet) -> bool {
     use ConfigKind as Kind;
     let narrow = |kind| {
@@ -408,8 +408,5 @@ fn is_for_all(changes: &ChangeSet) -> bool {
                 | Kind::WorkloadGroup
         )
     };
-    changes.full
-        || changes.mesh
-        || !changes.namespaces.is_empty()
-        || changes.configs.iter().any(|reference| !narrow(reference.kind))
+    changes.full || changes.mesh || changes.configs.iter().any(|reference| !narrow(reference.kind))
 }

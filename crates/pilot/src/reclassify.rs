@@ -28,8 +28,8 @@ impl Reclassify {
     pub(crate) fn new(before: &Snapshot, after: &Snapshot, changes: &ChangeSet, index: &IndexChange) -> Self {
         let root = after.mesh().root_namespace.as_str();
         let mut concerned = Self {
-            all: changes.full || changes.mesh || index.questions || !changes.namespaces.is_empty(),
-            namespaces: index.selecting.clone(),
+            all: changes.full || changes.mesh || index.questions,
+            namespaces: index.selecting.union(&changes.namespaces).cloned().collect(),
             ..Self::default()
         };
         for reference in &changes.configs {

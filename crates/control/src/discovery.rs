@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -84,6 +85,17 @@ struct Inside {
     debt: Debt,
     /// Why the proxy refuses what it was sent last, by type.
     rejections: BTreeMap<String, String>,
+    /// When the oldest change came that waits to be taken up, and the oldest that is not acknowledged as a whole.
+    waiting_since: Option<Instant>,
+    under_way_since: Option<Instant>,
+    /// The stream is to end.
+    closed: bool,
+}
+
+/// What a proxy should hold.
+pub(crate) struct Held {
+    pub(crate) class: Arc<Class>,
+    pub(crate) view: View,
 }
 
 /// What a class holds, shared by its streams: the server keeps it as what each of them was sent.
@@ -142,6 +154,19 @@ impl Discovery {
         references.iter().map(progress).collect()
     }
 
+    /// What the proxy `POD.NAMESPACE` should hold; nothing where it is not connected here.
+    pub(crate) fn held_by(&self, proxy: &str) -> Option<Held> {
+        let state = self.shared.state.lock();
+        let stream = state.streams.named(proxy).next()?;
+        Some(Held { class: Arc::clone(&stream.class), view: state.engine.view(&stream.class) })
+    }
+
+    /// Ends the streams of the proxy `POD.NAMESPACE`, and says how many there were.
+    pub(crate) fn disconnect(&self, proxy: &str) -> usize {
+        let state = self.shared.state.lock();
+        state.streams.named(proxy).map(|stream| stream.letterbox.close()).count()
+    }
+
     /// A feed of the objects that change from now on; it begins with all.
     pub(crate) fn follow_objects(&self) -> Arc<Feed> {
         let mut state = self.shared.state.lock();
@@ -151,10 +176,11 @@ impl Discovery {
     }
 
     fn apply(&self, snapshot: Arc<Snapshot>, changes: &ChangeSet) {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let mut guard = self.shared.state.lock();
         let state = &mut *guard;
         self.shared.metrics.services.set(snapshot.service_count().try_into().unwrap_or(i64::MAX));
+        self.shared.metrics.arrived(&snapshot, changes);
         let applied = state.engine.apply(snapshot, changes);
         state.ready = true;
         let revision = state.distribution.begin();
@@ -248,6 +274,13 @@ impl Streams {
         }
     }
 
+    /// The streams of the proxy `POD.NAMESPACE`.
+    fn named(&self, proxy: &str) -> impl Iterator<Item = &Stream> {
+        let place = proxy.rsplit_once('.').map(|(name, namespace)| (namespace.into(), name.to_owned()));
+        let ids = place.and_then(|place| self.by_place.get(&place)).into_iter().flatten();
+        ids.filter_map(|id| self.by_id.get(id))
+    }
+
     fn in_namespace(&self, namespace: &Namespace) -> impl Iterator<Item = u64> {
         let namespace = namespace.clone();
         let first = (namespace.clone(), String::new());
@@ -308,28 +341,47 @@ impl Letterbox {
         }
         inside.letter = Some(next);
         inside.debt.told(revision);
+        inside.waiting_since.get_or_insert_with(Instant::now);
         drop(inside);
         self.arrived.notify_one();
     }
 
-    async fn take(&self) -> Letter {
+    /// The next letter; nothing once the stream is to end.
+    async fn take(&self, metrics: &Metrics) -> Option<Letter> {
         loop {
             {
                 let mut inside = self.inside.lock();
+                if inside.closed {
+                    return None;
+                }
                 if let Some(letter) = inside.letter.take() {
                     inside.debt.taken();
-                    return letter;
+                    if let Some(since) = inside.waiting_since.take() {
+                        metrics.queued(since.elapsed());
+                        inside.under_way_since.get_or_insert(since);
+                    }
+                    return Some(letter);
                 }
             }
             self.arrived.notified().await;
         }
     }
 
+    fn close(&self) {
+        self.inside.lock().closed = true;
+        self.arrived.notify_one();
+    }
+
     /// What the proxy said.
-    fn heard(&self, event: Event<'_>) {
+    fn heard(&self, event: Event<'_>, metrics: &Metrics) {
         let mut inside = self.inside.lock();
         match event {
-            Event::Settled => inside.debt.settled(),
+            Event::Settled => {
+                inside.debt.settled();
+                if let Some(since) = inside.under_way_since.take() {
+                    metrics.converged(since.elapsed());
+                }
+            }
             Event::Accepted { type_url, .. } => drop(inside.rejections.remove(type_url)),
             Event::Rejected { type_url, message, .. } => {
                 inside.rejections.insert(type_url.to_owned(), message.to_owned());
@@ -371,7 +423,7 @@ struct Proxy {
 impl Subscriber for Proxy {
     fn changed(&mut self) -> BoxFuture<'_, Option<lateen_xds::ChangeSet>> {
         async {
-            let letter = self.letterbox.take().await;
+            let letter = self.letterbox.take(&self.shared.metrics).await?;
             self.view = letter.view;
             Some(Arc::unwrap_or_clone(letter.changes))
         }
@@ -401,7 +453,10 @@ impl Subscriber for Proxy {
     }
 
     fn event(&mut self, event: Event<'_>) {
-        self.letterbox.heard(event);
+        self.letterbox.heard(event, &self.shared.metrics);
+        if let Event::Sent { type_url, bytes } = event {
+            self.shared.metrics.sent(type_url, bytes);
+        }
         if let Event::Rejected { type_url, names, message, .. } = event {
             self.shared.metrics.rejected(type_url);
             tracing::warn!(

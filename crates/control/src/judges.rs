@@ -11,14 +11,34 @@ use lateen_pilot::injection::{self, Settings};
 use serde_json::Value;
 
 use crate::arguments::{ProxyKind, RunArguments};
+use crate::metrics::Metrics;
 use crate::webhooks::{Answer, Webhooks};
 
 /// Both judges.
-pub(crate) fn webhooks(arguments: &RunArguments, client: Client) -> Webhooks {
+pub(crate) fn webhooks(arguments: &RunArguments, client: Client, metrics: &Metrics) -> Webhooks {
     let settings = Arc::new(settings(arguments));
+    let (injections, metrics) = (metrics.injections.clone(), metrics.clone());
     Webhooks {
-        inject: Box::new(move |request| inject(request, client.clone(), Arc::clone(&settings)).boxed()),
-        validate: Box::new(|request| std::future::ready(validate(&request)).boxed()),
+        inject: Box::new(move |request| {
+            let (client, settings, counters) = (client.clone(), Arc::clone(&settings), injections.clone());
+            async move {
+                let answer = inject(request, client, settings).await;
+                counters.requests.inc();
+                match (&answer.refusal, &answer.patch) {
+                    (Some(_), _) => counters.failures.inc(),
+                    (None, Some(_)) => counters.successes.inc(),
+                    (None, None) => counters.skips.inc(),
+                };
+                answer
+            }
+            .boxed()
+        }),
+        validate: Box::new(move |request| {
+            let answer = validate(&request);
+            let text = |field: &str| request["resource"][field].as_str().unwrap_or_default();
+            metrics.validated(text("group"), text("version"), text("resource"), answer.refusal.is_some());
+            std::future::ready(answer).boxed()
+        }),
     }
 }
 

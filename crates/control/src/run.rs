@@ -68,7 +68,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
 /// What must live as long as the process.
 struct Running {
     _standalone: standalone::Standalone,
-    _registry: Registry,
+    _registry: Arc<Registry>,
 }
 
 async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<Running> {
@@ -84,7 +84,8 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     let serving = standalone.root.issue_server(&names, &[arguments.advertised_address])?;
 
     // The webhooks listen before the API server is told of them.
-    let judges = Arc::new(judges::webhooks(arguments, client.clone()));
+    let metrics = Metrics::new();
+    let judges = Arc::new(judges::webhooks(arguments, client.clone(), &metrics));
     let tls = lateen_identity::tls::server_config(&serving.certificate, &serving.key, &[b"http/1.1"])?;
     let listener = listen(arguments, arguments.ports.webhooks).await?;
     tokio::spawn(webhooks::serve(listener, tls, judges, drain.clone()));
@@ -95,7 +96,6 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     }
     tokio::spawn(root_certificate::distribute(client.clone(), root.to_owned(), drain.clone()));
 
-    let metrics = Metrics::new();
     let platform = Kubernetes::new(
         client.clone(),
         KubernetesOptions {
@@ -109,10 +109,12 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
         vec![Box::new(platform)],
         Some(readiness.register("the first snapshot")),
     );
+    metrics.collect(registry.metrics());
+    let registry = Arc::new(registry);
     let discovery = Discovery::new(Callers::new(client.clone()), metrics.clone());
     tokio::spawn(discovery.clone().follow(registry.subscribe(), drain.clone()));
 
-    let identity = replica();
+    let identity = replica(standalone.is_embedded());
     let timing = leader::Timing::default();
     let leadership = leader::elect(client, namespace, LEASE, &identity, timing, drain.clone());
     tokio::spawn(status::write(client.clone(), discovery.clone(), leadership, drain.clone()));
@@ -122,7 +124,8 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
         discovery,
         streams: ads.streams(),
         readiness: readiness.clone(),
-        identifier: "istiod".to_owned(),
+        platforms: platforms(&registry),
+        identifier: identity,
     };
     let identity = Identity::from_pem(&serving.certificate, &serving.key);
     serve_xds(listen(arguments, arguments.ports.xds).await?, ads.clone(), Some(identity), drain.clone())?;
@@ -145,8 +148,22 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
 
 /// What tells this replica from others: the Pod's name. Standalone there is one alone, which leads again at once after a
 /// restart.
-fn replica() -> String {
-    std::env::var("POD_NAME").unwrap_or_else(|_| "istiod".to_owned())
+fn replica(embedded: bool) -> String {
+    let other = || if embedded { "istiod".to_owned() } else { format!("istiod_{}", uuid::Uuid::new_v4()) };
+    std::env::var("POD_NAME").unwrap_or_else(|_| other())
+}
+
+/// How the platforms fare, for the debug page.
+fn platforms(registry: &Arc<Registry>) -> debug::Platforms {
+    let registry = Arc::clone(registry);
+    Box::new(move || serde_json::json!({"platforms": registry.statuses(), "problems": problems(&registry)}))
+}
+
+fn problems(registry: &Registry) -> Vec<String> {
+    let said = |problem: lateen_registry::Problem| {
+        format!("{:?} {}/{}: {}", problem.kind, problem.key.namespace, problem.key.name, problem.message)
+    };
+    registry.problems().into_iter().map(said).collect()
 }
 
 async fn listen(arguments: &RunArguments, port: u16) -> anyhow::Result<TcpListener> {

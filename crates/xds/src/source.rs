@@ -166,6 +166,13 @@ pub enum Event<'a> {
         /// What is wrong; nothing where all is well.
         error: Option<&'a str>,
     },
+    /// A response is on its way.
+    Sent {
+        /// The type.
+        type_url: &'a str,
+        /// The size of its resources.
+        bytes: usize,
+    },
     /// It was sent and has answered all that there is to send of the state adopted last: nothing is due or under way.
     Settled,
     /// It rejected the last response of the type, at least in part.

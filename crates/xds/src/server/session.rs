@@ -498,6 +498,10 @@ impl Session {
         state.in_flight = Some(InFlight { nonce, version, names });
         self.send_dependents_again(type_url, &updated, subscriber);
         self.sent(type_url, &response);
+        subscriber.event(Event::Sent {
+            type_url,
+            bytes: response.resources.iter().map(|resource| resource.any().len()).sum(),
+        });
         Some(response)
     }
 

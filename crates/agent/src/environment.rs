@@ -100,12 +100,34 @@ impl Workload {
         })
     }
 
-    /// Reads the process's environment and `/etc/istio/pod/labels`.
+    /// Reads the process's environment and `/etc/istio/pod/labels`. A machine outside of Kubernetes need not say its name
+    /// and address.
     pub fn from_process() -> Result<Self, EnvironmentError> {
-        let variables = std::env::vars().collect();
+        let mut variables: BTreeMap<String, String> = std::env::vars().collect();
+        let missing = |name: &str| variables.get(name).is_none_or(String::is_empty);
+        let found = [
+            ("POD_NAME", missing("POD_NAME").then(host_name).flatten()),
+            ("INSTANCE_IP", missing("INSTANCE_IP").then(default_address).flatten()),
+        ];
+        for (name, value) in found {
+            variables.extend(value.map(|value| (name.to_owned(), value)));
+        }
         let labels = std::fs::read_to_string(Path::new("/etc/istio/pod/labels")).ok();
         Self::from_variables(&variables, labels.as_deref())
     }
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+/// The address that connections to other machines come from. Nothing is sent.
+fn default_address() -> Option<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_unspecified()).then(|| address.to_string())
 }
 
 fn addresses(first: &str, all: Option<&String>) -> Result<Vec<IpAddr>, EnvironmentError> {

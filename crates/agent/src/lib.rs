@@ -10,6 +10,7 @@ pub mod arguments;
 pub mod bootstrap;
 pub mod data_plane;
 pub mod environment;
+pub mod health;
 pub mod interception;
 pub mod probes;
 mod run;

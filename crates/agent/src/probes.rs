@@ -44,11 +44,13 @@ impl Probes {
         tokio::time::timeout(timeout, made).await.map_err(|_| format!("no answer within {timeout:?}"))?
     }
 
-    async fn connect(&self, port: u16) -> Result<TcpStream, String> {
+    /// Connects to the application.
+    pub(crate) async fn connect(&self, port: u16) -> Result<TcpStream, String> {
         TcpStream::connect((self.address, port)).await.map_err(|error| format!("port {port}: {error}"))
     }
 
-    async fn get(&self, action: &Value) -> Result<StatusCode, String> {
+    /// Makes an `httpGet`.
+    pub(crate) async fn get(&self, action: &Value) -> Result<StatusCode, String> {
         if action["scheme"].as_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
             return Err("HTTPS probes cannot be made for the application; use a tcpSocket probe".to_owned());
         }
@@ -66,7 +68,7 @@ impl Probes {
     }
 }
 
-fn port(value: &Value) -> Result<u16, String> {
+pub(crate) fn port(value: &Value) -> Result<u16, String> {
     value
         .as_u64()
         .or_else(|| value.as_str()?.parse().ok())

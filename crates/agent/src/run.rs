@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use lateen_base::{admin, drain};
-use lateen_xds::relay::Relay;
+use lateen_xds::relay::{Relay, Report};
 use lateen_xds::transport::bearer_token_file;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use crate::arguments::ProxyArguments;
 use crate::bootstrap::{Role, bootstrap};
 use crate::data_plane::{DataPlane, write_bootstrap};
 use crate::environment::Workload;
+use crate::health::Prober;
 use crate::probes::Probes;
 use crate::status::Status;
 use crate::upstream;
@@ -87,7 +88,7 @@ fn serve_xds(
     drain: drain::Watch,
 ) -> anyhow::Result<()> {
     let channel = upstream::channel(&workload.config.discovery_address, &arguments.root_certificate)?;
-    let relay = Relay::new(channel, bearer_token_file(&arguments.token));
+    let relay = Relay::new(channel, bearer_token_file(&arguments.token)).reporting(probe(workload, &drain));
     // Left by an earlier start of this container.
     let _ = std::fs::remove_file(socket);
     let listener =
@@ -98,6 +99,17 @@ fn serve_xds(
         }
     });
     Ok(())
+}
+
+/// Starts the probe of an application that no kubelet probes, if there is one; the receiver has what to report.
+fn probe(workload: &Workload, drain: &drain::Watch) -> watch::Receiver<Option<Report>> {
+    let (reports, receiver) = watch::channel(None);
+    let probe = &workload.config.raw["readinessProbe"];
+    if probe.is_object() {
+        let address = workload.addresses.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        tokio::spawn(Prober::new(probe.clone(), address).run(reports, drain.clone()));
+    }
+    receiver
 }
 
 /// Serves the agent's pages; the sender is set to true when somebody asks the agent to quit.

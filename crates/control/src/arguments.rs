@@ -60,6 +60,12 @@ pub struct RunArguments {
     /// The namespace of the control plane.
     #[arg(long, default_value = "istio-system")]
     pub root_namespace: String,
+    /// The name of the mesh's own cluster.
+    #[arg(long, default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// The revision of the control plane: objects with another label `istio.io/rev` are left alone.
+    #[arg(long, default_value = "")]
+    pub revision: String,
     /// The data plane that is injected.
     #[arg(long, value_enum, default_value_t = ProxyKind::Lateen)]
     pub proxy: ProxyKind,

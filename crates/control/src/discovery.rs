@@ -25,6 +25,7 @@ use tonic::Status;
 use crate::callers::Callers;
 use crate::distribution::{Debt, Distribution, Feed, Progress, Recipient, Revision};
 use crate::metrics::Metrics;
+use crate::registration::{HEALTH_INFORMATION, Registration, Registrations};
 
 /// The types that the engine makes.
 const TYPES: [&str; 6] = [
@@ -45,6 +46,7 @@ pub(crate) struct Discovery {
 struct Shared {
     state: Mutex<State>,
     callers: Callers,
+    registrations: Registrations,
     metrics: Metrics,
     next_stream: AtomicU64,
 }
@@ -124,8 +126,14 @@ struct Letter {
 
 impl Discovery {
     /// Knows nothing yet; [`Self::follow`] feeds it.
-    pub(crate) fn new(callers: Callers, metrics: Metrics) -> Self {
-        let shared = Shared { state: Mutex::default(), callers, metrics, next_stream: AtomicU64::new(0) };
+    pub(crate) fn new(callers: Callers, registrations: Registrations, metrics: Metrics) -> Self {
+        let shared = Shared {
+            state: Mutex::default(),
+            callers,
+            registrations,
+            metrics,
+            next_stream: AtomicU64::new(0),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -138,6 +146,19 @@ impl Discovery {
             };
             self.apply(snapshot, &changes);
         }
+    }
+
+    /// Registers the workload behind a proxy, if it asks for it.
+    async fn register(&self, client: &Client, node: &ProxyNode) -> Result<Option<Registration>, Status> {
+        let snapshot = {
+            let state = self.shared.state.lock();
+            if !state.ready {
+                return Err(Status::unavailable("the control plane is still reading its configuration"));
+            }
+            Arc::clone(state.engine.snapshot())
+        };
+        let metadata = client.node.metadata.clone().map(Into::into).unwrap_or_default();
+        self.shared.registrations.register(node, &metadata, &snapshot).await
     }
 
     /// The snapshot that proxies are served from.
@@ -396,6 +417,7 @@ impl ResourceSource for Discovery {
         let node = ProxyNode::from_proto(&client.node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.shared.callers.admit(&client, &node).await?;
+        let registration = self.register(&client, &node).await?;
         let mut state = self.shared.state.lock();
         if !state.ready {
             return Err(Status::unavailable("the control plane is still reading its configuration"));
@@ -408,7 +430,7 @@ impl ResourceSource for Discovery {
         tracing::info!(node = node.id, stream = id, "a proxy connected");
         state.streams.insert(id, Stream { node, class, letterbox: Arc::clone(&letterbox) });
         self.shared.metrics.connected.set(state.streams.by_id.len().try_into().unwrap_or(i64::MAX));
-        Ok(Box::new(Proxy { id, shared: Arc::clone(&self.shared), view, letterbox }))
+        Ok(Box::new(Proxy { id, shared: Arc::clone(&self.shared), view, letterbox, registration }))
     }
 }
 
@@ -418,6 +440,8 @@ struct Proxy {
     shared: Arc<Shared>,
     view: Arc<Shown>,
     letterbox: Arc<Letterbox>,
+    /// Of a workload that registers itself.
+    registration: Option<Registration>,
 }
 
 impl Subscriber for Proxy {
@@ -454,6 +478,11 @@ impl Subscriber for Proxy {
 
     fn event(&mut self, event: Event<'_>) {
         self.letterbox.heard(event, &self.shared.metrics);
+        if let (Event::Reported { type_url: HEALTH_INFORMATION, error }, Some(registration)) =
+            (event, &self.registration)
+        {
+            registration.report(error);
+        }
         if let Event::Sent { type_url, bytes } = event {
             self.shared.metrics.sent(type_url, bytes);
         }

@@ -44,6 +44,11 @@ pub(crate) struct Leadership {
 }
 
 impl Leadership {
+    /// Whether it leads now.
+    pub(crate) fn leads(&self) -> bool {
+        *self.leads.borrow()
+    }
+
     /// Waits until it leads; for ever if it never will.
     pub(crate) async fn gained(&mut self) {
         if self.leads.wait_for(|leads| *leads).await.is_err() {

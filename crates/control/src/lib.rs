@@ -5,6 +5,7 @@
 //! the webhooks (`webhooks`) and debug pages (`debug`). The replica that leads (`leader`) writes what the mesh says of
 //! objects into their statuses (`status`), by how far they have come (`distribution`). `lateend node` is `lateen-node`.
 
+mod allocation;
 pub mod arguments;
 mod callers;
 mod debug;
@@ -17,6 +18,9 @@ mod manifests;
 mod metrics;
 mod objects;
 mod ports;
+mod registration;
+#[cfg(test)]
+mod remote_tests;
 mod root_certificate;
 mod run;
 mod standalone;

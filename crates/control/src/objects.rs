@@ -4,6 +4,8 @@ use anyhow::Context;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
+use lateen_galley::kind_schema;
+use lateen_model::ConfigKind;
 use serde_json::Value;
 
 /// What to do with an object that is there already.
@@ -35,4 +37,13 @@ pub(crate) async fn ensure(client: &Client, object: &Value, existing: Existing) 
         },
         other => other.map(drop).with_context(|| format!("cannot create {} {name}", types.kind)),
     }
+}
+
+/// The objects of one of the mesh's kinds in a namespace; nothing for a kind without a definition.
+pub(crate) fn config_api(client: &Client, kind: ConfigKind, namespace: &str) -> Option<Api<DynamicObject>> {
+    let schema = kind_schema(kind.as_str())?;
+    let version = schema.versions.first().copied().unwrap_or("v1");
+    let kind = GroupVersionKind::gvk(schema.group, version, schema.kind);
+    let resource = ApiResource::from_gvk_with_plural(&kind, schema.plural);
+    Some(Api::namespaced_with(client.clone(), namespace, &resource))
 }

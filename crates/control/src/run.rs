@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use lateen_base::readiness::Readiness;
 use lateen_base::{admin, drain};
-use lateen_registry::{Kubernetes, KubernetesOptions, Registry, StoreOptions};
+use lateen_registry::{Kubernetes, KubernetesOptions, Registry, RemoteClusters, StoreOptions};
 use lateen_xds::{AdsServer, ServerOptions};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -18,13 +18,11 @@ use crate::callers::Callers;
 use crate::debug::{self, Debug};
 use crate::discovery::Discovery;
 use crate::metrics::Metrics;
-use crate::{install, judges, leader, manifests, root_certificate, standalone, status, webhooks};
+use crate::registration::{self, Registrations};
+use crate::{allocation, install, judges, leader, manifests, root_certificate, standalone, status, webhooks};
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The name of the one cluster that a standalone mesh consists of.
-const CLUSTER: &str = "Kubernetes";
-
 /// The Lease that the leader holds.
 const LEASE: &str = "lateen-leader";
 
@@ -96,30 +94,34 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     }
     tokio::spawn(root_certificate::distribute(client.clone(), root.to_owned(), drain.clone()));
 
-    let platform = Kubernetes::new(
-        client.clone(),
-        KubernetesOptions {
-            cluster: CLUSTER.into(),
-            root_namespace: namespace.clone(),
-            ..KubernetesOptions::default()
-        },
-    );
+    let options = KubernetesOptions {
+        cluster: arguments.cluster_id.as_str().into(),
+        root_namespace: namespace.clone(),
+        revision: arguments.revision.clone(),
+        ..KubernetesOptions::default()
+    };
+    let platform = Kubernetes::new(client.clone(), options.clone());
     let registry = Registry::start(
-        StoreOptions { cluster: CLUSTER.into(), root_namespace: namespace.clone() },
+        StoreOptions { cluster: options.cluster.clone(), root_namespace: namespace.clone() },
         vec![Box::new(platform)],
         Some(readiness.register("the first snapshot")),
     );
     metrics.collect(registry.metrics());
     let registry = Arc::new(registry);
-    let discovery = Discovery::new(Callers::new(client.clone()), metrics.clone());
+    tokio::spawn(RemoteClusters::new(client.clone(), options, registry.platforms()).run());
+    let identity = replica(standalone.is_embedded());
+    let registrations = Registrations::new(client.clone(), identity.clone(), registration::GRACE);
+    let discovery = Discovery::new(Callers::new(client.clone()), registrations.clone(), metrics.clone());
     tokio::spawn(discovery.clone().follow(registry.subscribe(), drain.clone()));
 
-    let identity = replica(standalone.is_embedded());
     let timing = leader::Timing::default();
     let leadership = leader::elect(client, namespace, LEASE, &identity, timing, drain.clone());
-    tokio::spawn(status::write(client.clone(), discovery.clone(), leadership, drain.clone()));
+    tokio::spawn(status::write(client.clone(), discovery.clone(), leadership.clone(), drain.clone()));
+    tokio::spawn(allocation::run(client.clone(), registry.subscribe(), leadership.clone(), drain.clone()));
+    tokio::spawn(registrations.tidy(registry.subscribe(), namespace.clone(), leadership, drain.clone()));
 
-    let ads = AdsServer::new(discovery.clone(), ServerOptions::envoy());
+    let reports = vec![registration::HEALTH_INFORMATION.into()];
+    let ads = AdsServer::new(discovery.clone(), ServerOptions { reports, ..ServerOptions::envoy() });
     let debug = Debug {
         discovery,
         streams: ads.streams(),

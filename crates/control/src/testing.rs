@@ -11,6 +11,8 @@ use lateen_citadel::root::SelfSignedRoot;
 /// A running API server; dropping it ends it.
 pub(crate) struct Api {
     pub(crate) client: Client,
+    /// With every right.
+    pub(crate) kubeconfig: String,
     _server: ApiServer,
     _trigger: drain::Trigger,
     _folder: tempfile::TempDir,
@@ -37,5 +39,5 @@ pub(crate) async fn api() -> Api {
     let config =
         kube::Config::from_custom_kubeconfig(Kubeconfig::from_yaml(&text).unwrap(), &options).await.unwrap();
     let client = Client::try_from(config).unwrap();
-    Api { client, _server: server, _trigger: trigger, _folder: folder }
+    Api { client, kubeconfig: text, _server: server, _trigger: trigger, _folder: folder }
 }

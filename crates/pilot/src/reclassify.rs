@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lateen_model::{ChangeSet, ConfigKind, Namespace, Service, Snapshot};
+use lateen_model::{ChangeSet, ConfigKind, Namespace, Service, Snapshot, WorkloadKind};
 
 use crate::class::workload;
 use crate::index::IndexChange;
@@ -45,7 +45,11 @@ impl Reclassify {
             }
         }
         for key in &changes.workloads {
-            concerned.workloads.insert((key.namespace.clone(), key.name.clone()));
+            match key.kind {
+                WorkloadKind::Pod => concerned.workloads.insert((key.namespace.clone(), key.name.clone())),
+                // What is no Pod has a name that its proxy does not know.
+                WorkloadKind::WorkloadEntry => concerned.namespaces.insert(key.namespace.clone()),
+            };
         }
         let versions = |key| [before.service(key), after.service(key)].into_iter().flatten().cloned();
         concerned.services = changes.services.iter().flat_map(versions).collect();

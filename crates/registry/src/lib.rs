@@ -8,6 +8,7 @@
 //! What errors do to the mesh: a watch that breaks is resumed, and meanwhile the last state stands; an object that
 //! cannot be read is reported, and the last good one stands.
 
+mod addresses;
 mod change;
 mod kubernetes;
 mod metrics;
@@ -16,6 +17,7 @@ mod registry;
 mod status;
 mod store;
 
+pub use addresses::{Allocation, allocations};
 pub use change::{Change, Item, Kind, NodeInfo, ObjectKey, Pod, Problem, Slice, SliceEndpoint};
 pub use kubernetes::{Kubernetes, KubernetesOptions, RemoteClusters, convert, object};
 pub use publish::Subscription;

@@ -58,8 +58,8 @@ impl<M: Message + Default> Decoder for MessageCoder<M> {
 }
 
 /// Passes encoded messages through, unread.
-#[derive(Default)]
-pub(crate) struct RawCodec;
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;
@@ -76,7 +76,9 @@ impl Codec for RawCodec {
     }
 }
 
-pub(crate) struct RawCoder;
+/// Both directions of [`RawCodec`].
+#[derive(Debug, Clone, Copy)]
+pub struct RawCoder;
 
 impl Encoder for RawCoder {
     type Item = Bytes;

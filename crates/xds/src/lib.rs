@@ -47,6 +47,7 @@ mod server;
 mod source;
 pub mod transport;
 
+pub use codec::{RawCodec, RawCoder};
 pub use name::resource_name;
 pub use path::service_path;
 pub use resource::EncodedResource;

@@ -78,6 +78,7 @@ impl Subscriber for World {
                 )
             }
             Event::Settled => "settled".to_owned(),
+            Event::Sent { .. } => return,
             Event::Reported { type_url, error } => format!("{type_url} reported {error:?}"),
             Event::Accepted { type_url, nonce, .. } => format!("{type_url} ack {nonce}"),
             Event::Rejected { type_url, nonce, names, message } => {

@@ -61,8 +61,8 @@ impl Preference {
         let zones = balancer.and_then(|balancer| balancer.zone_aware_lb_setting.as_ref());
         let rule = balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
         let ejects = policy.outlier_detection.is_some();
-        let of_mesh = if rule.is_none() { mesh_zones(mesh) } else { None };
-        if let Some(zones) = zone_aware(zones, of_mesh.as_ref()) {
+        let of_mesh = mesh.zone_aware_lb_setting.as_ref().filter(|_| rule.is_none());
+        if let Some(zones) = zone_aware(zones, of_mesh) {
             return Some(Self {
                 failover: zones.failover.clone(),
                 failover_priority: zones.failover_priority.clone(),
@@ -135,10 +135,6 @@ fn zone_aware<'a>(
         Some(rule) => rule.enabled.unwrap_or_else(|| mesh.is_none_or(is_on)).then_some(rule),
         None => mesh.filter(|mesh| is_on(mesh)),
     }
-}
-
-fn mesh_zones(mesh: &MeshConfig) -> Option<ZoneAwareLoadBalancerSetting> {
-    serde_json::from_value(mesh.rest.get("zoneAwareLbSetting")?.clone()).ok()
 }
 
 /// The order that a service asks for by `trafficDistribution`.
@@ -274,7 +270,7 @@ fn asked_by_mesh(mesh: &MeshConfig) -> Option<BTreeSet<String>> {
             asked.get_or_insert_default().extend(names(&setting.failover_priority));
         }
     }
-    if let Some(zones) = mesh_zones(mesh) {
+    if let Some(zones) = &mesh.zone_aware_lb_setting {
         asked.get_or_insert_default().extend(names(&zones.failover_priority));
     }
     asked

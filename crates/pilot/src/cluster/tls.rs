@@ -157,6 +157,10 @@ fn originated(
         context.alpn_protocols = vec!["h2".to_owned()];
     }
     automatic_names(draft, settings, skips, context.validation_context_type.is_some());
+    if let (Some(defaults), Some(params)) = (&peer.key.mesh.tls_defaults, &mut context.tls_params) {
+        params.ecdh_curves.clone_from(&defaults.ecdh_curves);
+        params.cipher_suites.clone_from(&defaults.cipher_suites);
+    }
     Some(tls::UpstreamTlsContext {
         common_tls_context: Some(context),
         sni: settings.sni.clone(),

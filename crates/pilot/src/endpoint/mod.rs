@@ -6,8 +6,10 @@ mod networks;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lateen_api::mesh::DiscoverySelector;
+use lateen_api::mesh_parts::{ServiceScope, ServiceScopeConfig};
 use lateen_api::networking::{ClientTlsMode, Subset, TrafficPolicy};
-use lateen_model::{ClusterId, EndpointSet, NetworkId, PortProtocol, Service};
+use lateen_model::{ClusterId, EndpointSet, Hostname, NetworkId, PortProtocol, Service};
 
 use lateen_envoy::type_urls;
 
@@ -163,24 +165,42 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Whether clients only see endpoints of their own cluster: those of Kubernetes itself, and what the mesh says
-/// (`serviceSettings`; the last that names the host counts).
+/// Whether clients only see endpoints of their own cluster: what the mesh says of the host (`serviceSettings`; the last
+/// that names it counts), else of services like it (`serviceScopeConfigs`), else those of Kubernetes itself.
 fn is_cluster_local(world: &World<'_>, service: &Service) -> bool {
     let host = &service.key.hostname;
-    let settings = &world.snapshot.mesh().service_settings;
-    let said = settings.iter().rev().find(|one| {
-        one.hosts.iter().any(|pattern| lateen_model::Hostname::from(pattern.as_str()).covers(host))
-    });
-    match said {
-        Some(one) => one.settings.cluster_local,
-        None => {
-            let own = ["kube-system", "kube-public", "kube-node-lease"];
-            let in_kubernetes = service.source.kind == "Service";
-            in_kubernetes
-                && (own.contains(&service.key.namespace.as_str())
-                    || host.starts_with("kubernetes.default.svc."))
-        }
+    let mesh = world.snapshot.mesh();
+    let names = |pattern: &String| Hostname::from(pattern.as_str()).covers(host);
+    if let Some(said) = mesh.service_settings.iter().rev().find(|one| one.hosts.iter().any(names)) {
+        return said.settings.cluster_local;
     }
+    let namespace = world.snapshot.namespace(&service.key.namespace);
+    let of_namespace = namespace.map(|namespace| namespace.labels.clone()).unwrap_or_default();
+    let is_for = |one: &&ServiceScopeConfig| {
+        one.namespace_selector.as_ref().is_none_or(|selector| selects(selector, &of_namespace))
+            && one.services_selector.as_ref().is_none_or(|selector| selects(selector, &service.labels))
+    };
+    if let Some(said) = mesh.service_scope_configs.iter().find(is_for) {
+        return said.scope == ServiceScope::Local;
+    }
+    let own = ["kube-system", "kube-public", "kube-node-lease"];
+    service.source.kind == "Service"
+        && (own.contains(&service.key.namespace.as_str()) || host.starts_with("kubernetes.default.svc."))
+}
+
+/// Kubernetes' label selectors; a condition of an unknown kind picks nothing.
+fn selects(selector: &DiscoverySelector, labels: &BTreeMap<String, String>) -> bool {
+    selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        && selector.match_expressions.iter().all(|one| {
+            let value = labels.get(&one.key);
+            match one.operator.as_str() {
+                "In" => value.is_some_and(|value| one.values.contains(value)),
+                "NotIn" => value.is_none_or(|value| !one.values.contains(value)),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
 }
 
 /// The endpoints that a cluster carries itself, since the proxy resolves their names.

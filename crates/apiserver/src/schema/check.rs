@@ -16,8 +16,32 @@ pub type Requires = fn(path: &Path<'_>, field: &str) -> bool;
 /// All findings about `value`.
 pub fn check(schema: &Schema, id: NodeId, value: &Value, path: &Path<'_>, requires: Requires) -> Vec<Cause> {
     let mut checker = Checker { schema, requires, causes: Vec::new() };
-    checker.value(id, value, path);
+    checker.value(id, value, None, path);
     checker.causes
+}
+
+/// All findings about what has changed: what an object had before may stay, even where its schema has become narrower
+/// (Kubernetes documentation, "Validation ratcheting").
+pub fn check_change(
+    schema: &Schema,
+    id: NodeId,
+    value: &Value,
+    old: Option<&Value>,
+    requires: Requires,
+) -> Vec<Cause> {
+    let mut checker = Checker { schema, requires, causes: Vec::new() };
+    checker.value(id, value, old, &Path::Root);
+    checker.causes
+}
+
+/// The element of a list before the change; elements without keys cannot be told apart.
+fn counterpart<'v>(list_type: &ListType, old: Option<&'v Value>, entry: &Value) -> Option<&'v Value> {
+    let mut old = old?.as_array()?.iter();
+    match list_type {
+        ListType::Map(keys) => old.find(|known| keys.iter().all(|key| known.get(key) == entry.get(key))),
+        ListType::Set => old.find(|known| *known == entry),
+        ListType::Atomic => None,
+    }
 }
 
 struct Checker<'a> {
@@ -38,7 +62,10 @@ impl Checker<'_> {
         self.push(path, CauseReason::Invalid, format!("Invalid value: {shown}: {path} in body {message}"));
     }
 
-    fn value(&mut self, id: NodeId, value: &Value, path: &Path<'_>) {
+    fn value(&mut self, id: NodeId, value: &Value, old: Option<&Value>, path: &Path<'_>) {
+        if old == Some(value) {
+            return;
+        }
         let schema = self.schema;
         let node = schema.node(id);
         if value.is_null() && node.nullable {
@@ -61,10 +88,11 @@ impl Checker<'_> {
                     }
                 }
                 for (name, entry) in map {
+                    let before = old.and_then(|old| old.get(name));
                     match (node.properties.get(name), node.additional) {
-                        (Some(&property), _) => self.value(property, entry, &path.field(name)),
+                        (Some(&property), _) => self.value(property, entry, before, &path.field(name)),
                         (None, Some(Additional::Schema(additional))) => {
-                            self.value(additional, entry, &path.field(name));
+                            self.value(additional, entry, before, &path.field(name));
                         }
                         _ => {}
                     }
@@ -76,7 +104,8 @@ impl Checker<'_> {
             Value::Array(list) => {
                 if let Some(items) = node.items {
                     for (index, entry) in list.iter().enumerate() {
-                        self.value(items, entry, &path.index(index));
+                        let before = counterpart(&node.list_type, old, entry);
+                        self.value(items, entry, before, &path.index(index));
                     }
                 }
                 // What may occur twice in a built-in kind, its own validation says.
@@ -425,6 +454,28 @@ mod tests {
         for (name, schema, value, expect) in table {
             assert_eq!(findings(schema.clone(), value.clone()), *expect, "{name}");
         }
+    }
+
+    #[test]
+    fn what_was_there_before_may_stay() {
+        let schema = json!({"type": "object", "properties": {
+            "a": {"type": "string", "maxLength": 2}, "b": {"type": "string", "maxLength": 2},
+            "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                "items": {"type": "object", "required": ["v"], "properties": {"k": {"type": "string"}}}},
+            "plain": {"type": "array", "items": {"type": "integer", "maximum": 3}},
+        }});
+        let (schema, root) = Schema::compile(&schema, "schema").expect("the schema compiles");
+        let check = |name: &str, old: Value, new: Value, expect: &[&str]| {
+            let found = check_change(&schema, root, &new, Some(&old), |_, _| true);
+            let fields: Vec<String> = found.into_iter().map(|cause| cause.field).collect();
+            assert_eq!(fields, expect, "{name}");
+        };
+        check("unchanged", json!({"a": "long"}), json!({"a": "long", "b": "x"}), &[]);
+        check("changed", json!({"a": "long"}), json!({"a": "longer"}), &["a"]);
+        check("new", json!({"a": "long"}), json!({"a": "long", "b": "long"}), &["b"]);
+        let (old, new) = (json!({"list": [{"k": "x"}]}), json!({"list": [{"k": "y"}, {"k": "x"}]}));
+        check("an element with keys", old, new, &["list[0].v"]);
+        check("a plain list", json!({"plain": [9]}), json!({"plain": [9, 1]}), &["plain[0]"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! CustomResourceDefinitions: what they must look like, and the kinds they define.
 
 use super::cel::Rules;
+use super::crd_checks;
 use super::node::{NodeId, Schema};
 use super::path::Path;
 use crate::builtin::kinds::VERBS;
@@ -161,6 +162,7 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
         causes.push(Cause::new(CauseReason::NotSupported, "spec.conversion.strategy", text));
     }
     validate_versions(list(&spec["versions"]), &mut causes);
+    crd_checks::stored_versions(definition, &mut causes);
     if let Some(old) = old.map(|old| &old["spec"]) {
         for field in ["group", "scope"] {
             if spec[field] != old[field] {
@@ -209,6 +211,7 @@ fn validate_versions(versions: &[Value], causes: &mut Vec<Cause>) {
             causes.push(Cause::required(path, "schemas are required"));
             continue;
         }
+        crd_checks::version(version, &format!("spec.versions[{index}]"), causes);
         let found = causes.len();
         structural(document, &path, true, causes);
         if found == causes.len() {
@@ -266,6 +269,7 @@ fn structural(schema: &Value, path: &str, root: bool, causes: &mut Vec<Cause>) {
             "must not be empty if x-kubernetes-list-type is map",
         ));
     }
+    crd_checks::list_type(schema, path, causes);
     for junctor in ["allOf", "anyOf", "oneOf"] {
         for (index, branch) in list(&schema[junctor]).iter().enumerate() {
             value_validation(branch, &format!("{path}.{junctor}[{index}]"), int_or_string, causes);
@@ -315,6 +319,12 @@ fn defaults_fit(schema: &Schema, id: NodeId, document: &Value, path: &str, cause
     if let Some(default) = &node.default {
         let mut value = default.clone();
         super::shape::default(schema, id, &mut value);
+        let mut unknown = Vec::new();
+        super::shape::prune(schema, id, &mut value, &Path::Root, false, &mut unknown);
+        if !unknown.is_empty() {
+            let message = format!("must be pruned: the schema does not know {}", unknown.join(", "));
+            causes.push(Cause::invalid(format!("{path}.default"), default, message));
+        }
         for cause in super::check::check(schema, id, &value, &Path::Root, |_, _| true) {
             let inner = if cause.field.is_empty() { String::new() } else { format!(".{}", cause.field) };
             causes.push(Cause::new(cause.reason, format!("{path}.default{inner}"), cause.message));

@@ -6,6 +6,7 @@
 mod cel;
 pub(crate) mod check;
 pub(crate) mod crd;
+mod crd_checks;
 mod decode;
 pub(crate) mod node;
 pub(crate) mod path;
@@ -202,7 +203,7 @@ fn findings(state: &State, request: &WriteRequest, object: &Value) -> Vec<Cause>
     let old = request.old.as_deref();
     let mut causes = builtin::validate::validate_metadata(object);
     if let Some(custom) = state.custom(info) {
-        causes.extend(check::check(&custom.schema, custom.root, object, &Path::Root, |_, _| true));
+        causes.extend(check::check_change(&custom.schema, custom.root, object, old, |_, _| true));
         if causes.is_empty()
             && let Some(rules) = &custom.rules
         {

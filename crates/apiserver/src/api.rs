@@ -8,6 +8,7 @@ use crate::token::Tokens;
 use lateen_base::drain;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,11 @@ use std::time::{Duration, Instant};
 const PAGES_KEPT: Duration = Duration::from_secs(300);
 /// Lists whose pages can be turned at once.
 const PAGED_LISTS: usize = 64;
+
+/// Queues of writes to contended objects.
+const LANES: usize = 64;
+/// How long a write waits in such a queue.
+const TURN: Duration = Duration::from_secs(2);
 
 /// The server behind its listeners.
 pub struct Api {
@@ -36,6 +42,7 @@ pub struct Api {
     /// What every namespace's `kube-root-ca.crt` holds.
     pub root_certificates: String,
     pages: Pages,
+    lanes: Vec<tokio::sync::Mutex<()>>,
 }
 
 impl Api {
@@ -52,7 +59,28 @@ impl Api {
         drain: drain::Watch,
     ) -> Api {
         let pages = Pages::default();
-        Api { store, schema, tokens, allocator, admin_groups, node_socket, drain, root_certificates, pages }
+        let lanes = std::iter::repeat_with(tokio::sync::Mutex::default).take(LANES).collect();
+        Api {
+            store,
+            schema,
+            tokens,
+            allocator,
+            admin_groups,
+            node_socket,
+            drain,
+            root_certificates,
+            pages,
+            lanes,
+        }
+    }
+
+    /// Waits for the turn of a write that has lost against others several times, so that of many writes to one object
+    /// none loses for ever. `None` after a while: the turn is a help, not a condition.
+    pub async fn turn(&self, namespace: &str, name: &str) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let mut hasher = DefaultHasher::new();
+        (namespace, name).hash(&mut hasher);
+        let lane = self.lanes.get(usize::try_from(hasher.finish() % LANES as u64).ok()?)?;
+        tokio::time::timeout(TURN, lane.lock()).await.ok()
     }
 
     /// The snapshots that further pages of lists are read from.

@@ -316,6 +316,21 @@ pub trait SchemaSide: Send + Sync + 'static {
     /// The cells of one object, one a column.
     fn cells(&self, kind: &KindInfo, object: &Value) -> Vec<Value>;
 
+    /// Whether the versions of a kind differ in more than their name, so that objects have to be converted.
+    fn converts(&self, _kind: &KindInfo) -> bool {
+        false
+    }
+
+    /// Objects of a kind in another version (`group/version`).
+    fn convert<'a>(
+        &'a self,
+        _kind: &'a KindInfo,
+        _wanted: &'a str,
+        objects: Vec<Value>,
+    ) -> BoxFuture<'a, Result<Vec<Value>, Status>> {
+        Box::pin(async { Ok(objects) })
+    }
+
     /// How objects of a kind are taken apart by server-side apply.
     fn view(&self, _kind: &KindInfo) -> View {
         View::Deduced

@@ -172,3 +172,45 @@ async fn tokens_are_issued_and_reviewed() {
     assert_eq!(review["status"]["authenticated"], true);
     assert_eq!(review["status"]["user"]["username"], "system:serviceaccount:kube-system:default");
 }
+
+#[tokio::test]
+async fn controllers_apply() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (server, _trigger) = authority.start(listener, folder.path()).await;
+    let client = authority.client(server.addresses()[0]).await;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let applied = |data: serde_json::Value| {
+        Patch::Apply(
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": data}),
+        )
+    };
+    let (one, two) = (PatchParams::apply("one"), PatchParams::apply("two"));
+    maps.patch("m", &one, &applied(json!({"a": "1", "b": "1"}))).await.unwrap();
+    maps.patch("m", &two, &applied(json!({"c": "2"}))).await.unwrap();
+    let refused = maps.patch("m", &two, &applied(json!({"a": "2", "c": "2"}))).await.unwrap_err();
+    let kube::Error::Api(status) = refused else { panic!("{refused}") };
+    assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
+    assert_eq!(status.message, "Apply failed with 1 conflict: conflict with \"one\": .data.a");
+    let causes = status.details.as_ref().map(|details| details.causes.clone()).unwrap_or_default();
+    assert_eq!((causes[0].reason.as_str(), causes[0].field.as_str()), ("FieldManagerConflict", ".data.a"));
+    let forced = maps.patch("m", &two.clone().force(), &applied(json!({"a": "2", "c": "2"}))).await.unwrap();
+    let owner = |map: &ConfigMap, field: &str| {
+        let entries = map.metadata.managed_fields.clone().unwrap_or_default();
+        let owns = entries.into_iter().filter(|entry| {
+            let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+            fields.is_some_and(|fields| fields["f:data"][format!("f:{field}")].is_object())
+        });
+        owns.filter_map(|entry| entry.manager).collect::<Vec<_>>()
+    };
+    assert_eq!((owner(&forced, "a"), owner(&forced, "b")), (vec!["two".to_owned()], vec!["one".to_owned()]));
+    // Who gives up his last fields is no manager any more.
+    let left = maps.patch("m", &one, &applied(json!({}))).await.unwrap();
+    let data = left.data.clone().unwrap_or_default();
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["a", "c"]);
+    assert!(owner(&left, "b").is_empty());
+    let merged = json!({"data": {"d": "4"}});
+    let edited = maps.patch("m", &PatchParams::apply("editor"), &Patch::Merge(&merged)).await.unwrap();
+    assert_eq!(owner(&edited, "d"), ["editor"]);
+}

@@ -1,6 +1,5 @@
 //! Calling webhooks over HTTPS, with connections that are kept.
 
-use super::matching::Webhook;
 use crate::seam::{Objects, Resource};
 use base64::Engine;
 use parking_lot::Mutex;
@@ -12,6 +11,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The largest answer that is read.
 const ANSWER_LIMIT: usize = 3 << 20;
@@ -42,12 +42,12 @@ impl Clients {
         self.known.lock().clear();
     }
 
-    /// Posts a review and reads the answer.
-    pub async fn call(&self, webhook: &Webhook, review: &Value) -> Result<Value, String> {
-        let target = self.target(webhook)?;
-        let client = self.client(webhook, &target)?;
+    /// Posts a review to where a `clientConfig` says, and reads the answer.
+    pub async fn call(&self, config: &Value, timeout: Duration, review: &Value) -> Result<Value, String> {
+        let target = self.target(config)?;
+        let client = self.client(config, &target)?;
         let mut url = target.url;
-        url.query_pairs_mut().append_pair("timeout", &format!("{}s", webhook.timeout.as_secs()));
+        url.query_pairs_mut().append_pair("timeout", &format!("{}s", timeout.as_secs()));
         let answer = async {
             let sent = client.post(url).json(review).send().await.map_err(|error| causes(&error))?;
             let code = sent.status();
@@ -61,20 +61,18 @@ impl Clients {
             }
             serde_json::from_slice(&body).map_err(|error| format!("the answer is no JSON: {error}"))
         };
-        match tokio::time::timeout(webhook.timeout, answer).await {
+        match tokio::time::timeout(timeout, answer).await {
             Ok(result) => result.map_err(|error| format!("failed to call webhook: {error}")),
-            Err(_) => {
-                Err(format!("no answer within {} s (context deadline exceeded)", webhook.timeout.as_secs()))
-            }
+            Err(_) => Err(format!("no answer within {} s (context deadline exceeded)", timeout.as_secs())),
         }
     }
 
-    fn target(&self, webhook: &Webhook) -> Result<Target, String> {
-        if let Some(text) = webhook.client["url"].as_str() {
+    fn target(&self, config: &Value) -> Result<Target, String> {
+        if let Some(text) = config["url"].as_str() {
             let url = Url::parse(text).map_err(|error| format!("clientConfig.url {text:?}: {error}"))?;
             return Ok(Target { url, addresses: Vec::new() });
         }
-        let service = &webhook.client["service"];
+        let service = &config["service"];
         let namespace = service["namespace"].as_str().unwrap_or_default();
         let name = service["name"].as_str().unwrap_or_default();
         let path = service["path"].as_str().unwrap_or("/");
@@ -124,8 +122,8 @@ impl Clients {
         Ok(addresses)
     }
 
-    fn client(&self, webhook: &Webhook, target: &Target) -> Result<Client, String> {
-        let bundle = webhook.client["caBundle"].as_str().unwrap_or_default();
+    fn client(&self, config: &Value, target: &Target) -> Result<Client, String> {
+        let bundle = config["caBundle"].as_str().unwrap_or_default();
         let host = target.url.host_str().unwrap_or_default();
         let key = (bundle.to_owned(), host.to_owned(), target.addresses.clone());
         if let Some(client) = self.known.lock().get(&key) {

@@ -10,7 +10,7 @@ mod matching;
 use crate::seam::{KindTable, Objects, Operation, UserInfo, WriteRequest};
 use crate::status::Status;
 use arc_swap::ArcSwap;
-use client::Clients;
+pub(crate) use client::Clients;
 use futures::future::join_all;
 use http::StatusCode;
 use matching::{Match, Webhook};
@@ -173,7 +173,7 @@ impl Admission {
         }
         let uid = uuid::Uuid::new_v4().to_string();
         let review = review(&uid, request, found, object);
-        let result = self.clients.call(webhook, &review).await;
+        let result = self.clients.call(&webhook.client, webhook.timeout, &review).await;
         let response = match result.and_then(|answer| read_answer(&answer, &uid)) {
             Ok(response) => response,
             Err(error) if webhook.ignore_failure => {

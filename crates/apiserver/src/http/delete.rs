@@ -1,6 +1,7 @@
 //! DELETE of one object and of collections.
 
 use super::answer::{self, Body};
+use super::convert::shown;
 use super::read::{Selection, object_answer};
 use super::request::{Request, Target};
 use super::write::Circumstances;
@@ -121,7 +122,10 @@ pub(super) async fn delete(
     let name = target.name.clone().unwrap_or_default();
     let (deleted, warnings) = delete_object(api, &kind, &namespace, &name, &options, &circumstances).await?;
     let mut response = match deleted {
-        Deleted::Begun(stored) => object_answer(api, request, &kind, StatusCode::OK, &stored)?,
+        Deleted::Begun(stored) => {
+            let stored = shown(api, &kind, &stored).await?;
+            object_answer(api, request, &kind, StatusCode::OK, &stored)?
+        }
         Deleted::Gone(stored) if is_pod(&kind) => {
             object_answer(api, request, &kind, StatusCode::OK, &stored)?
         }
@@ -153,6 +157,7 @@ pub(super) async fn delete_collection(
         }
         match delete_object(api, &kind, &key.namespace, &key.name, &options, &circumstances).await {
             Ok((Deleted::Begun(stored) | Deleted::Gone(stored), _)) => {
+                let stored = shown(api, &kind, &stored).await?;
                 items.push((*stored.value_as(&kind.api_version())).clone());
             }
             Err(status) if status.reason == "NotFound" => {}
@@ -181,7 +186,7 @@ pub(crate) async fn delete_object(
             .read(&table, namespace, name)
             .ok_or_else(|| Status::not_found(&kind.group, &kind.plural, name))?;
         check_preconditions(kind, name, &old, options)?;
-        let value = old.value_as(&kind.api_version());
+        let value = shown(api, kind, &old).await?.value_as(&kind.api_version());
         let request = WriteRequest {
             kind: kind.clone(),
             operation: Operation::Delete,

@@ -1,6 +1,7 @@
 //! From an HTTP request to its answer: authentication, routing, authorization, verbs.
 
 mod answer;
+mod convert;
 mod delete;
 mod logs;
 mod node;
@@ -220,9 +221,9 @@ async fn main(
         return Err(Status::method_not_allowed());
     }
     match verb {
-        "get" => read::get(api, &request, target, &kind),
-        "list" => read::list(api, &request, target, &kind),
-        "watch" => watch::watch(api, request, target, kind),
+        "get" => read::get(api, &request, target, &kind).await,
+        "list" => read::list(api, &request, target, &kind).await,
+        "watch" => watch::watch(api, request, target, kind).await,
         "create" if target.name.is_some() => Err(Status::method_not_allowed()),
         "create" => write::create(api, &request, target, kind).await,
         "update" => write::update(api, &request, target, kind).await,
@@ -246,12 +247,13 @@ async fn subresource(
         return Err(Status::no_such_path());
     }
     match (name, verb) {
-        ("status", "get") => read::get(api, &request, target, &kind),
+        ("status", "get") => read::get(api, &request, target, &kind).await,
         ("scale", "get") => {
             let place = target.namespace.as_deref().unwrap_or_default();
             let object = target.name.as_deref().unwrap_or_default();
             let stored = api.store.read(&crate::store::table_name(kind.resource()), place, object);
             let stored = stored.ok_or_else(|| Status::not_found(&kind.group, &kind.plural, object))?;
+            let stored = convert::shown(api, &kind, &stored).await?;
             Ok(answer::json(StatusCode::OK, &scale::of(&kind, &stored.value)?))
         }
         ("status" | "scale" | "finalize", "update") => write::update(api, &request, target, kind).await,

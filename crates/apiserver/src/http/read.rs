@@ -1,6 +1,7 @@
 //! GET of one object and of lists.
 
 use super::answer::{self, Body, Form};
+use super::convert::{shown, shown_all};
 use super::request::{Request, Target};
 use crate::api::Api;
 use crate::seam::KindInfo;
@@ -50,7 +51,7 @@ impl Selection {
 }
 
 /// One object.
-pub(super) fn get(
+pub(super) async fn get(
     api: &Api,
     request: &Request,
     target: &Target,
@@ -61,6 +62,7 @@ pub(super) fn get(
         .store
         .read(&table_name(kind.resource()), target.namespace.as_deref().unwrap_or_default(), name)
         .ok_or_else(|| Status::not_found(&kind.group, &kind.plural, name))?;
+    let stored = shown(api, kind, &stored).await?;
     object_answer(api, request, kind, StatusCode::OK, &stored)
 }
 
@@ -89,7 +91,7 @@ pub(super) fn object_answer(
 }
 
 /// A list.
-pub(super) fn list(
+pub(super) async fn list(
     api: &Api,
     request: &Request,
     target: &Target,
@@ -120,6 +122,7 @@ pub(super) fn list(
         last = Some(key);
         found.push(stored.clone());
     }
+    let found = shown_all(api, kind, found).await?;
     let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
     if let Some(key) = next {
         api.pages().keep(&snapshot);

@@ -1,6 +1,7 @@
 //! Watches: a stream of lines, one change each, read from the resource's shared log.
 
 use super::answer::{self, Body, Form};
+use super::convert::{shown, shown_all};
 use super::read::{Selection, Tables, check_options, partial, too_large};
 use super::request::{Request, Target};
 use crate::api::Api;
@@ -20,11 +21,13 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How often it is looked whether a client that does not read can still catch up.
 const STALLED: Duration = Duration::from_secs(30);
+/// How long a client that cannot catch up is given to read that it cannot, before the connection is cut.
+const LEFT: Duration = Duration::from_secs(120);
 /// Changes taken from the log at once.
 const CHUNK: usize = 256;
 
 /// Answers a watch.
-pub(super) fn watch(
+pub(super) async fn watch(
     api: &Arc<Api>,
     request: Request,
     target: &Target,
@@ -43,7 +46,7 @@ pub(super) fn watch(
     // Without a revision a watch begins with what there is, unless it is asked not to.
     let no_state = !request.query.get("sendInitialEvents").is_empty() && !initial_events;
     let from_state = (asked == 0 && !no_state) || initial_events;
-    let (initial, position) = if from_state {
+    let (initial, position): (Vec<Arc<Stored>>, u64) = if from_state {
         let objects = snapshot
             .list(&table_name(kind.resource()), selection.namespace.as_deref(), None)
             .filter(|(_, stored)| selection.matches(&stored.value))
@@ -56,6 +59,7 @@ pub(super) fn watch(
         .store
         .changes_in(&table_name(kind.resource()), selection.namespace.as_deref(), position)
         .map_err(|behind| Status::expired(behind.to_string()))?;
+    let initial = shown_all(api, &kind, initial).await?;
     let bookmarks = request.query.flag("allowWatchBookmarks");
     let watcher = Watcher { api: api.clone(), form, selection, kind, columns: true, request };
     let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
@@ -97,7 +101,13 @@ fn stream(
                 () = watcher.api.drain.signaled() => return,
                 () = &mut deadline => return,
                 events = reader.next(CHUNK) => match events {
-                    Ok(events) => events.iter().filter_map(|event| watcher.line(event)).collect(),
+                    Ok(events) => match watcher.lines(&events).await {
+                        Ok(lines) => lines,
+                        Err(status) => {
+                            let _ = sender.send(error_line(&status)).await;
+                            return;
+                        }
+                    },
                     Err(behind) => {
                         let _ = sender.send(error_line(&Status::expired(behind.to_string()))).await;
                         return;
@@ -114,15 +124,25 @@ fn stream(
             for line in lines {
                 let send = sender.send(line);
                 tokio::pin!(send);
-                loop {
+                let late = loop {
                     tokio::select! {
                         biased;
-                        sent = send.as_mut() => if sent.is_err() { return } else { break },
+                        sent = send.as_mut() => if sent.is_err() { return } else { break false },
                         () = watcher.api.drain.signaled() => return,
                         () = &mut deadline => return,
                         // Who reads nothing for so long that changes are lost to him has to begin anew anyway.
-                        () = tokio::time::sleep(STALLED) => if reader.is_behind() { return },
+                        () = tokio::time::sleep(STALLED) => if reader.is_behind() { break true },
                     }
+                };
+                if late {
+                    let status =
+                        Status::expired("too old resource version: the client has not read for too long");
+                    tokio::select! {
+                        _ = sender.send(error_line(&status)) => {}
+                        () = watcher.api.drain.signaled() => {}
+                        () = tokio::time::sleep(LEFT) => {}
+                    }
+                    return;
                 }
             }
         }
@@ -141,8 +161,45 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// How the watch sees changes.
+    async fn lines(&mut self, events: &[Arc<Event>]) -> Result<Vec<Bytes>, Status> {
+        if !self.api.schema.converts(&self.kind) {
+            return Ok(events.iter().filter_map(|event| self.line(event)).collect());
+        }
+        let mut lines = Vec::new();
+        for event in events {
+            let Some((event_type, stored)) = self.sees(event) else { continue };
+            // What left the selection is another object than the event's.
+            let shared = self.form == Form::Object && Arc::ptr_eq(&stored, &event.object);
+            let known = event.known_line(event_type, &self.kind.api_version());
+            if let Some(line) = known.filter(|_| shared) {
+                lines.push(line);
+                continue;
+            }
+            let stored = shown(&self.api, &self.kind, &stored).await?;
+            let line = self.line_of(event_type, &stored);
+            if shared {
+                event.keep_line(event_type, &self.kind.api_version(), &line);
+            }
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+
     /// How the watch sees a change, if it does.
     fn line(&mut self, event: &Event) -> Option<Bytes> {
+        let (event_type, stored) = self.sees(event)?;
+        Some(match self.form {
+            // What left the selection is another object than the event's.
+            Form::Object if Arc::ptr_eq(&stored, &event.object) => {
+                event.line(event_type, &self.kind.api_version())
+            }
+            _ => self.line_of(event_type, &stored),
+        })
+    }
+
+    /// As what the watch sees a change, if it does, and the object it shows.
+    fn sees(&self, event: &Event) -> Option<(EventType, Arc<Stored>)> {
         let matches = |stored: &Arc<Stored>| self.selection.matches(&stored.value);
         let now = matches(&event.object);
         let before = event.previous.as_ref().is_some_and(matches);
@@ -156,13 +213,10 @@ impl Watcher {
                 let previous = event.previous.as_ref()?;
                 let mut value = (*previous.value).clone();
                 value["metadata"]["resourceVersion"] = event.revision().to_string().into();
-                return Some(self.line_of(EventType::Deleted, &Stored::new(value, event.revision())));
+                return Some((EventType::Deleted, Arc::new(Stored::new(value, event.revision()))));
             }
         };
-        Some(match self.form {
-            Form::Object => event.line(event_type, &self.kind.api_version()),
-            _ => self.line_of(event_type, &event.object),
-        })
+        Some((event_type, event.object.clone()))
     }
 
     fn line_of(&mut self, event_type: EventType, stored: &Stored) -> Bytes {

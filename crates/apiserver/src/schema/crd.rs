@@ -27,6 +27,8 @@ pub struct CustomKind {
     pub rules: Option<Rules>,
     /// `spec.versions[].additionalPrinterColumns`.
     pub columns: Vec<Value>,
+    /// The `clientConfig` of the webhook that converts between versions, where there is one.
+    pub conversion: Option<Value>,
 }
 
 /// The served kinds of a definition that has been accepted. Versions whose schema does not compile are left out
@@ -106,7 +108,9 @@ fn custom_kind(spec: &Value, version: &Value, storage_version: &str) -> Option<C
     };
     let rules = Rules::compile(&document, &info);
     let columns = list(&version["additionalPrinterColumns"]).to_vec();
-    Some(CustomKind { info: Arc::new(info), document, schema, root, rules, columns })
+    let conversion = (spec["conversion"]["strategy"] == "Webhook")
+        .then(|| spec["conversion"]["webhook"]["clientConfig"].clone());
+    Some(CustomKind { info: Arc::new(info), document, schema, root, rules, columns, conversion })
 }
 
 /// How Kubernetes orders versions: stable before beta before alpha, high before low, anything else last by name.
@@ -156,11 +160,7 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
             format!("Unsupported value: {}: supported values: \"Cluster\", \"Namespaced\"", spec["scope"]);
         causes.push(Cause::new(CauseReason::NotSupported, "spec.scope", text));
     }
-    if spec["conversion"]["strategy"].as_str().is_some_and(|strategy| strategy != "None") {
-        let strategy = &spec["conversion"]["strategy"];
-        let text = format!("Unsupported value: {strategy}: supported values: \"None\"");
-        causes.push(Cause::new(CauseReason::NotSupported, "spec.conversion.strategy", text));
-    }
+    super::convert::validate(&spec["conversion"], &mut causes);
     validate_versions(list(&spec["versions"]), &mut causes);
     crd_checks::stored_versions(definition, &mut causes);
     if let Some(old) = old.map(|old| &old["spec"]) {

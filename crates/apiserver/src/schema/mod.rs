@@ -5,6 +5,7 @@
 
 mod cel;
 pub(crate) mod check;
+mod convert;
 pub(crate) mod crd;
 mod crd_checks;
 mod decode;
@@ -12,7 +13,7 @@ pub(crate) mod node;
 pub(crate) mod path;
 mod shape;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Clients};
 use crate::builtin::schemas::{BuiltInSchemas, OBJECT_META, schemas};
 use crate::builtin::{self, kinds};
 use crate::merge::View;
@@ -41,6 +42,7 @@ pub struct Schemas {
     state: ArcSwap<State>,
     definitions: Mutex<BTreeMap<String, Definition>>,
     admission: Admission,
+    conversions: Clients,
 }
 
 /// One CustomResourceDefinition that is served.
@@ -101,6 +103,7 @@ impl Schemas {
         Schemas {
             state: ArcSwap::from_pointee(State::new(&definitions)),
             definitions: Mutex::new(definitions),
+            conversions: Clients::new(objects.clone()),
             admission: Admission::new(objects),
         }
     }
@@ -324,6 +327,7 @@ impl SchemaSide for Schemas {
             }
         }
         self.state.store(Arc::new(State::new(&definitions)));
+        self.conversions.forget();
     }
 
     fn columns(&self, kind: &KindInfo) -> Arc<Vec<Value>> {
@@ -344,6 +348,33 @@ impl SchemaSide for Schemas {
             (Origin::Custom, Some(custom)) => table::custom_cells(&custom.columns, object),
             _ => table::cells(&kind.group, &kind.kind, object),
         }
+    }
+
+    fn converts(&self, kind: &KindInfo) -> bool {
+        kind.origin == Origin::Custom
+            && self.state.load().custom(kind).is_some_and(|custom| custom.conversion.is_some())
+    }
+
+    fn convert<'a>(
+        &'a self,
+        kind: &'a KindInfo,
+        wanted: &'a str,
+        objects: Vec<Value>,
+    ) -> BoxFuture<'a, Result<Vec<Value>, Status>> {
+        Box::pin(async move {
+            let state = self.state.load_full();
+            let Some(client) = state.custom(kind).and_then(|custom| custom.conversion.as_ref()) else {
+                return Ok(objects);
+            };
+            let mut converted = convert::convert(&self.conversions, client, kind, wanted, objects).await?;
+            let version = wanted.rsplit('/').next().unwrap_or_default();
+            if let Some(info) = state.table.find(&kind.group, version, &kind.plural) {
+                for object in &mut converted {
+                    self.shape(&state, info, object)?;
+                }
+            }
+            Ok(converted)
+        })
     }
 
     fn view(&self, kind: &KindInfo) -> View {

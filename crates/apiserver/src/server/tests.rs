@@ -588,7 +588,7 @@ async fn a_slow_watch_is_expired_and_delays_nobody() {
         let (server, table) = (&fixture.server, table.clone());
         let name = format!("m{count}");
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": name, "namespace": "default", "labels": {"x": if count % 100 == 0 { "some" } else { "1" }}},
+            "metadata": {"name": name, "namespace": "default", "labels": {"x": if count.is_multiple_of(100) { "some" } else { "1" }}},
             "data": {"a": "y".repeat(20_000)}});
         async move {
             let expect = crate::store::Expect::Absent;

@@ -69,6 +69,19 @@ impl Event {
         self.object.revision
     }
 
+    /// The line, where it has been made.
+    pub fn known_line(&self, event_type: EventType, api_version: &str) -> Option<Bytes> {
+        let lines = self.lines.lock();
+        let mut known =
+            lines.iter().filter(|(known, version, _)| *known == event_type && version == api_version);
+        known.next().map(|(_, _, line)| line.clone())
+    }
+
+    /// Keeps a line that was made elsewhere, for other watches.
+    pub fn keep_line(&self, event_type: EventType, api_version: &str, line: &Bytes) {
+        self.lines.lock().push((event_type, api_version.to_owned(), line.clone()));
+    }
+
     /// The line of a watch's stream; made once for all watches that see the change in the same way.
     pub fn line(&self, event_type: EventType, api_version: &str) -> Bytes {
         let mut lines = self.lines.lock();

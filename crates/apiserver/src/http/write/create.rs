@@ -1,8 +1,9 @@
 //! POST: a new object.
 
-use super::{Circumstances, Written, check_namespace, check_type, storage_version};
+use super::{Circumstances, Written, check_namespace, check_type};
 use crate::api::{Api, namespace_terminating, refused};
 use crate::http::answer::{self, Body};
+use crate::http::convert::{shown, to_storage};
 use crate::http::read::object_answer;
 use crate::http::request::{Request, Target};
 use crate::merge::managers::{Writer, track};
@@ -140,10 +141,10 @@ async fn finish_create(
     rbac::check_escalation(api, &request, &object)?;
     let more = api.schema.validate(&request, &object).await?;
     warnings.extend(more.into_iter().filter(|text| !warnings.contains(text)).collect::<Vec<_>>());
-    object["apiVersion"] = storage_version(kind).into();
     if request.dry_run {
         return Ok(Arc::new(Stored::new(object, 0)));
     }
+    let object = to_storage(api, kind, object).await?;
     let write = Write {
         table,
         namespace: request.namespace,
@@ -153,7 +154,7 @@ async fn finish_create(
     };
     let stored = api.store.write(write).await.map_err(|error| refused(error, kind, &name))?;
     reservation.keep();
-    Ok(stored)
+    shown(api, kind, &stored).await
 }
 
 /// What the server itself puts into a new object of some kinds.

@@ -16,7 +16,7 @@ pub(super) use update::update;
 use super::request::{Request, Target};
 use crate::api::Api;
 use crate::object::{meta, meta_mut};
-use crate::seam::{FieldValidation, KindInfo, Origin, UserInfo, api_version};
+use crate::seam::{FieldValidation, KindInfo, Origin, UserInfo};
 use crate::status::Status;
 use crate::store::{Stored, table_name};
 use serde_json::{Value, json};
@@ -176,8 +176,4 @@ fn check_namespace(object: &mut Value, kind: &KindInfo, namespace: &str) -> Resu
             "the namespace of the provided object does not match the namespace sent on the request",
         )),
     }
-}
-
-fn storage_version(kind: &KindInfo) -> String {
-    api_version(&kind.group, &kind.storage_version)
 }

@@ -1,8 +1,9 @@
 //! The way of a changed object through protection, admission and validation into the store.
 
 use super::protect::{Stage, check_finalizers, check_uid, count_generation, may_go, protect};
-use super::{Circumstances, Place, Written, storage_version};
+use super::{Circumstances, Place, Written};
 use crate::api::{Api, refused};
+use crate::http::convert::{shown, to_storage};
 use crate::merge::managers::{Writer, track};
 use crate::object::{finalizers, is_deleting, meta_mut};
 use crate::rbac;
@@ -13,7 +14,10 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Attempts of a write that does not insist on a revision.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 40;
+
+/// Attempts after which a write waits for its turn.
+const PATIENT_AFTER: usize = 3;
 
 /// Replaces an object by what `change` makes of it, through admission and all; when another write was faster and the
 /// client insists on no revision, again from the new state.
@@ -25,12 +29,16 @@ pub(crate) async fn modify(
     change: impl Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Written, Status> {
     let kind = &place.kind;
+    let mut turn = None;
     for attempt in 1.. {
+        if attempt > PATIENT_AFTER && turn.is_none() {
+            turn = api.turn(&place.namespace, &place.name).await;
+        }
         let old = place.read(api)?;
         if wanted.is_some_and(|wanted| wanted != old.revision) {
             return Err(refused(StoreError::Changed, kind, &place.name));
         }
-        let old_value = old.value_as(&kind.api_version());
+        let old_value = shown(api, kind, &old).await?.value_as(&kind.api_version());
         let new = change(&old_value)?;
         match replace(api, place, circumstances, &old, old_value, new).await {
             Err(Refusal::Store(StoreError::Changed)) if wanted.is_none() && attempt < ATTEMPTS => {}
@@ -95,13 +103,13 @@ async fn replace(
     rbac::check_escalation(api, &request, &object)?;
     warnings.extend(api.schema.validate(&request, &object).await?);
     if object == *old_value {
-        return Ok(Written { stored: old.clone(), warnings });
+        return Ok(Written { stored: shown(api, kind, old).await?, warnings });
     }
     let removed = is_deleting(&object) && finalizers(&object).is_empty() && may_go(kind, &object);
-    object["apiVersion"] = storage_version(kind).into();
     if circumstances.dry_run {
         return Ok(Written { stored: Arc::new(Stored::new(object, old.revision)), warnings });
     }
+    let object = to_storage(api, kind, object).await?;
     let write = Write {
         table: table_name(kind.resource()),
         namespace: place.namespace.clone(),
@@ -111,5 +119,5 @@ async fn replace(
     };
     let stored = api.store.write(write).await.map_err(Refusal::Store)?;
     reservation.keep();
-    Ok(Written { stored, warnings })
+    Ok(Written { stored: shown(api, kind, &stored).await?, warnings })
 }

@@ -3,7 +3,7 @@
 //! `load [--writes PER-SECOND] [--watchers N] [--namespaces N] [--seconds N]` starts a server in a process of its own,
 //! drives it over TLS, and prints a table. `make bench-api` runs it.
 
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)] // The table, and how far it is.
 
 use futures::StreamExt;
 use lateen_apiserver::{ApiServer, Config};

@@ -119,8 +119,13 @@ mod tests {
         let wrong = validate(&service(json!({"route": route, "match": [{"uri": {"regex": "["}}]})));
         assert!(wrong.refusal.is_some_and(|reason| reason.contains("spec.http[0].match[0].uri.regex")));
 
-        let unhandled = validate(&service(json!({"delegate": {"name": "other"}})));
+        let unhandled = validate(&json!({"object": {
+            "apiVersion": "telemetry.istio.io/v1",
+            "kind": "Telemetry",
+            "metadata": {"name": "quiet", "namespace": "default"},
+            "spec": {"accessLogging": [{"disabled": true}]},
+        }}));
         assert_eq!(unhandled.refusal, None);
-        assert_eq!(unhandled.warnings, ["spec.http[0].delegate: has no effect in this version of Lateen"]);
+        assert_eq!(unhandled.warnings, ["spec: has no effect in this version of Lateen"]);
     }
 }

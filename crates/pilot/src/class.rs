@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use lateen_model::{
-    ChangeSet, ClusterId, Config, ConfigKey, ConfigKind, ConfigReference, Hostname, Namespace, NetworkId,
-    PortProtocol, Service, Snapshot, TargetPort, Workload, WorkloadKind,
+    ChangeSet, ClusterId, Config, ConfigKey, ConfigKind, ConfigReference, Namespace, NetworkId, Service,
+    Snapshot, TargetPort, Workload, WorkloadKind,
 };
 use serde::Serialize;
 
 use crate::ProxyNode;
+use crate::inbound::{Accepted, Families, InboundPort, Undeclared};
 use crate::index::Index;
 use crate::patch::SelectedFilter;
 use crate::preference::Place;
@@ -23,21 +24,6 @@ pub enum Role {
     Sidecar,
     /// An edge of the mesh.
     Gateway,
-}
-
-/// A port on which a sidecar's application serves.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct InboundPort {
-    /// The application's port.
-    pub number: u16,
-    /// What is spoken there.
-    pub protocol: PortProtocol,
-    /// The service's name, the first where several use the port.
-    pub service: Hostname,
-    /// The service's namespace.
-    pub namespace: Namespace,
-    /// The service's port.
-    pub service_port: u16,
 }
 
 /// The resolved inputs of everything a proxy is told. Two proxies of equal classes get the same resources; nothing of a
@@ -54,6 +40,10 @@ pub struct Class {
     pub network: NetworkId,
     /// Of a sidecar: the ports of its workload, by number.
     pub inbound: Vec<InboundPort>,
+    /// Of a sidecar: what is asked of clients of other ports.
+    pub undeclared: Undeclared,
+    /// The families of its addresses.
+    pub families: Families,
     /// Of a sidecar: whether connections to the application carry the mark.
     pub marks_sockets: bool,
     /// Whether names are answered by its agent: it gets the name table, and addresses that the mesh made up.
@@ -90,9 +80,11 @@ impl Class {
             TargetPort::Number(number) => Some(*number),
             TargetPort::Name(name) => workload.and_then(|workload| workload.ports.get(name).copied()),
         };
-        let (mut inbound, mut gateways, mut gateway_ports) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut gateways, mut gateway_ports) = (Vec::new(), BTreeMap::new());
+        let sidecar = sidecar_for(snapshot, node, labels);
+        let mut accepted = Accepted::default();
         match node.role {
-            Role::Sidecar => inbound = inbound_ports(&services, named),
+            Role::Sidecar => accepted = Accepted::of(snapshot, node, workload, labels, sidecar.as_ref()),
             Role::Gateway => {
                 gateways = selecting_gateways(snapshot, labels);
                 for port in services.iter().flat_map(|service| &service.ports) {
@@ -107,13 +99,15 @@ impl Class {
             namespace: node.namespace.clone(),
             cluster: node.cluster.clone(),
             network: node.network.clone(),
-            inbound,
+            inbound: accepted.ports,
+            undeclared: accepted.undeclared,
+            families: Families::of(node),
             marks_sockets: node.role == Role::Sidecar && node.marks_sockets,
             dns_capture: node.dns_capture,
             gateways,
             gateway_ports,
             source_labels: asked_labels(index, labels),
-            sidecar: sidecar_for(snapshot, node, labels),
+            sidecar,
             destination_rules: selecting_rules(snapshot, &node.namespace, labels),
             workload_certificates: node.workload_certificates,
             envoy_filters: index.patches.select(snapshot, node, labels),
@@ -137,7 +131,7 @@ impl Class {
     /// what `plan_own` of clusters and listeners makes.
     pub(crate) fn without_own(&self) -> Self {
         match self.role {
-            Role::Sidecar => Self { inbound: Vec::new(), ..self.clone() },
+            Role::Sidecar => Self { inbound: Vec::new(), undeclared: Undeclared::default(), ..self.clone() },
             Role::Gateway => self.clone(),
         }
     }
@@ -160,25 +154,6 @@ pub(crate) fn workload<'a>(snapshot: &'a Snapshot, node: &ProxyNode) -> Option<&
         .flat_map(|address| snapshot.workloads_at(address))
         .map(|workload| &**workload)
         .find(is_it)
-}
-
-fn inbound_ports(services: &[&Service], named: impl Fn(&TargetPort) -> Option<u16>) -> Vec<InboundPort> {
-    let mut ports: BTreeMap<u16, InboundPort> = BTreeMap::new();
-    let mut services = services.to_vec();
-    services.sort_by_key(|service| (service.created, &service.key));
-    for service in services {
-        for port in service.ports.iter().filter(|port| port.protocol != PortProtocol::Udp) {
-            let Some(number) = named(&port.target) else { continue };
-            ports.entry(number).or_insert_with(|| InboundPort {
-                number,
-                protocol: port.protocol,
-                service: service.key.hostname.clone(),
-                namespace: service.key.namespace.clone(),
-                service_port: port.number,
-            });
-        }
-    }
-    ports.into_values().collect()
 }
 
 fn selecting_gateways(snapshot: &Snapshot, labels: &BTreeMap<String, String>) -> Vec<ConfigKey> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lateen_api::networking::{Destination, VirtualService};
 use lateen_model::{ChangeSet, Config, ConfigKey, ConfigKind, Hostname, Namespace, Snapshot};
 
+use crate::delegate;
 use crate::endpoint::NetworkIndex;
 use crate::patch::PatchIndex;
 use crate::preference::Asked;
@@ -14,8 +15,10 @@ use crate::rules::{Rules, full_host};
 /// What must be known of a VirtualService to say whom it concerns.
 #[derive(Debug)]
 pub(crate) struct RuleFacts {
-    /// The object.
+    /// The object, with the routes of its delegates.
     pub(crate) config: Arc<Config<VirtualService>>,
+    /// The object as it was written.
+    written: Arc<Config<VirtualService>>,
     /// Its hosts, in full.
     pub(crate) hosts: Vec<Hostname>,
     /// Where it and its delegates send to, in full.
@@ -108,20 +111,21 @@ impl Index {
 
     fn put(&mut self, snapshot: &Snapshot, key: &ConfigKey) {
         if let Some(old) = self.virtual_services.remove(key) {
-            self.forget(&old.config);
+            self.forget(&old);
         }
         let Some(config) = snapshot.configs().virtual_services.get(key) else { return };
-        for label in asked_labels(config) {
+        let facts = facts(snapshot, config);
+        for label in asked_labels(&facts.config) {
             *self.asked.entry(label.clone()).or_default() += 1;
         }
         for delegate in delegates(config) {
             self.parents.entry(delegate).or_default().insert(key.clone());
         }
-        self.virtual_services.insert(key.clone(), Arc::new(facts(snapshot, config)));
+        self.virtual_services.insert(key.clone(), Arc::new(facts));
     }
 
-    fn forget(&mut self, config: &Config<VirtualService>) {
-        for label in asked_labels(config) {
+    fn forget(&mut self, old: &RuleFacts) {
+        for label in asked_labels(&old.config) {
             if let Some(count) = self.asked.get_mut(label) {
                 *count -= 1;
                 if *count == 0 {
@@ -129,9 +133,9 @@ impl Index {
                 }
             }
         }
-        for delegate in delegates(config) {
+        for delegate in delegates(&old.written) {
             if let Some(parents) = self.parents.get_mut(&delegate) {
-                parents.remove(&config.key());
+                parents.remove(&old.written.key());
                 if parents.is_empty() {
                     self.parents.remove(&delegate);
                 }
@@ -159,19 +163,16 @@ fn delegates(config: &Config<VirtualService>) -> impl Iterator<Item = ConfigKey>
     })
 }
 
-fn facts(snapshot: &Snapshot, config: &Arc<Config<VirtualService>>) -> RuleFacts {
-    let namespace = &config.meta.namespace;
-    let mut destinations: BTreeSet<Hostname> = own_destinations(config).collect();
-    for delegate in delegates(config) {
-        if let Some(delegate) = snapshot.configs().virtual_services.get(&delegate) {
-            destinations.extend(own_destinations(delegate));
-        }
-    }
+fn facts(snapshot: &Snapshot, written: &Arc<Config<VirtualService>>) -> RuleFacts {
+    let namespace = &written.meta.namespace;
+    let config = delegate::resolve(snapshot, written);
+    let destinations: BTreeSet<Hostname> = own_destinations(&config).collect();
     RuleFacts {
-        config: Arc::clone(config),
+        written: Arc::clone(written),
+        mesh: config.spec.gateways.is_empty() || config.spec.gateways.iter().any(|name| name == "mesh"),
         hosts: config.spec.hosts.iter().map(|host| full_host(host, namespace)).collect(),
         destinations,
-        mesh: config.spec.gateways.is_empty() || config.spec.gateways.iter().any(|name| name == "mesh"),
+        config,
     }
 }
 

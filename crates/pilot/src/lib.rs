@@ -13,10 +13,12 @@
 
 pub mod class;
 pub mod cluster;
+mod delegate;
 mod encoded;
 pub mod endpoint;
 mod engine;
 mod group;
+mod inbound;
 mod index;
 pub mod injection;
 pub mod listener;
@@ -39,9 +41,10 @@ mod view;
 mod visibility;
 mod world;
 
-pub use class::{Class, InboundPort, Role};
+pub use class::{Class, Role};
 pub use encoded::Encoded;
 pub use engine::{Applied, ClassChange, Engine};
+pub use inbound::{Families, InboundPort, MutualTls, Undeclared};
 pub use node::{NodeError, ProxyNode};
 pub use patch::SelectedFilter;
 pub use preference::Place;

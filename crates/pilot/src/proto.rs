@@ -66,6 +66,12 @@ pub(crate) fn note_sources(metadata: &mut core::Metadata, sources: impl IntoIter
     metadata.filter_metadata.insert("lateen".to_owned(), fields.into());
 }
 
+/// A configuration object as Istio's metadata names it; `kind` in lower case with dashes.
+pub(crate) fn config_path(kind: &str, namespace: &str, name: &str) -> String {
+    let group = if kind.ends_with("authentication") { "security" } else { "networking" };
+    format!("/apis/{group}.istio.io/v1/namespaces/{namespace}/{kind}/{name}")
+}
+
 /// Percent (0 to 100) in millionths, the finest that Envoy knows.
 pub(crate) fn percent(value: f64) -> kind::FractionalPercent {
     kind::FractionalPercent {

@@ -53,6 +53,8 @@ impl Reclassify {
         }
         let versions = |key| [before.service(key), after.service(key)].into_iter().flatten().cloned();
         concerned.services = changes.services.iter().flat_map(versions).collect();
+        let entries = changes.endpoints.iter().flat_map(versions).filter(|service| is_by_address(service));
+        concerned.services.extend(entries);
         concerned
     }
 
@@ -84,6 +86,14 @@ impl Reclassify {
             return false;
         }
         let labels = workload(snapshot, node).map_or(&node.labels, |workload| &workload.labels);
-        self.services.iter().any(|service| service.selects(&node.namespace, labels))
+        self.services.iter().any(|service| {
+            service.selects(&node.namespace, labels)
+                || (service.key.namespace == node.namespace && is_by_address(service))
+        })
     }
+}
+
+/// Whether workloads belong to a service by their addresses: endpoints that are written by hand.
+fn is_by_address(service: &Service) -> bool {
+    service.source.kind == "ServiceEntry" && service.selector.is_none()
 }

@@ -1,8 +1,8 @@
 //! Which fields of an object have no effect yet: they are reported with their paths, never silently ignored.
 
 use lateen_api::networking::{
-    CaptureMode, ClientTlsMode, DestinationRule, Gateway, HttpRoute, ServiceEntry, ServiceEntryResolution,
-    Sidecar, TrafficPolicy, UnmatchedPreflights, VirtualService,
+    ClientTlsMode, DestinationRule, Gateway, HttpRoute, ServerTlsMode, ServiceEntry, ServiceEntryResolution,
+    Sidecar, TlsProtocol, TrafficPolicy, VirtualService,
 };
 use lateen_model::ConfigObject;
 
@@ -18,6 +18,7 @@ pub fn unhandled(object: &ConfigObject) -> Vec<String> {
         ConfigObject::ServiceEntry(config) => service_entry(&config.spec, &mut found),
         ConfigObject::EnvoyFilter(config) => found.0.extend(patch::problems(&config.spec)),
         ConfigObject::Sidecar(config) => sidecar(&config.spec, &mut found),
+        ConfigObject::PeerAuthentication(_) => {}
         _ => found.note(true, || "spec".to_owned()),
     }
     found.0
@@ -34,30 +35,18 @@ impl Found {
 }
 
 fn virtual_service(spec: &VirtualService, found: &mut Found) {
-    found.note(!spec.tls.is_empty(), || "spec.tls".to_owned());
-    found.note(!spec.tcp.is_empty(), || "spec.tcp".to_owned());
     for (index, http) in spec.http.iter().enumerate() {
         http_route(http, &format!("spec.http[{index}]"), found);
     }
 }
 
 fn http_route(http: &HttpRoute, path: &str, found: &mut Found) {
-    found.note(http.delegate.is_some(), || format!("{path}.delegate"));
     let fault = http.fault.as_ref();
     let exponential =
         fault.and_then(|fault| fault.delay.as_ref()).is_some_and(|delay| delay.exponential_delay.is_some());
     found.note(exponential, || format!("{path}.fault.delay.exponentialDelay"));
     let http2 = fault.and_then(|fault| fault.abort.as_ref()).is_some_and(|abort| abort.http2_error.is_some());
     found.note(http2, || format!("{path}.fault.abort.http2Error"));
-    let remote = http.retries.as_ref().is_some_and(|retries| retries.retry_remote_localities.is_some());
-    found.note(remote, || format!("{path}.retries.retryRemoteLocalities"));
-    let preflights = http.cors_policy.as_ref().map(|policy| policy.unmatched_preflights).unwrap_or_default();
-    found.note(preflights != UnmatchedPreflights::Unspecified, || {
-        format!("{path}.corsPolicy.unmatchedPreflights")
-    });
-    for (index, request) in http.r#match.iter().enumerate() {
-        found.note(!request.stat_prefix.is_empty(), || format!("{path}.match[{index}].statPrefix"));
-    }
 }
 
 fn destination_rule(spec: &DestinationRule, found: &mut Found) {
@@ -75,16 +64,6 @@ fn destination_rule(spec: &DestinationRule, found: &mut Found) {
 /// What of a policy cannot have the effect that it looks like.
 fn traffic_policy(policy: &TrafficPolicy, path: &str, selected: bool, found: &mut Found) {
     found.note(policy.tunnel.is_some(), || format!("{path}.tunnel"));
-    let balancers = policy
-        .port_level_settings
-        .iter()
-        .enumerate()
-        .map(|(index, port)| (format!("{path}.portLevelSettings[{index}]"), port.load_balancer.as_ref()));
-    for (path, balancer) in std::iter::once((path.to_owned(), policy.load_balancer.as_ref())).chain(balancers)
-    {
-        let hash = balancer.and_then(|balancer| balancer.consistent_hash.as_ref());
-        found.note(hash.is_some(), || format!("{path}.loadBalancer.consistentHash"));
-    }
     let ports = policy.port_level_settings.iter().enumerate().map(|(index, port)| {
         (format!("{path}.portLevelSettings[{index}]"), port.tls.as_ref(), port.connection_pool.as_ref())
     });
@@ -112,15 +91,22 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, selected: bool, found: &mu
 }
 
 fn sidecar(spec: &Sidecar, found: &mut Found) {
-    found.note(!spec.ingress.is_empty(), || "spec.ingress".to_owned());
-    found.note(spec.inbound_connection_pool.is_some(), || "spec.inboundConnectionPool".to_owned());
-    let proxy = spec.outbound_traffic_policy.as_ref().is_some_and(|policy| policy.egress_proxy.is_some());
-    found.note(proxy, || "spec.outboundTrafficPolicy.egressProxy".to_owned());
-    for (index, listener) in spec.egress.iter().enumerate() {
-        found.note(listener.port.is_some(), || format!("spec.egress[{index}].port"));
-        found.note(!listener.bind.is_empty(), || format!("spec.egress[{index}].bind"));
-        let captured = listener.capture_mode != CaptureMode::Default;
-        found.note(captured, || format!("spec.egress[{index}].captureMode"));
+    for (index, listener) in spec.ingress.iter().enumerate() {
+        let Some(tls) = &listener.tls else { continue };
+        for (field, set) in [
+            ("mode", !matches!(tls.mode, ServerTlsMode::Simple | ServerTlsMode::Mutual)),
+            ("credentialName", !tls.credential_name.is_empty()),
+            ("credentialNames", !tls.credential_names.is_empty()),
+            ("caCertCredentialName", !tls.ca_cert_credential_name.is_empty()),
+            ("tlsCertificates", !tls.tls_certificates.is_empty()),
+            ("caCrl", !tls.ca_crl.is_empty()),
+            ("minProtocolVersion", tls.min_protocol_version != TlsProtocol::TlsAuto),
+            ("maxProtocolVersion", tls.max_protocol_version != TlsProtocol::TlsAuto),
+            ("cipherSuites", !tls.cipher_suites.is_empty()),
+            ("ecdhCurves", !tls.ecdh_curves.is_empty()),
+        ] {
+            found.note(set, || format!("spec.ingress[{index}].tls.{field}"));
+        }
     }
 }
 
@@ -135,10 +121,6 @@ fn gateway(spec: &Gateway, found: &mut Found) {
 }
 
 fn service_entry(spec: &ServiceEntry, found: &mut Found) {
-    for (index, address) in spec.addresses.iter().enumerate() {
-        let range = address.split_once('/').is_some_and(|(_, length)| length != "32");
-        found.note(range, || format!("spec.addresses[{index}] (a range)"));
-    }
     found.note(spec.workload_selector.is_some(), || "spec.workloadSelector".to_owned());
     found.note(spec.resolution == ServiceEntryResolution::DynamicDns, || {
         "spec.resolution (DYNAMIC_DNS)".to_owned()
@@ -161,17 +143,17 @@ mod tests {
                 vec![],
             ),
             (
-                "delegate",
+                "HTTP/2 errors",
                 ConfigKind::VirtualService,
-                r#"{"http":[{},{"delegate":{"name":"x"}}]}"#,
-                vec!["spec.http[1].delegate"],
+                r#"{"http":[{},{"fault":{"abort":{"http2Error":"x"}}}]}"#,
+                vec!["spec.http[1].fault.abort.http2Error"],
             ),
-            ("tcp", ConfigKind::VirtualService, r#"{"tcp":[{}]}"#, vec!["spec.tcp"]),
+            ("tcp", ConfigKind::VirtualService, r#"{"tcp":[{}]}"#, vec![]),
             (
-                "hash of a port",
+                "tunnel of a subset",
                 ConfigKind::DestinationRule,
-                r#"{"subsets":[{"trafficPolicy":{"portLevelSettings":[{"loadBalancer":{"consistentHash":{}}}]}}]}"#,
-                vec!["spec.subsets[0].trafficPolicy.portLevelSettings[0].loadBalancer.consistentHash"],
+                r#"{"subsets":[{"trafficPolicy":{"tunnel":{}}}]}"#,
+                vec!["spec.subsets[0].trafficPolicy.tunnel"],
             ),
             (
                 "https server",

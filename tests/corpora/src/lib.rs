@@ -11,6 +11,7 @@ mod validation;
 use std::path::Path;
 
 pub use report::{Failure, Recorded, Report, recorded};
+pub use simulation::{Resources, simulated};
 
 /// A corpus and who reads it.
 pub struct Corpus {

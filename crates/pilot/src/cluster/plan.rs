@@ -39,7 +39,7 @@ fn inbound(world: &World<'_>, port: &InboundPort, marks: Marks) -> InboundKey {
     let service = world.snapshot.services_in(&port.namespace).find(|one| one.key.hostname == port.service);
     let found = service.map(|service| world.rules.of(service, &world.class.namespace)).unwrap_or_default();
     // Who limits its clients to many connections must let them in: the service's own rule counts here too.
-    let pool = policy(None, &found, None, port.service_port).connection_pool;
+    let mut pool = policy(None, &found, None, port.service_port).connection_pool;
     let mut sources: Vec<String> = service
         .map(|service| &service.source)
         .map(|source| format!("{}/{}/{}", source.kind, source.namespace, source.name))
@@ -50,13 +50,27 @@ fn inbound(world: &World<'_>, port: &InboundPort, marks: Marks) -> InboundKey {
         sources
             .extend(rules.map(|rule| format!("DestinationRule/{}/{}", rule.meta.namespace, rule.meta.name)));
     }
+    let mut target = Target::of_mesh(mesh, port.number);
+    if let Some(sidecar) = world.sidecar() {
+        let listener = port.ingress.and_then(|index| sidecar.spec.ingress.get(index));
+        let asked = listener.and_then(|listener| listener.connection_pool.as_ref());
+        if let Some(asked) = asked.or(sidecar.spec.inbound_connection_pool.as_ref()) {
+            pool = Some(asked.clone());
+        }
+        if let Some(listener) = listener {
+            target = Target::parse(&listener.default_endpoint).unwrap_or(target);
+        }
+        if listener.is_some() || sidecar.spec.inbound_connection_pool.is_some() {
+            sources.push(format!("Sidecar/{}/{}", sidecar.meta.namespace, sidecar.meta.name));
+        }
+    }
     InboundKey {
         port: port.clone(),
         mesh: Shared::of(mesh),
         marks,
         pool: pool.map(Arc::new),
         sources,
-        target: Target::of_mesh(mesh, port.number),
+        target,
     }
 }
 

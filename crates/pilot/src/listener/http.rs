@@ -59,6 +59,13 @@ pub(super) fn connection_manager(
         }
         Side::Inbound => {
             message.forward_client_cert_details = ForwardClientCertDetails::AppendForward as i32;
+            message.set_current_client_cert_details =
+                Some(manager::http_connection_manager::SetCurrentClientCertDetails {
+                    subject: Some(true),
+                    uri: true,
+                    dns: true,
+                    ..Default::default()
+                });
             // The application answers for itself.
             message.server_header_transformation =
                 manager::http_connection_manager::ServerHeaderTransformation::PassThrough as i32;

@@ -4,23 +4,24 @@ mod access_log;
 mod gateway;
 mod http;
 mod inbound;
+mod mutual;
 mod outbound;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
-
-use lateen_model::Hostname;
 
 use lateen_envoy::type_urls;
 
-use crate::cluster::{BLACK_HOLE, PASSTHROUGH};
+use crate::Role;
+use crate::cluster::{BLACK_HOLE, PASSTHROUGH, outbound_name};
 use crate::encoded::{Encoded, Key};
+use crate::inbound::Families;
 use crate::proto::{self, core, ext, listener, to_any};
+use crate::rules::full_host;
 use crate::world::World;
-use crate::{InboundPort, Role};
 use access_log::AccessLog;
 pub use access_log::DEFAULT_FORMAT;
+pub(crate) use outbound::{Bind, Group, binds, explicit_port, given_bind, groups, is_http_proxy};
 
 /// Port of intercepted outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -32,7 +33,9 @@ pub const INBOUND_PORT: u16 = 15006;
 pub(crate) struct Common {
     log: AccessLog,
     detection_timeout: Duration,
-    allow_any: bool,
+    /// Where connections go that nobody claims.
+    unclaimed: String,
+    families: Families,
 }
 
 impl Common {
@@ -41,14 +44,57 @@ impl Common {
         Self {
             log: AccessLog::new(mesh),
             detection_timeout: mesh.protocol_detection_timeout.get(),
-            allow_any: world.allows_any(),
+            unclaimed: unclaimed(world),
+            families: world.class.families,
         }
     }
 
     /// Where connections go that nobody claims.
-    fn unclaimed(&self) -> &'static str {
-        if self.allow_any { PASSTHROUGH } else { BLACK_HOLE }
+    fn unclaimed(&self) -> &str {
+        &self.unclaimed
     }
+
+    /// Any address, of the family that counts first.
+    fn any_ip(&self) -> &'static str {
+        match self.families {
+            Families::V4 | Families::Dual => "0.0.0.0",
+            Families::V6 | Families::DualV6 => "::",
+        }
+    }
+
+    /// Puts a listener at an address, or at any address of the proxy's families.
+    fn listen(&self, message: &mut listener::Listener, bind: Option<&str>, port: u16) {
+        message.address = Some(proto::address(bind.unwrap_or(self.any_ip()), port));
+        let other = match self.families {
+            Families::Dual => "::",
+            Families::DualV6 => "0.0.0.0",
+            Families::V4 | Families::V6 => return,
+        };
+        if bind.is_none() {
+            let address = Some(proto::address(other, port));
+            message.additional_addresses =
+                vec![listener::AdditionalAddress { address, ..Default::default() }];
+        }
+    }
+}
+
+/// The host's own address.
+fn loopback(families: Families) -> IpAddr {
+    match families {
+        Families::V4 | Families::Dual => Ipv4Addr::LOCALHOST.into(),
+        Families::V6 | Families::DualV6 => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// The cluster of connections to unknown destinations: what the `Sidecar` names, else the way they were going, else none.
+pub(crate) fn unclaimed(world: &World<'_>) -> String {
+    if let Some(proxy) = world.egress_proxy() {
+        let host = full_host(&proxy.host, &world.class.namespace);
+        let only = world.service(&host).and_then(|service| service.ports.first()).map(|port| port.number);
+        let port = proxy.port.as_ref().map(|port| port.number as u16).or(only).unwrap_or_default();
+        return outbound_name(port, &proxy.subset, &host);
+    }
+    (if world.allows_any() { PASSTHROUGH } else { BLACK_HOLE }).to_owned()
 }
 
 /// All that a listener is made from.
@@ -64,13 +110,11 @@ pub(crate) enum ListenerKind {
     /// 15001: all outbound connections; hands them to the others.
     VirtualOutbound,
     /// 15006: all inbound connections.
-    VirtualInbound(Vec<InboundPort>),
-    /// One port for services of many addresses.
-    Shared { port: u16, http: bool, tls: BTreeMap<Hostname, String>, opaque: Option<String> },
-    /// One port of one address: bytes.
-    Opaque { address: IpAddr, port: u16, cluster: String },
-    /// One port of one address: bytes with a server name, or HTTP, as the first bytes tell.
-    Sniffed { address: IpAddr, port: u16, cluster: String, route: String },
+    VirtualInbound(Box<inbound::Inbound>),
+    /// A port of the application that the proxy binds itself, by index.
+    OwnInbound(Box<inbound::Inbound>, usize),
+    /// A port that the application calls.
+    Outbound(Box<outbound::Outbound>),
     /// A port of a gateway.
     Gateway { port: u16 },
 }
@@ -80,16 +124,9 @@ impl Key for ListenerKey {
         let common = &self.common;
         let message = match &self.kind {
             ListenerKind::VirtualOutbound => outbound::catch_all(common),
-            ListenerKind::VirtualInbound(ports) => inbound::listener(common, ports),
-            ListenerKind::Shared { port, http, tls, opaque } => {
-                outbound::shared(common, *port, *http, tls, opaque.as_deref())
-            }
-            ListenerKind::Opaque { address, port, cluster } => {
-                outbound::opaque(common, *address, *port, cluster)
-            }
-            ListenerKind::Sniffed { address, port, cluster, route } => {
-                outbound::sniffed(common, *address, *port, cluster, route)
-            }
+            ListenerKind::VirtualInbound(key) => inbound::intercepted(common, key),
+            ListenerKind::OwnInbound(key, index) => inbound::own(common, key, *index),
+            ListenerKind::Outbound(key) => outbound::listener(common, key),
             ListenerKind::Gateway { port } => gateway::listener(common, *port),
         };
         Encoded::resource(type_urls::LISTENER, message.name.as_str(), &message)
@@ -101,8 +138,12 @@ impl Key for ListenerKey {
 pub(crate) fn plan_own(world: &World<'_>) -> Vec<ListenerKey> {
     match world.class.role {
         Role::Sidecar => {
-            let kind = ListenerKind::VirtualInbound(world.class.inbound.clone());
-            vec![ListenerKey { common: Common::new(world), kind }]
+            let common = Common::new(world);
+            let inbound = Box::new(inbound::Inbound::new(world));
+            let own = inbound.bound().map(|index| ListenerKind::OwnInbound(inbound.clone(), index));
+            let mut kinds: Vec<ListenerKind> = own.collect();
+            kinds.push(ListenerKind::VirtualInbound(inbound));
+            kinds.into_iter().map(|kind| ListenerKey { common: common.clone(), kind }).collect()
         }
         Role::Gateway => Vec::new(),
     }

@@ -1,11 +1,13 @@
 //! What is done with a request that matched.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine;
 use lateen_api::networking::{
     CorsPolicy, Destination, FaultAbort, FaultDelay, GRPC_STATUS_NAMES, HeaderOperations, HttpDirectResponse,
-    HttpFaultInjection, HttpRedirect, HttpRetry, HttpRoute, Percent, RedirectPortSelection, StringMatch,
+    HttpFaultInjection, HttpRedirect, HttpRetry, HttpRoute, LoadBalancerSettings, Percent,
+    RedirectPortSelection, StringMatch, UnmatchedPreflights,
 };
 
 use super::matching;
@@ -35,9 +37,16 @@ pub(super) fn forward(
     path: Option<&StringMatch>,
     default_retries: Option<&HttpRetry>,
     cluster: &impl Fn(&Destination) -> String,
+    hashes: &BTreeMap<String, LoadBalancerSettings>,
     message: &mut route::Route,
 ) -> route::RouteAction {
     let mut action = to_cluster(String::new());
+    let hashed = http.route.iter().filter_map(|route| hashes.get(&cluster(&route.destination)));
+    for policy in hashed.filter_map(|hash| crate::cluster::hash_policy(Some(hash))) {
+        if !action.hash_policy.contains(&policy) {
+            action.hash_policy.push(policy);
+        }
+    }
     let weighted: Vec<_> = match &http.route[..] {
         [only] => vec![only],
         several => several.iter().filter(|route| route.weight > 0).collect(),
@@ -107,6 +116,7 @@ pub(super) fn retries(asked: Option<&HttpRetry>, default: Option<&HttpRetry>) ->
         num_retries: Some(policy.attempts as u32),
         per_try_timeout: policy.per_try_timeout.map(|timeout| proto::duration(timeout.get())),
         retry_host_predicate: if avoid_previous { vec![previous_hosts()] } else { Vec::new() },
+        retry_priority: (policy.retry_remote_localities == Some(true)).then(previous_priorities),
         host_selection_retry_max_attempts: if avoid_previous { 5 } else { 0 },
         retriable_status_codes: codes,
         retry_back_off: policy.backoff.map(|interval| route::retry_policy::RetryBackOff {
@@ -123,6 +133,16 @@ fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
         config_type: Some(route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(to_any(
             &ext::retry::host::previous_hosts::v3::PreviousHostsPredicate::default(),
         ))),
+    }
+}
+
+/// Localities that failed are left for others. Two tries in each, as Istio has it.
+fn previous_priorities() -> route::retry_policy::RetryPriority {
+    let config =
+        ext::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig { update_frequency: 2 };
+    route::retry_policy::RetryPriority {
+        name: "envoy.retry_priorities.previous_priorities".to_owned(),
+        config_type: Some(route::retry_policy::retry_priority::ConfigType::TypedConfig(to_any(&config))),
     }
 }
 
@@ -336,6 +356,11 @@ fn cors(policy: &CorsPolicy) -> ext::filters::http::cors::v3::CorsPolicy {
         expose_headers: policy.expose_headers.join(","),
         max_age: policy.max_age.map(|age| age.get().as_secs().to_string()).unwrap_or_default(),
         allow_credentials: policy.allow_credentials,
+        forward_not_matching_preflights: match policy.unmatched_preflights {
+            UnmatchedPreflights::Unspecified => None,
+            UnmatchedPreflights::Forward => Some(true),
+            UnmatchedPreflights::Ignore => Some(false),
+        },
         filter_enabled: Some(core::RuntimeFractionalPercent {
             default_value: Some(proto::percent(100.0)),
             ..Default::default()

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use lateen_api::networking::{Gateway, Server, VirtualService};
 use lateen_model::{Config, Hostname, Namespace};
 
-use super::sidecar::sole_ports;
 use super::virtual_host::gateway_name;
 use super::{Fallback, RouteKey, Scope, VirtualHostKey};
-use crate::shared::Shared;
 use crate::world::World;
 
 /// A server and the object that it is part of.
@@ -100,6 +98,7 @@ fn virtual_hosts(
             domains: vec!["*".to_owned()],
             rules: Vec::new(),
             sole_ports: BTreeMap::new(),
+            hashes: BTreeMap::new(),
             scope: scope(listened, Vec::new()),
             fallback: Fallback::NotFound,
             require_tls: false,
@@ -109,15 +108,12 @@ fn virtual_hosts(
         .into_iter()
         .map(|(host, mut made)| {
             made.rules.sort_by_key(|rule| rule.age_order());
-            VirtualHostKey {
-                name: format!("{host}:{}", made.port),
-                domains: domains(&host),
-                sole_ports: sole_ports(world, made.rules.iter().copied()),
-                rules: made.rules.into_iter().map(Shared::of).collect(),
-                scope: scope(made.port, made.gateways),
-                fallback: Fallback::NotFound,
-                require_tls: made.require_tls,
-            }
+            let scope = scope(made.port, made.gateways);
+            let name = format!("{host}:{}", made.port);
+            let mut key =
+                VirtualHostKey::new(world, name, domains(&host), made.rules, &scope, Fallback::NotFound);
+            key.require_tls = made.require_tls;
+            key
         })
         .collect()
 }

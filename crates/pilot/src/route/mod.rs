@@ -2,7 +2,9 @@
 
 mod action;
 mod gateway;
+mod hash;
 mod matching;
+mod names;
 mod sidecar;
 mod virtual_host;
 
@@ -26,6 +28,13 @@ pub(crate) struct RouteKey {
     pub(crate) hosts: Vec<VirtualHostKey>,
 }
 
+impl RouteKey {
+    /// A table of these hosts.
+    pub(crate) fn new(name: String, hosts: Vec<VirtualHostKey>) -> Self {
+        Self { name, hosts }
+    }
+}
+
 /// The route configurations of a class.
 pub(crate) fn plan(world: &World<'_>) -> Vec<RouteKey> {
     match world.class.role {
@@ -35,7 +44,9 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<RouteKey> {
 }
 
 pub(crate) use gateway::http_servers;
-pub(crate) use sidecar::sniffed_name;
+pub(crate) use names::is_alias;
+pub(crate) use sidecar::{HTTP_PROXY, sniffed_name};
+pub(crate) use virtual_host::gateway_name;
 
 /// Puts a configuration together from its encoded virtual hosts, which are copied and not decoded: in protobuf's
 /// encoding, a message followed by more of its fields is a message.

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lateen_api::networking::{Destination, HttpMatchRequest, HttpRetry, HttpRoute, VirtualService};
+use lateen_api::networking::{
+    Destination, HttpMatchRequest, HttpRetry, HttpRoute, LoadBalancerSettings, VirtualService,
+};
 use lateen_model::{Config, Hostname, Namespace};
 
 use super::{action, matching, passthrough_action};
 use crate::cluster::outbound_name;
 use crate::encoded::{Encoded, Key};
-use crate::proto::{self, route};
+use crate::proto::{self, core, route};
 use crate::rules::full_host;
 use crate::shared::Shared;
+use crate::world::World;
 
 /// What happens to requests that no rule takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,6 +23,8 @@ pub(crate) enum Fallback {
     Cluster(String),
     /// To where they were going.
     Passthrough,
+    /// To the service that the `Sidecar` names for unknown destinations.
+    Proxy(String),
     /// 502: the mesh's policy forbids unknown destinations.
     Refuse,
     /// 404, by having no route.
@@ -47,6 +52,8 @@ pub(crate) struct VirtualHostKey {
     pub(crate) rules: Vec<Shared<Config<VirtualService>>>,
     /// For each destination of the rules that has a single port: that port.
     pub(crate) sole_ports: BTreeMap<Hostname, u16>,
+    /// What is hashed to choose an endpoint, by cluster.
+    pub(crate) hashes: BTreeMap<String, LoadBalancerSettings>,
     pub(crate) scope: Arc<Scope>,
     pub(crate) fallback: Fallback,
     pub(crate) require_tls: bool,
@@ -68,6 +75,7 @@ impl Key for VirtualHostKey {
             domains: self.domains.clone(),
             routes,
             include_request_attempt_count: true,
+            metadata: self.rules.first().map(|config| config_metadata(config)),
             require_tls: if self.require_tls {
                 route::virtual_host::TlsRequirementType::All as i32
             } else {
@@ -79,7 +87,78 @@ impl Key for VirtualHostKey {
     }
 }
 
+impl Scope {
+    /// Whether a rule has any route for who asks here.
+    pub(crate) fn has_routes(&self, config: &Config<VirtualService>) -> bool {
+        let any = |http: &HttpRoute| {
+            http.r#match.is_empty() || http.r#match.iter().any(|request| self.applies(config, request))
+        };
+        config.spec.http.iter().any(any)
+    }
+
+    /// Whether a condition can hold for who asks here; what is decided by it is left out of the route.
+    fn applies(&self, config: &Config<VirtualService>, request: &HttpMatchRequest) -> bool {
+        let named = |name: &String| self.gateways.contains(&gateway_name(name, &config.meta.namespace));
+        (request.gateways.is_empty() || request.gateways.iter().any(named))
+            && (request.port == 0 || request.port == u32::from(self.port))
+            && (request.source_namespace.is_empty() || self.namespace == *request.source_namespace)
+            && request.source_labels.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+}
+
 impl VirtualHostKey {
+    /// A host with at most one rule, and all that its routes depend on.
+    pub(crate) fn new<'a>(
+        world: &World<'_>,
+        name: String,
+        domains: Vec<String>,
+        rules: impl IntoIterator<Item = &'a Arc<Config<VirtualService>>>,
+        scope: &Arc<Scope>,
+        fallback: Fallback,
+    ) -> Self {
+        let rules: Vec<Shared<Config<VirtualService>>> = rules.into_iter().map(Shared::of).collect();
+        let mut key = Self {
+            name,
+            domains,
+            sole_ports: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            rules,
+            scope: Arc::clone(scope),
+            fallback,
+            require_tls: false,
+        };
+        key.resolve(world);
+        key
+    }
+
+    /// Looks up what the routes need to know of their destinations.
+    pub(crate) fn resolve(&mut self, world: &World<'_>) {
+        let hosts = self.rules.iter().flat_map(|rule| destinations(rule));
+        let sole = |host: Hostname| match &world.service(&host)?.ports[..] {
+            [only] => Some((host, only.number)),
+            _ => None,
+        };
+        self.sole_ports = hosts.filter_map(sole).collect();
+        let mut hashes = BTreeMap::new();
+        let mut note = |host: &Hostname, subset: &str, port: u16| {
+            if let Some(hash) = super::hash::asked(world, host, subset, port) {
+                hashes.insert(outbound_name(port, subset, host), hash);
+            }
+        };
+        for config in &self.rules {
+            let namespace = &config.meta.namespace;
+            for route in config.spec.http.iter().flat_map(|http| &http.route) {
+                let destination = &route.destination;
+                let host = full_host(&destination.host, namespace);
+                note(&host, &destination.subset, self.port_of(destination, &host));
+            }
+        }
+        if let (Fallback::Cluster(_), Some((host, _))) = (&self.fallback, self.name.rsplit_once(':')) {
+            note(&host.into(), "", self.scope.port);
+        }
+        self.hashes = hashes;
+    }
+
     /// Adds the routes of one object, and says whether nothing can come after them.
     fn rule(&self, config: &Config<VirtualService>, routes: &mut Vec<route::Route>) -> bool {
         for http in &config.spec.http {
@@ -87,7 +166,7 @@ impl VirtualHostKey {
                 routes.extend(self.route(config, http, None));
                 return true;
             }
-            for request in http.r#match.iter().filter(|request| self.applies(config, request)) {
+            for request in http.r#match.iter().filter(|request| self.scope.applies(config, request)) {
                 routes.extend(self.route(config, http, Some(request)));
                 if matching::takes_all(request) {
                     return true;
@@ -95,20 +174,6 @@ impl VirtualHostKey {
             }
         }
         false
-    }
-
-    /// Whether a condition can hold for who asks here; what is decided by it is left out of the route.
-    fn applies(&self, config: &Config<VirtualService>, request: &HttpMatchRequest) -> bool {
-        let scope = &*self.scope;
-        let gateway = request.gateways.is_empty()
-            || request
-                .gateways
-                .iter()
-                .any(|name| scope.gateways.contains(&gateway_name(name, &config.meta.namespace)));
-        gateway
-            && (request.port == 0 || request.port == u32::from(scope.port))
-            && (request.source_namespace.is_empty() || scope.namespace == *request.source_namespace)
-            && request.source_labels.iter().all(|(key, value)| scope.labels.get(key) == Some(value))
     }
 
     fn route(
@@ -121,13 +186,12 @@ impl VirtualHostKey {
             Some(request) if !request.name.is_empty() => format!("{}.{}", http.name, request.name),
             _ => http.name.clone(),
         };
-        let (namespace, object) = (&config.meta.namespace, &config.meta.name);
+        let namespace = &config.meta.namespace;
         let mut message = route::Route {
             name,
             r#match: Some(request.map_or_else(matching::everything, matching::request)),
-            metadata: Some(proto::istio_metadata(serde_json::json!({
-                "config": format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{object}"),
-            }))),
+            metadata: Some(config_metadata(config)),
+            stat_prefix: request.map(|request| request.stat_prefix.clone()).unwrap_or_default(),
             ..Default::default()
         };
         let cluster = |destination: &Destination| self.cluster(destination, namespace);
@@ -137,7 +201,7 @@ impl VirtualHostKey {
         } else if let Some(response) = &http.direct_response {
             route::route::Action::DirectResponse(action::direct_response(response))
         } else if http.route.is_empty() {
-            // Only a delegate is left, and those are not resolved yet: no route rather than a wrong one.
+            // A delegate that is not there: no route rather than a wrong one.
             return None;
         } else {
             route::route::Action::Route(action::forward(
@@ -145,6 +209,7 @@ impl VirtualHostKey {
                 path,
                 self.scope.retries.as_ref(),
                 &cluster,
+                &self.hashes,
                 &mut message,
             ))
         });
@@ -165,11 +230,14 @@ impl VirtualHostKey {
     /// The cluster that a destination means: its port, else the only port of its service, else the port called.
     fn cluster(&self, destination: &Destination, namespace: &Namespace) -> String {
         let host = full_host(&destination.host, namespace);
-        let port = match &destination.port {
+        outbound_name(self.port_of(destination, &host), &destination.subset, &host)
+    }
+
+    fn port_of(&self, destination: &Destination, host: &Hostname) -> u16 {
+        match &destination.port {
             Some(port) => port.number as u16,
-            None => self.sole_ports.get(&host).copied().unwrap_or(self.scope.port),
-        };
-        outbound_name(port, &destination.subset, &host)
+            None => self.sole_ports.get(host).copied().unwrap_or(self.scope.port),
+        }
     }
 
     fn fallback(&self) -> Option<route::Route> {
@@ -177,9 +245,13 @@ impl VirtualHostKey {
             Fallback::Cluster(cluster) => {
                 let mut forward = action::to_cluster(cluster.clone());
                 forward.retry_policy = action::retries(None, self.scope.retries.as_ref());
+                forward.hash_policy.extend(crate::cluster::hash_policy(self.hashes.get(cluster)));
                 ("default", route::route::Action::Route(forward))
             }
             Fallback::Passthrough => ("allow_any", route::route::Action::Route(passthrough_action())),
+            Fallback::Proxy(cluster) => {
+                ("allow_any", route::route::Action::Route(action::to_cluster(cluster.clone())))
+            }
             Fallback::Refuse => (
                 "block_all",
                 route::route::Action::DirectResponse(route::DirectResponseAction {
@@ -200,8 +272,14 @@ impl VirtualHostKey {
     }
 }
 
+/// Names the object that something comes from.
+fn config_metadata(config: &Config<VirtualService>) -> core::Metadata {
+    let path = proto::config_path("virtual-service", &config.meta.namespace, &config.meta.name);
+    proto::istio_metadata(serde_json::json!({"config": path}))
+}
+
 /// A gateway as a VirtualService names it, in full; `mesh` stays as it is.
-pub(super) fn gateway_name(name: &str, namespace: &Namespace) -> String {
+pub(crate) fn gateway_name(name: &str, namespace: &Namespace) -> String {
     if name == "mesh" || name.contains('/') { name.to_owned() } else { format!("{namespace}/{name}") }
 }
 

@@ -121,6 +121,12 @@ impl World {
         self.proxy("sidecar", deployment, serde_json::json!({"CLUSTER_ID": CLUSTER}))
     }
 
+    /// The same, with more metadata.
+    pub fn sidecar_with(&mut self, deployment: &str, mut metadata: Value) -> Arc<Class> {
+        metadata["CLUSTER_ID"] = CLUSTER.into();
+        self.proxy("sidecar", deployment, metadata)
+    }
+
     /// The same, that marks its sockets.
     pub fn marking_sidecar(&mut self, deployment: &str) -> Arc<Class> {
         let metadata = serde_json::json!({"CLUSTER_ID": CLUSTER, "LATEEN_SOCKET_MARK": "1337"});

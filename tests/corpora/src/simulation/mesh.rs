@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lateen_dataplane::compile::{compile_listener, compile_routes};
 use lateen_dataplane::walk::Walk;
+use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::route::Action;
 use lateen_envoy::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -24,6 +25,17 @@ pub(super) const ADDRESS: &str = "1.1.1.1";
 pub(super) struct Told {
     view: View,
     gateway: bool,
+}
+
+/// All resources that a proxy is told, but for endpoints.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    /// In the order of names.
+    pub clusters: Vec<Cluster>,
+    /// In the order of names.
+    pub listeners: Vec<Listener>,
+    /// In the order of names.
+    pub routes: Vec<RouteConfiguration>,
 }
 
 impl Told {
@@ -68,6 +80,10 @@ impl Told {
             }
         }
         Ok(found)
+    }
+
+    pub(super) fn resources(&self) -> Result<Resources, String> {
+        Ok(Resources { clusters: self.all()?, listeners: self.all()?, routes: self.all()? })
     }
 
     fn all<M: Message + TypeUrl + Default>(&self) -> Result<Vec<M>, String> {

@@ -50,6 +50,11 @@ bench-api: ## the API server under load: 1,000 writes a second, 1,000 watchers
 	cargo build --release --locked -p lateen-apiserver --example load
 	$(RELEASE)/examples/load $(LOAD)
 
+bench-control: ## the control plane: what changes cost; DOCUMENT=FILE keeps the tables
+	cargo build --release --locked --bin lateend --bin lateen-bench-control
+	$(RELEASE)/lateen-bench-control run --lateend $(RELEASE)/lateend $(if $(DOCUMENT),--document $(DOCUMENT)) $(ARGUMENTS)
+	$(RELEASE)/lateen-bench-control generators
+
 check: format clippy doc ## format, lints, documentation
 
 format:

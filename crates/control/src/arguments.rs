@@ -95,7 +95,7 @@ pub struct Ports {
     pub xds: u16,
     /// Port of xDS without TLS.
     #[arg(long = "plaintext-xds-port", value_name = "PORT", default_value_t = ports::PLAINTEXT_XDS)]
-    pub plaintext_xds: u16,
+    pub plaintext: u16,
     /// Port of metrics and version.
     #[arg(long = "monitoring-port", value_name = "PORT", default_value_t = ports::MONITORING)]
     pub monitoring: u16,

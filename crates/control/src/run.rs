@@ -132,7 +132,7 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     let identity = Identity::from_pem(&serving.certificate, &serving.key);
     serve_xds(listen(arguments, arguments.ports.xds).await?, ads.clone(), Some(identity), drain.clone())?;
     if arguments.plaintext_xds {
-        serve_xds(listen(arguments, arguments.ports.plaintext_xds).await?, ads, None, drain.clone())?;
+        serve_xds(listen(arguments, arguments.ports.plaintext).await?, ads, None, drain.clone())?;
     }
     let pages = debug::debug_pages(Arc::new(debug));
     tokio::spawn(admin::serve(listen(arguments, arguments.ports.debug).await?, pages, drain.clone()));

@@ -1,0 +1,351 @@
+//! The measurements, one after the other over the same processes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use lateen_envoy::type_urls::{ENDPOINT, ROUTE};
+
+use crate::Options;
+use crate::api::Api;
+use crate::lateend::Lateend;
+use crate::objects::{Cluster, PORT, cluster_name};
+use crate::proxy::Fleet;
+use crate::report::{Report, exponent, milliseconds, percentile};
+
+/// Changes a second where they are steady.
+const RATE: u64 = 100;
+
+/// Everything that is under way.
+struct Bench<'a> {
+    options: &'a Options,
+    cluster: Arc<Cluster<'a>>,
+    lateend: Lateend,
+    fleet: Arc<Fleet>,
+    tokens: Vec<String>,
+    report: Report,
+    turn: usize,
+}
+
+/// Measures all of it.
+pub async fn run(options: &Options) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().to_owned();
+    if options.keep {
+        println!("logs are in {}", folder.keep().display());
+    }
+    let api = Api::start(&path.join("api")).await?;
+    let cluster = Arc::new(Cluster::new(api.client.clone(), options));
+    cluster.prepare().await?;
+    cluster.fill(0).await?;
+    let tokens = vec![cluster.token(0).await?];
+    let lateend = Lateend::start(&options.lateend, &api.kubeconfig, &path.join("lateend")).await?;
+    let fleet = Fleet::new(lateend.xds());
+    let report = Report::default();
+    let mut bench = Bench { options, cluster, lateend, fleet, tokens, report, turn: 0 };
+    bench.all().await?;
+    if let Some(document) = &options.document {
+        bench.report.write(document)?;
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
+    async fn all(&mut self) -> anyhow::Result<()> {
+        let Options { namespaces, services, endpoints, proxies, rules, .. } = *self.options;
+        self.report.line("# Performance of the control plane\n");
+        self.report.line(&format!(
+            "`make bench-control` on {} processors, {} UTC: {} services, {} endpoints, {} VirtualServices and {} \
+             sidecars in {namespaces} namespaces, each with a `Sidecar` that imports its own ({services} services). The \
+             API server, `lateend` and the simulated proxies are three processes on one machine; the proxies speak \
+             delta xDS over loopback without TLS. `lateend`'s processor time and memory are its own.",
+            std::thread::available_parallelism()?,
+            utc_now(),
+            namespaces * services,
+            namespaces * services * endpoints,
+            namespaces * rules,
+            namespaces * proxies,
+        ));
+        let by_services = self.grow_services().await?;
+        let (by_proxies, few_kb, all_kb) = self.grow_proxies().await?;
+        self.report.table("Each sidecar sees its own namespace");
+        self.single_changes(proxies, self.options.samples, true).await?;
+        self.memory(few_kb, all_kb)?;
+        self.steady("0.25").await?;
+        self.fits(&by_services, &by_proxies);
+        self.starts().await?;
+        if self.options.open_proxies > 0 {
+            self.open().await?;
+        }
+        Ok(())
+    }
+
+    /// What a change costs as services are added that do not concern it.
+    async fn grow_services(&mut self) -> anyhow::Result<Vec<(f64, f64)>> {
+        self.connect(0..1, self.options.proxies).await?;
+        let mut points = Vec::new();
+        let mut filled = 1;
+        for count in steps(self.options.namespaces) {
+            for index in filled..count {
+                self.cluster.fill(index).await?;
+                self.tokens.push(self.cluster.token(index).await?);
+            }
+            filled = count.max(filled);
+            let services = count * self.options.services;
+            self.settled(services).await?;
+            let cost = self.cost_in_first_namespace().await?;
+            println!("  {services} services: {:.0} µs a change", cost * 1e6);
+            points.push((services as f64, cost));
+        }
+        Ok(points)
+    }
+
+    /// What a change costs as proxies are added that it does not concern; and the memory with few and with all.
+    async fn grow_proxies(&mut self) -> anyhow::Result<(Vec<(f64, f64)>, u64, u64)> {
+        let few = self.lateend.resident_kb()?;
+        let mut points = Vec::new();
+        let mut connected = 1;
+        for count in steps(self.options.namespaces) {
+            self.connect(connected..count, self.options.proxies).await?;
+            connected = count.max(connected);
+            let cost = self.cost_in_first_namespace().await?;
+            let proxies = count * self.options.proxies;
+            println!("  {proxies} proxies: {:.0} µs a change", cost * 1e6);
+            points.push((proxies as f64, cost));
+        }
+        Ok((points, few, self.lateend.resident_kb()?))
+    }
+
+    async fn connect(&mut self, namespaces: std::ops::Range<usize>, proxies: usize) -> anyhow::Result<()> {
+        for index in namespaces {
+            for proxy in 0..proxies {
+                self.fleet.add(index, proxy, &self.tokens[index]);
+            }
+            let expected = (index + 1) * proxies;
+            self.fleet.wait_complete(expected, Duration::from_secs(120)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until `lateend` knows the services and has nothing to do.
+    async fn settled(&self, services: usize) -> anyhow::Result<()> {
+        for _ in 0..1200 {
+            if self.lateend.metric("pilot_services").await? as usize >= services {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for _ in 0..120 {
+            let before = self.lateend.cpu()?;
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if self.lateend.cpu()? - before < Duration::from_millis(10) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seconds of a processor that a change of an endpoint in the first namespace costs.
+    async fn cost_in_first_namespace(&mut self) -> anyhow::Result<f64> {
+        self.settled(0).await?;
+        let seconds = (self.options.seconds / 2).max(2);
+        let (cpu, changes) = self.changes(seconds, |turn, options| (0, turn * 7 % options.services)).await?;
+        Ok(cpu.as_secs_f64() / changes as f64)
+    }
+
+    /// Steady changes; the processor time that they cost `lateend`, and how many there were.
+    async fn changes(
+        &mut self,
+        seconds: u64,
+        place: impl Fn(usize, &Options) -> (usize, usize),
+    ) -> anyhow::Result<(Duration, u64)> {
+        let before = self.lateend.cpu()?;
+        let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+        let mut failed = 0;
+        let writes: Vec<(usize, usize, usize)> = (0..seconds * RATE)
+            .map(|_| {
+                self.turn += 1;
+                let (index, service) = place(self.turn, self.options);
+                (index, service, self.turn)
+            })
+            .collect();
+        let mut under_way = futures::stream::FuturesUnordered::new();
+        for (index, service, turn) in writes {
+            ticks.tick().await;
+            under_way.push(self.cluster.change_endpoint(index, service, turn));
+            while let Some(done) = futures::FutureExt::now_or_never(futures::StreamExt::next(&mut under_way))
+            {
+                let Some(done) = done else { break };
+                failed += usize::from(done.is_err());
+            }
+        }
+        while let Some(done) = futures::StreamExt::next(&mut under_way).await {
+            failed += usize::from(done.is_err());
+        }
+        drop(under_way);
+        anyhow::ensure!(failed == 0, "{failed} writes failed");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok((self.lateend.cpu()? - before, seconds * RATE))
+    }
+
+    /// The way of single changes, from before the write to the last answer.
+    async fn single_changes(
+        &mut self,
+        concerned: usize,
+        samples: usize,
+        targets: bool,
+    ) -> anyhow::Result<()> {
+        self.settled(0).await?;
+        let target = |text: &'static str| if targets { text } else { "" };
+        let (mut times, mut largest, mut others) = (Vec::new(), 0, 0);
+        for sample in 0..samples {
+            let (index, service) = (sample % self.options.namespaces, sample * 13 % self.options.services);
+            self.turn += 1;
+            let expected = self.fleet.expect(ENDPOINT, &cluster_name(index, service), concerned);
+            let begun = Instant::now();
+            self.cluster.change_endpoint(index, service, self.turn).await?;
+            times.push(expected.done().await? - begun);
+            largest = largest.max(expected.largest.load(Ordering::Relaxed));
+            others += expected.others.load(Ordering::Relaxed);
+        }
+        let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+        self.report.row("one endpoint changes: write to last ACK, p50", &milliseconds(p50), "");
+        self.report.row("the same, p99", &milliseconds(p99), target("100 ms"));
+        let limit = 500 + 200 * self.options.endpoints;
+        self.report.row(
+            &format!("bytes to a proxy concerned ({} endpoints)", self.options.endpoints),
+            &largest.to_string(),
+            &if targets { limit.to_string() } else { String::new() },
+        );
+        self.report.row("responses about anything else", &others.to_string(), target("0"));
+        let (mut times, mut largest) = (Vec::new(), 0);
+        for sample in 0..samples / 2 {
+            let (index, rule) = (sample % self.options.namespaces, sample * 7 % self.options.rules);
+            let expected = self.fleet.expect(ROUTE, &PORT.to_string(), concerned);
+            let begun = Instant::now();
+            self.turn += 1;
+            self.cluster.change_rule(index, rule, 2 + self.turn).await?;
+            times.push(expected.done().await? - begun);
+            largest = largest.max(expected.largest.load(Ordering::Relaxed));
+        }
+        let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+        self.report.row("one VirtualService changes: write to last ACK, p50", &milliseconds(p50), "");
+        self.report.row("the same, p99", &milliseconds(p99), target("100 ms"));
+        self.report.row("bytes to a proxy concerned (its whole table)", &largest.to_string(), "");
+        Ok(())
+    }
+
+    fn memory(&mut self, few_kb: u64, all_kb: u64) -> anyhow::Result<()> {
+        let now = self.lateend.resident_kb()?;
+        self.report.row("memory of `lateend`", &format!("{} MB", now / 1024), "300 MB");
+        let more = (self.options.namespaces - 1) * self.options.proxies;
+        let each = all_kb.saturating_sub(few_kb) as f64 / more.max(1) as f64;
+        self.report.row("memory for each further proxy", &format!("{each:.1} kB"), "50 kB");
+        Ok(())
+    }
+
+    async fn steady(&mut self, target: &str) -> anyhow::Result<()> {
+        self.settled(0).await?;
+        let place =
+            |turn: usize, options: &Options| (turn * 3 % options.namespaces, turn * 11 % options.services);
+        let (cpu, _) = self.changes(self.options.seconds, place).await?;
+        let share = cpu.as_secs_f64() / self.options.seconds as f64;
+        self.report.row("100 endpoint changes a second: processors", &format!("{share:.3}"), target);
+        Ok(())
+    }
+
+    fn fits(&mut self, by_services: &[(f64, f64)], by_proxies: &[(f64, f64)]) {
+        for (what, points) in [("services", by_services), ("unaffected proxies", by_proxies)] {
+            let fit = format!("{:.2}", exponent(points));
+            let list: Vec<String> =
+                points.iter().map(|(x, cost)| format!("{x}: {:.0} µs", cost * 1e6)).collect();
+            let figure = format!("cost of a change against {what}: exponent ({})", list.join(", "));
+            self.report.row(&figure, &fit, "0.2");
+        }
+    }
+
+    async fn starts(&mut self) -> anyhow::Result<()> {
+        let all = self.options.namespaces * self.options.proxies;
+        self.fleet.bytes.store(0, Ordering::Relaxed);
+        let begun = Instant::now();
+        self.lateend.restart().await?;
+        self.gone().await?;
+        self.fleet.wait_complete(all, Duration::from_secs(300)).await?;
+        let (time, full) = (begun.elapsed(), self.fleet.bytes.load(Ordering::Relaxed));
+        self.report.row(
+            &format!("start with {all} proxies: all acknowledged after"),
+            &format!("{:.1} s, {} MB", time.as_secs_f64(), full >> 20),
+            "15 s",
+        );
+        let peak = self.lateend.resident_kb()?;
+        self.report.row("memory after that", &format!("{} MB", peak / 1024), "");
+        self.settled(0).await?;
+        self.fleet.resume.store(true, Ordering::Relaxed);
+        self.fleet.bytes.store(0, Ordering::Relaxed);
+        let begun = Instant::now();
+        self.lateend.restart().await?;
+        self.lateend.ready().await?;
+        while (self.lateend.metric("pilot_xds").await? as usize) < all {
+            anyhow::ensure!(begun.elapsed() < Duration::from_secs(300), "not all proxies come back");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let time = begun.elapsed();
+        self.settled(0).await?;
+        let resumed = self.fleet.bytes.load(Ordering::Relaxed);
+        let share = resumed as f64 * 100.0 / full.max(1) as f64;
+        self.report.row(
+            "the same where they resume by version",
+            &format!("{:.1} s, {resumed} bytes, {share:.2} %", time.as_secs_f64()),
+            "1 %",
+        );
+        let now = self.lateend.resident_kb()?;
+        self.report.row("memory after that", &format!("{} MB", now / 1024), "");
+        Ok(())
+    }
+
+    /// Waits until all streams are lost.
+    async fn gone(&self) -> anyhow::Result<()> {
+        for _ in 0..1000 {
+            if self.fleet.complete.load(Ordering::Relaxed) == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        anyhow::bail!("streams outlive the process that they went to")
+    }
+
+    /// The same without any `Sidecar`, for fewer proxies.
+    async fn open(&mut self) -> anyhow::Result<()> {
+        self.fleet.stop();
+        self.cluster.remove_sidecars().await?;
+        self.fleet = Fleet::new(self.lateend.xds());
+        let proxies = self.options.open_proxies;
+        let all = proxies * self.options.namespaces;
+        self.settled(0).await?;
+        self.report.table(&format!("Everybody sees everything ({all} sidecars)"));
+        let begun = Instant::now();
+        self.connect(0..self.options.namespaces, proxies).await?;
+        let bytes = self.fleet.bytes.load(Ordering::Relaxed) >> 20;
+        self.report.row(
+            "all connected after",
+            &format!("{:.1} s, {bytes} MB", begun.elapsed().as_secs_f64()),
+            "",
+        );
+        self.single_changes(all, self.options.samples.min(20), false).await?;
+        let resident = self.lateend.resident_kb()?;
+        self.report.row("memory of `lateend`", &format!("{} MB", resident / 1024), "");
+        self.steady("").await?;
+        Ok(())
+    }
+}
+
+/// 1, 2, 5, 10, 20 and so on, up to `last`.
+fn steps(last: usize) -> Vec<usize> {
+    let mut steps: Vec<usize> = [1, 2, 5, 10, 20, 50, 100].into_iter().filter(|step| *step < last).collect();
+    steps.push(last);
+    steps
+}
+
+fn utc_now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M").to_string()
+}

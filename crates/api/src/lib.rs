@@ -20,6 +20,7 @@ pub mod meta;
 pub mod networking;
 pub mod networks;
 pub mod providers;
+pub mod registries;
 mod schema;
 pub mod security;
 pub mod selection;

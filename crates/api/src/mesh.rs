@@ -143,6 +143,9 @@ pub struct MeshConfig {
     /// How long an idle tunnel is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hbone_idle_timeout: Option<Duration>,
+    /// What is Lateen's own.
+    #[serde(skip_serializing_if = "crate::is_default")]
+    pub lateen: crate::registries::LateenConfig,
     /// Fields that are not modelled, kept as they were.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
@@ -457,6 +460,7 @@ impl Default for MeshConfig {
             service_entry_visibility: None,
             zone_aware_lb_setting: None,
             hbone_idle_timeout: None,
+            lateen: Default::default(),
             rest: BTreeMap::new(),
         }
     }

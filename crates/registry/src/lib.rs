@@ -9,6 +9,7 @@
 //! cannot be read is reported, and the last good one stands.
 
 mod addresses;
+pub mod catalogs;
 mod change;
 mod kubernetes;
 mod metrics;
@@ -24,3 +25,8 @@ pub use publish::Subscription;
 pub use registry::{Closed, Platform, Platforms, Registry, RegistryOptions, Sink};
 pub use status::{Failure, LastError, PlatformStatus, Reason};
 pub use store::{Store, StoreOptions};
+
+/// The page's example adapter is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/registries.md")]
+struct RegistriesPage;

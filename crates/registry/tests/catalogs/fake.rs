@@ -1,0 +1,199 @@
+//! A platform of the tests: a real HTTP server that can be stopped, and started again on the same port, and that can
+//! answer nonsense, slowly, or nobody without the right token. What it speaks is in the other modules.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+
+/// How the server behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Well,
+    Nonsense,
+    Slow,
+}
+
+/// An instance of a service of the test's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub address: String,
+    pub port: u16,
+    pub version: String,
+}
+
+/// What the platform knows.
+#[derive(Debug, Default)]
+pub struct World {
+    pub services: BTreeMap<String, Vec<Instance>>,
+    /// Counts changes.
+    pub index: u64,
+    /// The count at the last change of each service.
+    pub changed: BTreeMap<String, u64>,
+    /// The count at the last change of the set of services.
+    pub set_changed: u64,
+}
+
+/// The server.
+pub struct Fake {
+    pub world: Mutex<World>,
+    pub index: watch::Sender<u64>,
+    pub mode: watch::Sender<Mode>,
+    pub token: Mutex<String>,
+    /// Names of services that changed.
+    pub events: broadcast::Sender<String>,
+    pub requests: AtomicU64,
+    pub address: SocketAddr,
+}
+
+/// Whether a request shows the token.
+pub type Check = fn(&HeaderMap, &str) -> bool;
+
+pub fn instance(address: &str, port: u16, version: &str) -> Instance {
+    Instance { address: address.into(), port, version: version.into() }
+}
+
+impl Fake {
+    pub async fn new() -> (Arc<Self>, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fake = Self {
+            world: Mutex::new(World { index: 1, ..World::default() }),
+            index: watch::Sender::new(1),
+            mode: watch::Sender::new(Mode::Well),
+            token: Mutex::new("secret".into()),
+            events: broadcast::Sender::new(4096),
+            requests: AtomicU64::new(0),
+            address: listener.local_addr().unwrap(),
+        };
+        (Arc::new(fake), listener)
+    }
+
+    /// Changes one service; without instances it goes.
+    pub fn put(&self, service: &str, instances: Vec<Instance>) {
+        self.change(|world| {
+            let known = if instances.is_empty() {
+                world.services.remove(service).is_some()
+            } else {
+                world.services.insert(service.into(), instances).is_none()
+            };
+            if known {
+                world.set_changed = world.index;
+            }
+            world.changed.insert(service.into(), world.index);
+        });
+        let _ = self.events.send(service.into());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        let mut world = self.world.lock().unwrap();
+        world.index += 1;
+        change(&mut world);
+        self.index.send_replace(world.index);
+    }
+
+    /// Forgets everything, as a server without a disk does when it starts anew.
+    pub fn begin_anew(&self) {
+        let mut world = self.world.lock().unwrap();
+        *world = World { index: 1, ..World::default() };
+        self.index.send_replace(1);
+    }
+
+    /// Waits as blocking queries do: until the index of what is asked for is later, or the time is over.
+    pub async fn block(&self, query: &BTreeMap<String, String>, index: impl Fn(&World) -> u64) -> u64 {
+        let mut changes = self.index.subscribe();
+        let asked: u64 = query.get("index").map_or(0, |index| index.parse().unwrap());
+        let wait = query.get("wait").map_or(Duration::ZERO, |wait| {
+            Duration::from_millis(wait.strip_suffix("ms").expect("a time in ms").parse().unwrap())
+        });
+        let later = async {
+            loop {
+                let now = index(&self.world.lock().unwrap());
+                // Consul waits for an index that is above the one it was asked with, whatever its own is.
+                if asked == 0 || now > asked {
+                    return;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        let _ = tokio::time::timeout(wait, later).await;
+        self.behave().await;
+        index(&self.world.lock().unwrap())
+    }
+
+    /// Does not go on while the server is to be slow.
+    pub async fn behave(&self) {
+        let mut mode = self.mode.subscribe();
+        let _ = mode.wait_for(|mode| *mode != Mode::Slow).await;
+    }
+
+    /// Serves until what is returned is dropped, all connections with it.
+    pub fn serve(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        router: Router<Arc<Self>>,
+        check: Check,
+    ) -> JoinSet<()> {
+        let state = (Arc::clone(self), check);
+        let router = router.with_state(Arc::clone(self)).layer(from_fn_with_state(state, guard));
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = hyper_util::service::TowerToHyperService::new(router.clone());
+                let stream = hyper_util::rt::TokioIo::new(stream);
+                let connection = hyper::server::conn::http1::Builder::new().serve_connection(stream, service);
+                connections.spawn(async move {
+                    let _ = connection.await;
+                });
+            }
+        });
+        server
+    }
+
+    /// Listens again where it did before.
+    pub async fn listen_again(&self) -> TcpListener {
+        let bind = || async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.address)?;
+            socket.listen(64)
+        };
+        for _ in 0..200 {
+            match bind().await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
+            }
+        }
+        panic!("the port of the fake is taken");
+    }
+}
+
+async fn guard(
+    State((fake, check)): State<(Arc<Fake>, Check)>,
+    Query(_): Query<BTreeMap<String, String>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    fake.requests.fetch_add(1, Ordering::SeqCst);
+    fake.behave().await;
+    let token = fake.token.lock().unwrap().clone();
+    if !check(request.headers(), &token) {
+        return (StatusCode::FORBIDDEN, "Permission denied").into_response();
+    }
+    let answer = next.run(request).await;
+    if *fake.mode.borrow() == Mode::Nonsense {
+        return (StatusCode::OK, "<html>it works</html>").into_response();
+    }
+    answer
+}

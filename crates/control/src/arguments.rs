@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lateen_api::registries::RegistryConfig;
 use lateen_node::NodeArgs;
 
 use crate::ports;
@@ -72,6 +73,13 @@ pub struct RunArguments {
     /// The Envoy that the agent starts with `--proxy envoy`, as a path inside the Pods.
     #[arg(long, value_name = "FILE", required_if_eq("proxy", "envoy"))]
     pub envoy: Option<PathBuf>,
+    /// A platform whose services belong to the mesh too, such as consul=http://127.0.0.1:8500,token-file=FILE; may be
+    /// repeated. The fields are those of MeshConfig's lateen.registries.
+    #[arg(long = "registry", value_name = "PROVIDER=ADDRESS[,FIELD=VALUE...]", value_parser = lateen_registry::catalogs::parse_flag)]
+    pub registries: Vec<RegistryConfig>,
+    /// How long to wait at the start for platforms other than the mesh's own cluster.
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    pub registry_patience: lateen_api::Duration,
     /// Also serve xDS without TLS.
     #[arg(long)]
     pub plaintext_xds: bool,

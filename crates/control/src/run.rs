@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use lateen_base::readiness::Readiness;
 use lateen_base::{admin, drain};
-use lateen_registry::{Kubernetes, KubernetesOptions, Registry, RemoteClusters, StoreOptions};
+use lateen_registry::{
+    Kubernetes, KubernetesOptions, Registry, RegistryOptions, RemoteClusters, StoreOptions,
+};
 use lateen_xds::{AdsServer, ServerOptions};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -70,6 +72,8 @@ struct Running {
 }
 
 async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<Running> {
+    let verdict = lateen_galley::validate_registries(&arguments.registries, "--registry");
+    anyhow::ensure!(verdict.is_valid(), "{}", verdict.message());
     let readiness = Readiness::default();
     let starting = readiness.register("the installation");
     let standalone = standalone::start(arguments, drain.clone()).await?;
@@ -102,7 +106,11 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     };
     let platform = Kubernetes::new(client.clone(), options.clone());
     let registry = Registry::start(
-        StoreOptions { cluster: options.cluster.clone(), root_namespace: namespace.clone() },
+        RegistryOptions {
+            patience: arguments.registry_patience.get(),
+            registries: arguments.registries.clone(),
+            ..StoreOptions { cluster: options.cluster.clone(), root_namespace: namespace.clone() }.into()
+        },
         vec![Box::new(platform)],
         Some(readiness.register("the first snapshot")),
     );

@@ -137,6 +137,7 @@ fn mesh_config(mesh: &MeshConfig, verdict: &mut Verdict) {
         names::positive("protocolDetectionTimeout", Some(mesh.protocol_detection_timeout), verdict);
     }
     proxy_config("defaultConfig", &mesh.default_config, verdict);
+    verdict.merge(crate::validate_registries(&mesh.lateen.registries, "lateen.registries"));
     if let Some(locality) = &mesh.locality_lb_setting {
         validate::destination_rule::locality_setting("localityLbSetting", locality, true, verdict);
     }

@@ -1,12 +1,14 @@
 //! From platforms to snapshots.
 //!
-//! A [`Platform`] (today [`Kubernetes`]) watches its own objects, trims them at arrival to what the mesh needs, and
-//! sends [`Change`]s. One writer puts them into the [`Store`], which replaces exactly the entries of the snapshot that
+//! A [`Platform`] ([`Kubernetes`], and the [`catalogs`]: Consul, Eureka, ...) watches its own objects, trims them at
+//! arrival to what the mesh needs, and sends [`Change`]s. Any number of them run at once; a host that several know is one
+//! service with the endpoints of all. One writer puts the changes into the [`Store`], which replaces exactly the entries of the snapshot that
 //! they touch; the new snapshot and the set of changes go to every [`Subscription`], merged for a reader that is
 //! slower than the changes. There is no waiting for more changes to come: the first goes out at once.
 //!
 //! What errors do to the mesh: a watch that breaks is resumed, and meanwhile the last state stands; an object that
-//! cannot be read is reported, and the last good one stands.
+//! cannot be read is reported, and the last good one stands. A platform that does not answer says so in its
+//! [`PlatformStatus`], in metrics and once in the log; the mesh starts without it.
 
 mod addresses;
 pub mod catalogs;

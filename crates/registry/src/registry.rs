@@ -5,14 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use lateen_api::registries::RegistryConfig;
 use lateen_base::readiness::Pending;
-use lateen_model::{ClusterId, Snapshot};
+use lateen_model::{ChangeSet, ClusterId, Snapshot};
 use prometheus_client::collector::Collector;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::catalogs;
+use crate::catalogs::driver::Pace;
+use crate::catalogs::wanted::{Step, Wanted};
 use crate::metrics::PlatformMetrics;
 use crate::publish::Publisher;
 use crate::status::{Board, Failure, PlatformStatus};
@@ -41,6 +45,10 @@ pub struct RegistryOptions {
     /// How long the first snapshot waits for platforms other than the mesh's own cluster, which is waited for without
     /// an end since it has the configuration.
     pub patience: Duration,
+    /// Platforms that are always wanted, besides those of MeshConfig (`lateen.registries`), which come and go with it.
+    pub registries: Vec<RegistryConfig>,
+    /// How soon platforms that fail are asked again.
+    pub pace: Pace,
 }
 
 /// Where a platform sends its changes, and says how it fares.
@@ -57,10 +65,11 @@ pub struct Sink {
 #[error("the registry is closed")]
 pub struct Closed;
 
-/// Adds and removes platforms while the registry runs.
+/// Adds and removes platforms while the registry runs, and says how they fare. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Platforms {
     letters: mpsc::Sender<Letter>,
+    board: Board,
 }
 
 /// The running registry. Dropping it ends the watches.
@@ -99,7 +108,7 @@ impl std::fmt::Debug for Letter {
 
 impl From<StoreOptions> for RegistryOptions {
     fn from(store: StoreOptions) -> Self {
-        Self { store, patience: Duration::from_secs(30) }
+        Self { store, patience: Duration::from_secs(30), registries: Vec::new(), pace: Pace::default() }
     }
 }
 
@@ -149,6 +158,11 @@ impl Platforms {
         self.letters.send(Letter::Add(platform)).await.map_err(|_| Closed)
     }
 
+    /// How each platform fares, by name.
+    pub fn statuses(&self) -> Vec<PlatformStatus> {
+        self.board.statuses()
+    }
+
     /// Removes a platform and all it told of.
     pub async fn remove(&self, name: &ClusterId) -> Result<(), Closed> {
         self.letters.send(Letter::Remove(name.clone())).await.map_err(|_| Closed)
@@ -182,8 +196,11 @@ impl Registry {
             runs: BTreeMap::new(),
             started: 0,
             tasks: JoinSet::new(),
+            wanted: Wanted::new(options.pace),
         };
-        for platform in platforms {
+        let configured =
+            options.registries.iter().filter_map(|config| catalogs::platform(config, options.pace));
+        for platform in platforms.into_iter().chain(configured) {
             writer.add(platform);
         }
         let mut task = JoinSet::new();
@@ -216,9 +233,9 @@ impl Registry {
         Box::new(PlatformMetrics(self.board.clone()))
     }
 
-    /// The way to add and remove platforms.
+    /// The way to add and remove platforms, and to ask how they fare.
     pub fn platforms(&self) -> Platforms {
-        Platforms { letters: self.letters.clone() }
+        Platforms { letters: self.letters.clone(), board: self.board.clone() }
     }
 }
 
@@ -246,6 +263,7 @@ struct Writer {
     runs: BTreeMap<ClusterId, (u64, AbortHandle)>,
     started: u64,
     tasks: JoinSet<()>,
+    wanted: Wanted,
 }
 
 impl Writer {
@@ -271,7 +289,10 @@ impl Writer {
                 self.note(platform, change);
                 touched.insert(platform.clone());
             }
-            let changes = self.store.apply_from(changes);
+            let mut changes = self.store.apply_from(changes);
+            if changes.mesh {
+                changes.merge(self.follow_mesh());
+            }
             for platform in touched {
                 self.board.counted(&platform, self.store.counts(&platform));
             }
@@ -290,15 +311,35 @@ impl Writer {
                 self.add(platform);
                 None
             }
-            Letter::Remove(name) => {
-                let (_, task) = self.runs.remove(&name)?;
-                task.abort();
-                self.waiting.remove(&name);
-                self.board.remove(&name);
-                info!(platform = %name, "the platform is removed");
-                Some((name, Change::Forget))
+            Letter::Remove(name) => self.remove(name),
+        }
+    }
+
+    /// Adds and removes platforms as MeshConfig says now.
+    fn follow_mesh(&mut self) -> ChangeSet {
+        let mesh = Arc::clone(self.store.snapshot().mesh());
+        let steps = self.wanted.steps(&mesh.lateen.registries, |name| self.runs.contains_key(name));
+        let mut gone = Vec::new();
+        for step in steps {
+            match step {
+                Step::Add(platform) => self.add(platform),
+                Step::Remove(name) => gone.extend(self.remove(name)),
             }
         }
+        for (platform, change) in &gone {
+            self.note(platform, change);
+        }
+        self.store.apply_from(gone)
+    }
+
+    /// Ends a platform's run; what it told of goes with the change that is returned.
+    fn remove(&mut self, name: ClusterId) -> Option<(ClusterId, Change)> {
+        let (_, task) = self.runs.remove(&name)?;
+        task.abort();
+        self.waiting.remove(&name);
+        self.board.remove(&name);
+        info!(platform = %name, "the platform is removed");
+        Some((name, Change::Forget))
     }
 
     fn add(&mut self, platform: Box<dyn Platform>) {
@@ -336,7 +377,7 @@ impl Writer {
         }
     }
 
-    fn publish(&mut self, changes: &lateen_model::ChangeSet) {
+    fn publish(&mut self, changes: &ChangeSet) {
         if !self.published && self.waiting.values().any(|waiting| !waiting.given_up) {
             debug!(waiting = ?self.waiting.keys(), "not everything is listed yet");
             return;

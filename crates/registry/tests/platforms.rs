@@ -247,3 +247,31 @@ async fn platforms_come_and_go_while_the_registry_runs() {
     eventually("it takes its service along", || clusters().is_empty()).await;
     assert_eq!(registry.statuses().len(), 1);
 }
+
+#[tokio::test]
+async fn mesh_settings_bring_platforms_and_take_them_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  hosts: [a.example.com]\n  \
+        ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1}]\n";
+    std::fs::write(folder.path().join("a.yaml"), entry).unwrap();
+    let mesh = |registries: serde_json::Value| {
+        let mesh = serde_json::from_value(serde_json::json!({"lateen": {"registries": registries}})).unwrap();
+        Ok(Change::Apply(Item::Mesh(Box::new(mesh), Box::default())))
+    };
+    let (home, platform) = hand("Kubernetes");
+    let registry = Registry::start(RegistryOptions::default(), vec![platform], None);
+    let files = serde_json::json!({"provider": "FILES", "addresses": [folder.path().to_str().unwrap()]});
+    home.send(mesh(serde_json::json!([files, {"provider": "CONSUL"}]))).unwrap();
+    home.send(Ok(Change::Replace { kind: Kind::Service, items: vec![], keep: vec![] })).unwrap();
+    let hosts = || -> Vec<String> {
+        let Some(snapshot) = registry.snapshot() else { return Vec::new() };
+        snapshot
+            .services()
+            .map(|service| format!("{} {}", service.key.cluster, service.key.hostname.as_str()))
+            .collect()
+    };
+    eventually("the files are read", || hosts() == ["files a.example.com"]).await;
+    assert_eq!(registry.statuses().len(), 2, "one without addresses does not run");
+    home.send(mesh(serde_json::json!([]))).unwrap();
+    eventually("they are gone", || hosts().is_empty()).await;
+}

@@ -15,6 +15,7 @@ pub mod http;
 mod marathon;
 mod nomad;
 pub mod service;
+pub(crate) mod wanted;
 
 use lateen_api::registries::{RegistryConfig, RegistryProvider};
 

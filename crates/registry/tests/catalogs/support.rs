@@ -63,7 +63,7 @@ impl Mesh {
         let verdict = lateen_galley::validate_registries(std::slice::from_ref(&config), "lateen.registries");
         assert!(verdict.is_valid(), "{}", verdict.message());
         let options = RegistryOptions {
-            store: StoreOptions { cluster: name.as_str().into() },
+            store: StoreOptions { cluster: name.as_str().into(), ..StoreOptions::default() },
             ..RegistryOptions::default()
         };
         let platform = platform(&config, PACE).unwrap();

@@ -158,7 +158,7 @@ fn objects(text: &str, namespace: &str) -> Result<Vec<ConfigObject>, String> {
             document["metadata"]["namespace"] = namespace.into();
         }
         let object = DynamicObject::deserialize(document).map_err(|error| place(error.to_string()))?;
-        if let Some(Item::Config(object)) = convert::config(kind, object).map_err(place)? {
+        if let Some(Item::Config(object)) = convert::config(kind, object, "").map_err(place)? {
             objects.push(object);
         }
     }

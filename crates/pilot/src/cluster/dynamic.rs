@@ -18,7 +18,7 @@ pub(super) fn is_dynamic(service: &Service, endpoints: Option<&EndpointSet>) -> 
 }
 
 /// The cache of names; the filter that resolves the names of requests must have the same one.
-pub(crate) fn dns_cache(mesh: &MeshConfig) -> DnsCacheConfig {
+fn dns_cache(mesh: &MeshConfig) -> DnsCacheConfig {
     DnsCacheConfig {
         name: "dynamic_forward_proxy_cache_config".to_owned(),
         dns_lookup_family: cluster::cluster::DnsLookupFamily::V4Preferred as i32,

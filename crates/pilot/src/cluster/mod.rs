@@ -22,7 +22,6 @@ use crate::proto::{cluster, core};
 use crate::shared::Shared;
 pub(crate) use balancer::hash_policy;
 use draft::Draft;
-pub(crate) use dynamic::dns_cache;
 pub(crate) use inbound::InboundKey;
 pub(crate) use outbound::{OutboundKey, discovery, goes_where_it_was_going};
 pub(crate) use plan::{passes_on, plan_fixed, plan_own, plan_service};

@@ -117,14 +117,13 @@ fn across<'a>(
         }
     }
     members.extend(weights.into_iter().map(|(gateway, (weight, network))| Candidate {
-        message: through(gateway, network, weight),
+        message: through(gateway, weight),
         of: Of::Gateway(gateway, network),
     }));
     members
 }
 
-fn through(gateway: &NetworkGateway, network: &NetworkId, weight: u32) -> endpoint::LbEndpoint {
-    let _ = network;
+fn through(gateway: &NetworkGateway, weight: u32) -> endpoint::LbEndpoint {
     let mut metadata = mutual_tls_metadata();
     workload_metadata(&mut metadata, &format!(";;;;{}", gateway.cluster));
     endpoint::LbEndpoint {

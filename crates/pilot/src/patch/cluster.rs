@@ -66,10 +66,9 @@ fn matches(condition: &ClusterMatch, name: &str, parts: &Name<'_>, hosts: Option
         && (condition.port_number == 0 || condition.port_number == parts.port)
 }
 
-pub(super) fn patched(plain: &Encoded, role: Role, patches: &[&Patch]) -> Option<Encoded> {
+pub(super) fn patched(plain: &Encoded, patches: &[&Patch]) -> Option<Encoded> {
     let Some(mut message) = decoded::<cluster::Cluster>(plain) else { return Some(plain.clone()) };
     let hosts = hosts(&message);
-    let _ = role;
     for patch in patches {
         let condition = patch.condition().and_then(|condition| condition.cluster.as_ref());
         let fits = condition

@@ -94,7 +94,7 @@ impl Key for PatchedKey {
     fn generate(&self) -> Encoded {
         let patches: Vec<&Patch> = self.patches.iter().map(|patch| &**patch).collect();
         let made = match self.kind {
-            Kind::Cluster => cluster::patched(&self.plain, self.role, &patches),
+            Kind::Cluster => cluster::patched(&self.plain, &patches),
             Kind::Listener => listener::patched(&self.plain, self.role, &patches),
             Kind::Route => route::patched(&self.plain, &patches),
         };

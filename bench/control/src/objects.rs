@@ -168,9 +168,13 @@ impl<'a> Cluster<'a> {
         let endpoints: Vec<Value> = (0..self.options.endpoints)
             .map(|endpoint| {
                 let number = (index * self.options.services + service) * self.options.endpoints + endpoint;
-                let first = if endpoint == 0 { 20 + (turn % 100) } else { 10 };
-                let address =
-                    format!("{first}.{}.{}.{}", number >> 16 & 255, number >> 8 & 255, number & 255);
+                let [_, high, middle, low] = u32::to_be_bytes(number as u32);
+                // The first one's address is another in every turn.
+                let [_, turn_high, turn_middle, turn_low] = u32::to_be_bytes(turn as u32);
+                let address = match endpoint {
+                    0 => format!("11.{turn_high}.{turn_middle}.{turn_low}"),
+                    _ => format!("10.{high}.{middle}.{low}"),
+                };
                 json!({"addresses": [address], "conditions": {"ready": true}})
             })
             .collect();

@@ -176,7 +176,6 @@ message! {
     }]))]
     pub struct JwtRule {
         /// Who issued the token.
-        #[schemars(length(min = 1))]
         pub issuer: String,
         /// For whom it was issued; anyone by default.
         #[schemars(inner(length(min = 1)))]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lateen_galley::analyze::Suppression;
 
 /// A service mesh: on this machine without anything else, or on Kubernetes.
 #[derive(Debug, Parser)]
@@ -28,6 +29,11 @@ pub enum Command {
     /// Show the configuration that a proxy runs with.
     #[command(visible_alias = "pc")]
     ProxyConfig(ProxyConfigArguments),
+    /// Say what is wrong or hardly meant in objects, all of them together: files, a running mesh, or both.
+    Analyze(AnalyzeArguments),
+    /// Say what is wrong in the objects of files, each alone.
+    #[command(visible_alias = "v")]
+    Validate(ValidateArguments),
     /// Wait until the proxies have an object as it is now, or until they no longer have it.
     Wait(WaitArguments),
     /// Show the version of this program and of the control plane.
@@ -180,6 +186,108 @@ pub struct ProxyConfigTarget {
     /// The proxy's admin port inside the Pod.
     #[arg(long, default_value_t = 15000)]
     pub proxy_admin_port: u16,
+}
+
+/// How findings are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FindingsOutput {
+    /// A line for each.
+    #[value(alias = "text")]
+    Log,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Threshold {
+    /// Worth knowing.
+    Info,
+    /// Hardly meant.
+    Warning,
+    /// Does not work.
+    Error,
+}
+
+/// `lateen analyze`.
+#[derive(Debug, Clone, Args)]
+pub struct AnalyzeArguments {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+    /// Files and folders (`-`: standard input), put over what the cluster has.
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// All namespaces.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Look at the cluster too; `--use-kube=false` looks at the files only.
+    #[arg(short = 'k', long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+        default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
+    pub use_kube: bool,
+    /// Go into folders of folders.
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t = FindingsOutput::Log)]
+    pub output: FindingsOutput,
+    /// How bad a finding must be for the command to fail.
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Threshold::Error)]
+    pub failure_threshold: Threshold,
+    /// How bad a finding must be to be shown.
+    #[arg(long, value_enum, ignore_case = true, default_value_t = Threshold::Info)]
+    pub output_threshold: Threshold,
+    /// Do not report a code for some objects, as in `--suppress "IST0103=Pod *.testing"`.
+    #[arg(short = 'S', long, value_name = "CODE=RESOURCE")]
+    pub suppress: Vec<Suppression>,
+    /// List the analyzers, and do nothing else.
+    #[arg(short = 'L', long)]
+    pub list_analyzers: bool,
+    /// Run this analyzer only; may be repeated.
+    #[arg(long = "analyzer", value_name = "NAME")]
+    pub analyzers: Vec<String>,
+    /// Run those too that say more than most want to hear.
+    #[arg(long)]
+    pub all_analyzers: bool,
+    /// Colours, where the output goes to a terminal.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+        default_value_t = true, default_missing_value = "true", value_name = "BOOL")]
+    pub color: bool,
+    /// Say which analyzers ran.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// The mesh's settings [default: those of the cluster]
+    #[arg(long, alias = "meshConfigFile", value_name = "FILE")]
+    pub mesh_config_file: Option<PathBuf>,
+    /// Do not fail where a file cannot be read as objects.
+    #[arg(long)]
+    pub ignore_unknown: bool,
+    /// How long to wait for the cluster, such as `30s` or `2m`.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub timeout: std::time::Duration,
+}
+
+/// `lateen validate`.
+#[derive(Debug, Clone, Args)]
+pub struct ValidateArguments {
+    /// Files and folders (`-`: standard input).
+    #[arg(value_name = "FILE", required_unless_present = "filename")]
+    pub files: Vec<PathBuf>,
+    /// The same, as istioctl has it.
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Go into folders of folders.
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t = FindingsOutput::Log)]
+    pub output: FindingsOutput,
+    /// For istioctl's sake: structure is always validated.
+    #[arg(short = 'x', long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+        default_value_t = true, default_missing_value = "true", hide = true)]
+    pub referential: bool,
 }
 
 /// What to wait for.

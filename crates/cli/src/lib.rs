@@ -9,6 +9,7 @@ pub mod arguments;
 mod cluster;
 mod commands;
 mod envoy_dump;
+mod files;
 mod istiod;
 mod pod;
 mod printer;
@@ -29,6 +30,10 @@ pub enum ExitStatus {
     Success,
     /// It could not.
     Failure,
+    /// What it was given cannot be read (`EX_DATAERR`, as istioctl has it).
+    UnreadableInput,
+    /// Analysis found something bad enough (istioctl's number).
+    Findings,
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -36,6 +41,8 @@ impl From<ExitStatus> for ExitCode {
         match status {
             ExitStatus::Success => Self::SUCCESS,
             ExitStatus::Failure => Self::FAILURE,
+            ExitStatus::UnreadableInput => Self::from(65),
+            ExitStatus::Findings => Self::from(79),
         }
     }
 }
@@ -69,6 +76,8 @@ async fn run(arguments: Arguments, printer: &mut Printer) -> anyhow::Result<Exit
         Command::Down(down) => commands::down::down(&down, printer).await,
         Command::ProxyStatus(status) => commands::proxy_status::proxy_status(status, printer).await,
         Command::ProxyConfig(config) => commands::proxy_config::proxy_config(config, printer).await,
+        Command::Analyze(analyze) => commands::analyze::analyze(&analyze, printer).await,
+        Command::Validate(validate) => commands::validate::validate(&validate, printer),
         Command::Wait(wait) => commands::wait::wait(&wait, printer).await,
         Command::Version(version) => commands::version::version(&version, printer).await,
     }

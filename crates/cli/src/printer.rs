@@ -8,6 +8,8 @@ use std::io::{IsTerminal, Write};
 pub(crate) struct Printer {
     sink: Sink,
     style: bool,
+    /// Whether results may have colours.
+    colours: bool,
 }
 
 #[derive(Debug)]
@@ -20,11 +22,13 @@ enum Sink {
 
 impl Printer {
     pub(crate) fn to_terminal() -> Self {
-        Self { sink: Sink::Terminal, style: std::io::stderr().is_terminal() }
+        let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        let colours = std::io::stdout().is_terminal() && !dumb;
+        Self { sink: Sink::Terminal, style: std::io::stderr().is_terminal(), colours }
     }
 
     pub(crate) fn to_file(file: File) -> Self {
-        Self { sink: Sink::File(file), style: false }
+        Self { sink: Sink::File(file), style: false, colours: false }
     }
 
     /// A step of something that takes a while.
@@ -40,6 +44,16 @@ impl Printer {
     pub(crate) fn result(&mut self, text: &str) {
         let line = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
         self.write(&line, false);
+    }
+
+    /// Whether results go to a terminal that shows colours.
+    pub(crate) fn has_colours(&self) -> bool {
+        self.colours
+    }
+
+    /// What goes with the results, but is none.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.write(&format!("{text}\n"), true);
     }
 
     /// Something that did not stop the command but that one should know.

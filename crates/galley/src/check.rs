@@ -9,7 +9,7 @@ use std::sync::{LazyLock, RwLock};
 use regex::Regex;
 use serde_json::Value;
 
-use crate::Verdict;
+use crate::{Finding, Verdict};
 
 /// What becomes of fields that the schema does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,9 @@ impl Walker<'_> {
         let remedy = near.map(|near| format!("did you mean {near}?")).unwrap_or_default();
         match self.unknown {
             UnknownFields::Error => self.verdict.error(place, "there is no such field", remedy),
-            UnknownFields::Warn => self.verdict.warn(place, "there is no such field", remedy),
+            UnknownFields::Warn => {
+                self.verdict.warn_of(place, "there is no such field", remedy, Finding::UnknownField);
+            }
             UnknownFields::Ignore => {}
         }
     }

@@ -37,6 +37,8 @@ pub enum Finding {
         /// Why.
         reason: String,
     },
+    /// A field that there is not.
+    UnknownField,
     /// A condition that an earlier rule has taken already (`IST0131`).
     IneffectiveMatch {
         /// The rule's name or number.

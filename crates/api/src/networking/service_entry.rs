@@ -16,7 +16,7 @@ message! {
             "message": "an address range (CIDR) needs resolution NONE or STATIC",
         },
         {
-            "rule": "((has(self.resolution) ? self.resolution : \"NONE\") == \"NONE\") ? !has(self.endpoints) : true",
+            "rule": "((has(self.resolution) ? self.resolution : \"NONE\") == \"NONE\") ? (!has(self.endpoints) || size(self.endpoints) == 0) : true",
             "message": "resolution NONE has no endpoints",
         },
         {

@@ -25,7 +25,9 @@ pub(super) fn analyze(context: &Context<'_>, report: &mut Report) {
                     let values = [rule.into(), condition.into(), duplicate.into()];
                     report.add(&VIRTUAL_SERVICE_INEFFECTIVE_MATCH, resource, path, values);
                 }
-                None => report.add(&SCHEMA_WARNING, resource, path, [problem.to_string().into()]),
+                Some(Finding::UnknownField) | None => {
+                    report.add(&SCHEMA_WARNING, resource, path, [problem.to_string().into()])
+                }
             }
         }
     }

@@ -331,6 +331,9 @@ pub(super) fn request_authentication(policy: &RequestAuthentication, _: &Context
     attached(policy.selector.as_ref(), policy.target_ref.as_ref(), &policy.target_refs, verdict);
     for (index, rule) in policy.jwt_rules.iter().enumerate() {
         let path = format!("spec.jwtRules[{index}]");
+        if rule.issuer.is_empty() && rule.jwks_uri.is_empty() && rule.jwks.is_empty() {
+            verdict.error(format!("{path}.issuer"), "is missing", "name the issuer, or where its keys are");
+        }
         if !rule.jwks_uri.is_empty() {
             let host =
                 rule.jwks_uri.strip_prefix("https://").or_else(|| rule.jwks_uri.strip_prefix("http://"));

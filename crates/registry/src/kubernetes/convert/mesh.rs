@@ -1,8 +1,7 @@
 //! The mesh's settings.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use lateen_model::{MeshConfig, MeshNetworks};
-use serde::de::DeserializeOwned;
+use lateen_galley::{Verdict, mesh};
 
 use super::Converted;
 use crate::Item;
@@ -11,17 +10,16 @@ use crate::Item;
 pub fn mesh(object: ConfigMap) -> Converted {
     let data = object.data.unwrap_or_default();
     let text = |key: &str| data.get(key).map(String::as_str).unwrap_or_default();
-    let mesh: MeshConfig = read("mesh", text("mesh"))?;
-    let networks: MeshNetworks = read("meshNetworks", text("meshNetworks"))?;
+    let mesh = said("mesh", mesh::read_mesh_config(text("mesh")))?;
+    let networks = said("meshNetworks", mesh::read_mesh_networks(text("meshNetworks")))?;
     Ok(Some(Item::Mesh(Box::new(mesh), Box::new(networks))))
 }
 
-fn read<T: Default + DeserializeOwned>(key: &str, text: &str) -> Result<T, String> {
-    // A document of comments alone is empty too.
-    let has_content =
-        text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#') && line != "---");
-    if !has_content {
-        return Ok(T::default());
+/// What could be read is used; what is wrong in it goes to the log.
+fn said<T>(key: &str, (value, verdict): (Option<T>, Verdict)) -> Result<T, String> {
+    let message = verdict.message();
+    for problem in verdict.errors.into_iter().chain(verdict.warnings) {
+        tracing::warn!("the mesh's settings: data.{key}.{problem}");
     }
-    serde_saphyr::from_str(text).map_err(|error| format!("data.{key}: {error}"))
+    value.ok_or_else(|| format!("data.{key}: {message}"))
 }

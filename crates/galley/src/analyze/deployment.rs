@@ -38,7 +38,7 @@ fn services_of<'a>(context: &Context<'a>, namespace: &str, labels: &Labels) -> V
     context.services().iter().filter(selected).copied().collect()
 }
 
-fn ports<'a>(service: &'a Resource) -> impl Iterator<Item = (u32, &'a Value)> {
+fn ports(service: &Resource) -> impl Iterator<Item = (u32, &Value)> {
     let ports = service.spec()["ports"].as_array().into_iter().flatten();
     ports.map(|port| (port["port"].as_u64().unwrap_or_default() as u32, port))
 }

@@ -202,7 +202,7 @@ fn conflict(one: &Server, other: &Server) -> bool {
         let (namespace, name) = split(host);
         other.hosts.iter().any(|another| {
             let (other_namespace, other_name) = split(another);
-            namespace == other_namespace && Hostname::from(name) == Hostname::from(other_name)
+            namespace == other_namespace && name.eq_ignore_ascii_case(other_name)
         })
     })
 }

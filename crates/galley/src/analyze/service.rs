@@ -29,7 +29,7 @@ fn ports(service: &Resource, report: &mut Report) {
         let text = |field: &str| port[field].as_str();
         let name = text("name").unwrap_or_default();
         let protocol = PortProtocol::declared(text("protocol").unwrap_or("TCP"), text("appProtocol"), name);
-        if !protocol.is_unknown() && !(external && name == "tcp") {
+        if !protocol.is_unknown() && (!external || name != "tcp") {
             continue;
         }
         let path = format!("spec.ports[{index}]");

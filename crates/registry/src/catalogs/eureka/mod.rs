@@ -123,16 +123,14 @@ impl Eureka {
     }
 
     async fn news(&mut self) -> Result<News, Failure> {
-        loop {
-            if self.fetched && !self.failed {
-                tokio::time::sleep(self.interval).await;
-            }
-            let changed = if self.full { self.fetch().await? } else { self.fetch_delta().await? };
-            self.failed = false;
-            self.fetched = true;
-            // Even without changes it is news that the server answers.
-            return Ok(if changed { News::Full(self.services()) } else { News::Some(Vec::new()) });
+        if self.fetched && !self.failed {
+            tokio::time::sleep(self.interval).await;
         }
+        let changed = if self.full { self.fetch().await? } else { self.fetch_delta().await? };
+        self.failed = false;
+        self.fetched = true;
+        // Even without changes it is news that the server answers.
+        Ok(if changed { News::Full(self.services()) } else { News::Some(Vec::new()) })
     }
 
     /// All applications. A server that was started anew knows nobody before they register again: as long as their leases

@@ -180,10 +180,10 @@ impl Events {
             let line = line.ok_or_else(|| Failure::new(Reason::Unavailable, "the stream of events ended"))?;
             if let Some(kind) = line.strip_prefix("event:") {
                 self.kind = kind.trim().to_owned();
-            } else if let Some(data) = line.strip_prefix("data:") {
-                if EVENTS.contains(&self.kind.as_str()) {
-                    return Ok(apps_of(data));
-                }
+            } else if let Some(data) = line.strip_prefix("data:")
+                && EVENTS.contains(&self.kind.as_str())
+            {
+                return Ok(apps_of(data));
             }
         }
     }

@@ -25,9 +25,10 @@ pub fn service(object: Object, cluster: &ClusterId, domain: &str) -> Converted {
     let metadata = object.metadata;
     let annotations = metadata.annotations.unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
-    let external_name = (spec.type_.as_deref() == Some("ExternalName"))
-        .then(|| spec.external_name.as_deref())
-        .flatten()
+    let external_name = spec
+        .external_name
+        .as_deref()
+        .filter(|_| spec.type_.as_deref() == Some("ExternalName"))
         .filter(|name| !name.is_empty())
         .map(Hostname::from);
     let resolution = match (&external_name, spec.cluster_ip.as_deref()) {

@@ -167,7 +167,6 @@ compiler about an object for each field (`LATEEN_BLESS=1 cargo test -p lateen-co
 }
 
 #[test]
-#[ignore = "to be blessed with LATEEN_BLESS=1 first: the compiler has changed since"]
 fn the_table_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/fields-istio.md");
     let table = table();

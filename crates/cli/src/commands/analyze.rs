@@ -325,3 +325,102 @@ fn text(message: &Message, colours: bool) -> String {
         message.kind.level, message.kind.code, message.subject, message.text
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+
+    const OBJECTS: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: a
+  namespace: b
+spec:
+  hosts: [a]
+  http:
+  - route:
+    - destination:
+        host: nobody
+";
+
+    /// Runs a whole command line on a file; `$` stands for its folder, `_` for a space in a word.
+    fn run(line: &str, text: &str) -> (ExitStatus, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let place = folder.path().to_str().unwrap().to_owned();
+        let words = line.split(' ').map(|word| word.replace('$', &place).replace('_', " "));
+        let arguments = Arguments::try_parse_from(words).unwrap();
+        let Command::Analyze(arguments) = arguments.command else { panic!("another command") };
+        let path = folder.path().join("output");
+        let mut printer = Printer::to_file(std::fs::File::create(&path).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let status = runtime.block_on(analyze(&arguments, &mut printer)).unwrap();
+        (status, std::fs::read_to_string(path).unwrap().replace(&place, "$"))
+    }
+
+    #[test]
+    fn whole_invocations() {
+        let found =
+            "Error [IST0101] (VirtualService b/a $/a.yaml:11) Referenced host not found: \"nobody\"\n";
+        let failed = "Error: Analyzers found issues when analyzing $/a.yaml.\nSee \
+                      https://istio.io/latest/docs/reference/config/analysis for more information about causes and \
+                      resolutions.\n";
+        for (name, line, text, status, expected) in [
+            ("findings", "", OBJECTS, ExitStatus::Findings, format!("{found}{failed}")),
+            (
+                "suppressed",
+                "-S IST0101=VirtualService_*.b",
+                OBJECTS,
+                ExitStatus::Success,
+                "\u{2714} No validation issues found when analyzing $/a.yaml.\n".to_owned(),
+            ),
+            (
+                "an unknown code",
+                "--suppress IST9999=Pod_a --analyzer gateway.SecretAnalyzer",
+                OBJECTS,
+                ExitStatus::Success,
+                "Warning: Supplied message code 'IST9999' is an unknown message code and will not have any effect.\n\
+                 \u{2714} No validation issues found when analyzing $/a.yaml.\n"
+                    .to_owned(),
+            ),
+            (
+                "unreadable",
+                "",
+                "a: [b\n",
+                ExitStatus::UnreadableInput,
+                String::new(),
+            ),
+            (
+                "JSON",
+                "-o json",
+                OBJECTS,
+                ExitStatus::Success,
+                "[\n\t{\n\t\t\"code\": \"IST0101\",\n\t\t\"documentationUrl\": \
+                 \"https://istio.io/latest/docs/reference/config/analysis/ist0101/\",\n\t\t\"level\": \"Error\",\n\t\t\
+                 \"message\": \"Referenced host not found: \\\"nobody\\\"\",\n\t\t\"origin\": \"VirtualService b/a\",\n\t\t\
+                 \"reference\": \"$/a.yaml:11\"\n\t}\n]\n"
+                    .to_owned(),
+            ),
+        ] {
+            let line = format!("lateen analyze --use-kube=false $/a.yaml {line}");
+            let (got_status, got) = run(line.trim(), text);
+            // What is wrong with a text is said in the words of the parser.
+            if !expected.is_empty() {
+                assert_eq!(got, expected, "{name}");
+            }
+            assert_eq!(got_status, status, "{name}");
+        }
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        let resources = analyze::read_resources(OBJECTS, "a.yaml", "", "default").unwrap();
+        let messages = analyze::analyze(&Input { resources, ..Input::default() });
+        assert!(text(&messages[0], true).starts_with("\u{1b}[1;31mError\u{1b}[0m [IST0101]"));
+        assert!(text(&messages[0], false).starts_with("Error [IST0101]"));
+    }
+}

@@ -238,3 +238,128 @@ fn pod(path: &str, pod: &Value, verdict: &mut Verdict) {
         verdict.merge(mesh::validate_proxy_config_text(text).under(&place));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+
+    const OBJECTS: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: a
+spec:
+  hosts: [a]
+  http:
+  - route:
+    - destination: {host: a}
+      weight: 75
+    - destination: {host: b}
+      weight: -15
+  htpp: []
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: b, namespace: c}
+spec:
+  host: b
+  trafficPolicy:
+    outlierDetection:
+      consecutiveErrors: 7
+";
+
+    /// Runs a whole command line on files `name` with `text`; `$` stands for their folder.
+    fn run(line: &str, files: &[(&str, &str)]) -> (ExitStatus, String) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let mut file = std::fs::File::create(folder.path().join(name)).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        }
+        let place = folder.path().to_str().unwrap().to_owned();
+        let words = line.split(' ').map(|word| word.replace('$', &place));
+        let arguments = Arguments::try_parse_from(words).unwrap();
+        let Command::Validate(arguments) = arguments.command else { panic!("another command") };
+        let path = folder.path().join("output");
+        let mut printer = Printer::to_file(std::fs::File::create(&path).unwrap());
+        let status = validate(&arguments, &mut printer).unwrap();
+        (status, std::fs::read_to_string(path).unwrap().replace(&place, "$"))
+    }
+
+    #[test]
+    fn whole_invocations() {
+        let valid =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{name: http, port: 80}]}\n";
+        for (name, line, text, status, expected) in [
+            ("valid", "lateen validate $/a.yaml", valid, ExitStatus::Success, "\"$/a.yaml\" is valid\n"),
+            (
+                "errors and warnings",
+                "lateen validate -f $/a.yaml",
+                OBJECTS,
+                ExitStatus::Failure,
+                "$/a.yaml:12: error: VirtualService a: spec.http[0].route[1].weight: -15 is negative; write 0 or more\n\
+                 $/a.yaml:13: error: VirtualService a: spec.htpp: there is no such field; did you mean http?\n\
+                 $/a.yaml:22: warning: DestinationRule c/b: \
+                 spec.trafficPolicy.outlierDetection.consecutiveErrors: is the old name; use consecutive5xxErrors\n",
+            ),
+            (
+                "a folder, and what the mesh does not look at",
+                "lateen validate $",
+                "kind: Deployment\napiVersion: apps/v1\nmetadata: {name: a}\n",
+                ExitStatus::Success,
+                "Skipping file $/output, recognized file extensions are: .json .yaml .yml\n\"$/a.yaml\" is valid\n",
+            ),
+            (
+                "settings of the mesh",
+                "lateen validate $/a.yaml",
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio}\ndata:\n  mesh: |\n    accesLogFile: a\n",
+                ExitStatus::Failure,
+                "$/a.yaml:6: error: ConfigMap istio: data.mesh.accesLogFile: there is no such field; did you mean \
+                 accessLogFile?\n",
+            ),
+            (
+                "JSON",
+                "lateen validate $/a.yaml -o json",
+                "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: 80\n",
+                ExitStatus::Failure,
+                r#"[
+  {
+    "file": "$/a.yaml",
+    "line": 6,
+    "level": "error",
+    "object": "Service a",
+    "path": "spec.ports[0].name",
+    "message": "is missing",
+    "remedy": "begin it with the protocol, as in http or http-web, or set appProtocol"
+  }
+]
+"#,
+            ),
+        ] {
+            let (got_status, got) = run(line, &[("a.yaml", text)]);
+            assert_eq!(got, expected, "{name}");
+            assert_eq!(got_status, status, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_ports() {
+        for (name, port, valid) in [
+            ("none", serde_json::json!({}), false),
+            ("UDP", serde_json::json!({"protocol": "udp"}), true),
+            ("protocol", serde_json::json!({"name": "http"}), true),
+            ("suffix", serde_json::json!({"name": "http-web"}), true),
+            ("no protocol", serde_json::json!({"name": "web"}), false),
+            ("said otherwise", serde_json::json!({"name": "web", "appProtocol": "http"}), true),
+            ("unknown", serde_json::json!({"name": "http", "appProtocol": "fake"}), false),
+        ] {
+            let object =
+                serde_json::json!({"kind": "Service", "apiVersion": "v1", "spec": {"ports": [port]}});
+            assert_eq!(super::object(&object).is_valid(), valid, "{name}");
+        }
+    }
+}

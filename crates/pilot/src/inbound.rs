@@ -292,7 +292,8 @@ mod tests {
         let mode = |mode: &str| json!({"mtls": {"mode": mode}});
         let own = |mode: &str, ports: Value| json!({"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": mode}, "portLevelMtls": ports});
         use MutualTls::{Disable, Impossible, Permissive, Strict};
-        let table: Vec<(&str, Vec<(&str, &str, Value)>, bool, MutualTls, MutualTls)> = vec![
+        type Row = (&'static str, Vec<(&'static str, &'static str, Value)>, bool, MutualTls, MutualTls);
+        let table: Vec<Row> = vec![
             ("nothing", vec![], true, Permissive, Permissive),
             ("no certificates", vec![], false, Disable, Disable),
             ("strict without", vec![("ns", "a", mode("STRICT"))], false, Impossible, Impossible),

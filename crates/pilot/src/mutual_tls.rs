@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn policies() {
         let istio = [(LABEL, "istio"), ("app", "a")];
-        let table: Vec<(&str, Vec<(&str, Value)>, bool, bool)> = vec![
+        type Row = (&'static str, Vec<(&'static str, Value)>, bool, bool);
+        let table: Vec<Row> = vec![
             ("none", vec![], true, false),
             ("strict", vec![("ns", json!({"mtls": {"mode": "STRICT"}}))], true, false),
             ("off in the namespace", vec![("ns", json!({"mtls": {"mode": "DISABLE"}}))], false, true),

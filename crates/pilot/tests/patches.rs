@@ -8,7 +8,6 @@ use lateen_envoy::envoy::config::core::v3::TypedExtensionConfig;
 use lateen_envoy::envoy::config::listener::v3::{FilterChain, filter};
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use lateen_envoy::{from_any, json, type_urls};
-use serde_json::Value;
 use support::World;
 
 const SHOP: &str = r#"
@@ -146,8 +145,7 @@ fn clusters() {
         let patch = format!("{{applyTo: CLUSTER, match: {{{condition}}}, {random}}}");
         let mut world = world(&[filter("a", "", &patch)]);
         let class = world.sidecar("reviews");
-        let is_random =
-            |name: &str| json::to_json(&world.cluster(&class, name))["lb_policy"] == Value::from("RANDOM");
+        let is_random = |name: &str| json::to_json(&world.cluster(&class, name))["lb_policy"] == "RANDOM";
         assert_eq!(is_random(reviews), outbound, "{name}");
         assert_eq!(is_random("inbound|9080||"), inbound, "{name}");
     }

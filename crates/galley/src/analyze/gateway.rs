@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lateen_api::networking::{Gateway, Server, ServerTlsSettings};
-use lateen_model::Hostname;
 use serde_json::Value;
 
 use super::context::{Context, Labels, selector_text, selects};

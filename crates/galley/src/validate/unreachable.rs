@@ -192,6 +192,7 @@ mod tests {
         let mut verdict = Verdict::default();
         judge(&service, &mut verdict);
         let text = |finding: &Finding| match finding {
+            Finding::UnknownField => "unknown field".to_owned(),
             Finding::UnreachableRule { rule, reason } => format!("{rule} {reason}"),
             Finding::IneffectiveMatch { rule, condition, duplicate } => {
                 format!("{rule} {condition} by {duplicate}")

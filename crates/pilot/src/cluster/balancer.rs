@@ -69,7 +69,7 @@ fn consistent_hash(draft: &mut Draft, hash: &ConsistentHash) {
         (Some(maglev), _) => (
             LbPolicy::Maglev,
             (maglev.table_size > 0)
-                .then(|| LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: Some(maglev.table_size) })),
+                .then_some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: Some(maglev.table_size) })),
         ),
         (None, Some(settings)) => {
             (LbPolicy::RingHash, (settings.minimum_ring_size > 0).then(|| ring(settings.minimum_ring_size)))

@@ -36,7 +36,7 @@ impl Networks {
             for gateway in &network.gateways {
                 let Ok(port) = u16::try_from(gateway.port) else { continue };
                 if gateway.registry_service_name.is_empty() {
-                    gateways.extend(at(&[gateway.address.clone()], port, &ClusterId::default()));
+                    gateways.extend(at(std::slice::from_ref(&gateway.address), port, &ClusterId::default()));
                     continue;
                 }
                 let host = Hostname::from(gateway.registry_service_name.as_str());

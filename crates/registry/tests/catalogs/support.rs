@@ -82,10 +82,6 @@ impl Mesh {
         &self.name
     }
 
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
     pub fn status(&self) -> PlatformStatus {
         self.registry.statuses().remove(0)
     }

@@ -176,6 +176,7 @@ message! {
     }]))]
     pub struct JwtRule {
         /// Who issued the token.
+        #[schemars(length(min = 1))]
         pub issuer: String,
         /// For whom it was issued; anyone by default.
         #[schemars(inner(length(min = 1)))]

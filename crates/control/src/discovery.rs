@@ -171,8 +171,7 @@ impl Discovery {
         let state = self.shared.state.lock();
         let recipients: Vec<Recipient> = state.streams.by_id.values().map(Stream::recipient).collect();
         let snapshot = state.engine.snapshot();
-        let progress = |reference| state.distribution.progress(reference, snapshot, &recipients);
-        references.iter().map(progress).collect()
+        state.distribution.progress(references, snapshot, &recipients)
     }
 
     /// What the proxy `POD.NAMESPACE` should hold; nothing where it is not connected here.

@@ -125,22 +125,34 @@ impl Distribution {
         }
     }
 
-    /// How far an object has come; nothing where the control plane does not know it.
+    /// How far each of these objects has come; nothing for those that the control plane does not know.
     pub(crate) fn progress(
         &self,
-        reference: &ConfigReference,
+        references: &[ConfigReference],
         snapshot: &Snapshot,
         recipients: &[Recipient],
-    ) -> Option<Progress> {
-        let applied = self.objects.get(reference)?;
-        let mut progress =
-            Progress { generation: snapshot.configs().meta(reference)?.generation, ..Progress::default() };
-        for recipient in recipients.iter().filter(|recipient| applied.concerns(&recipient.class)) {
+    ) -> Vec<Option<Progress>> {
+        // Objects that changed together have come equally far.
+        let mut known: HashMap<Revision, Progress> = HashMap::new();
+        let mut progress = |reference: &ConfigReference| {
+            let applied = self.objects.get(reference)?;
+            let generation = snapshot.configs().meta(reference)?.generation;
+            let shared = known.entry(applied.revision).or_insert_with(|| applied.progress(recipients));
+            Some(Progress { generation, ..shared.clone() })
+        };
+        references.iter().map(&mut progress).collect()
+    }
+}
+
+impl Applied {
+    /// The progress of each of its objects, but for their generations.
+    fn progress(&self, recipients: &[Recipient]) -> Progress {
+        let mut progress = Progress::default();
+        for recipient in recipients.iter().filter(|recipient| self.concerns(&recipient.class)) {
             progress.concerned += 1;
-            let reason = recipient.rejection.as_ref();
-            if let Some(reason) = reason {
+            if let Some(reason) = &recipient.rejection {
                 progress.rejected.push(Rejected { proxy: recipient.proxy.clone(), reason: reason.clone() });
-            } else if recipient.debt.includes(applied.revision) {
+            } else if recipient.debt.includes(self.revision) {
                 progress.waiting.push(recipient.proxy.clone());
             } else {
                 progress.acknowledged += 1;
@@ -148,11 +160,9 @@ impl Distribution {
         }
         progress.waiting.sort();
         progress.rejected.sort_by(|one, other| one.proxy.cmp(&other.proxy));
-        Some(progress)
+        progress
     }
-}
 
-impl Applied {
     fn concerns(&self, class: &Arc<Class>) -> bool {
         self.concerned.iter().any(|concerned| std::ptr::eq(concerned.as_ptr(), Arc::as_ptr(class)))
     }

@@ -26,8 +26,9 @@ pub(crate) struct Distribution {
 #[derive(Debug)]
 struct Applied {
     revision: Revision,
-    /// Weak: a class that nobody has any more concerns nobody.
-    concerned: Vec<Weak<Class>>,
+    /// Weak: a class that nobody has any more concerns nobody. Without a list it is everybody: at a start, proxies come
+    /// after the objects, and nobody knows whom they concern.
+    concerned: Option<Vec<Weak<Class>>>,
 }
 
 /// What changed since somebody last looked, for who writes statuses. A reader that is slow finds it merged.
@@ -108,8 +109,8 @@ impl Distribution {
         if changes.configs.is_empty() && !changes.full {
             return;
         }
-        let applied =
-            Arc::new(Applied { revision: self.revision, concerned: concerned.map(Arc::downgrade).collect() });
+        let concerned = (!changes.full).then(|| concerned.map(Arc::downgrade).collect());
+        let applied = Arc::new(Applied { revision: self.revision, concerned });
         if changes.full {
             self.objects.clear();
             let all = snapshot.configs().references();
@@ -164,7 +165,8 @@ impl Applied {
     }
 
     fn concerns(&self, class: &Arc<Class>) -> bool {
-        self.concerned.iter().any(|concerned| std::ptr::eq(concerned.as_ptr(), Arc::as_ptr(class)))
+        let is_it = |concerned: &Weak<Class>| std::ptr::eq(concerned.as_ptr(), Arc::as_ptr(class));
+        self.concerned.as_ref().is_none_or(|classes| classes.iter().any(is_it))
     }
 }
 
@@ -236,6 +238,9 @@ impl Debt {
 
 #[cfg(test)]
 mod tests {
+    use lateen_model::{ConfigKind, ConfigObject, Meta};
+    use lateen_pilot::ProxyNode;
+
     use super::*;
 
     #[test]
@@ -259,5 +264,49 @@ mod tests {
         assert!(new.includes(1));
         new.settled();
         assert!(!new.includes(1));
+    }
+
+    #[test]
+    fn at_a_start_objects_concern_whoever_comes() {
+        let reference = ConfigReference {
+            kind: ConfigKind::Gateway,
+            namespace: "default".into(),
+            name: "edge".to_owned(),
+        };
+        let meta = Meta { namespace: "default".into(), name: "edge".to_owned(), ..Meta::default() };
+        let object = ConfigObject::from_json(ConfigKind::Gateway, meta, serde_json::json!({})).unwrap();
+        let mut edit = Snapshot::default().edit();
+        edit.put_config(object);
+        let (snapshot, _) = edit.finish();
+        let mut distribution = Distribution::default();
+        distribution.begin();
+        distribution.applied(&snapshot, &ChangeSet::full(), std::iter::empty());
+
+        let id = "sidecar~10.0.0.1~a.default~default.svc.cluster.local";
+        let node = ProxyNode::parse(id, &serde_json::Map::new()).unwrap();
+        let mut recipient = Recipient {
+            proxy: "a.default".to_owned(),
+            class: lateen_pilot::Engine::new().proxy_class(&node),
+            debt: Debt::of_a_new_stream(),
+            rejection: None,
+        };
+        let complete = |recipient: &Recipient| {
+            let all = distribution.progress(
+                std::slice::from_ref(&reference),
+                &snapshot,
+                std::slice::from_ref(recipient),
+            );
+            let progress = all[0].clone().unwrap();
+            (progress.concerned, progress.is_complete())
+        };
+        assert_eq!(complete(&recipient), (1, false), "it has come, and has not answered");
+        recipient.debt.settled();
+        assert_eq!(complete(&recipient), (1, true));
+
+        distribution.begin();
+        let changes = ChangeSet { configs: [reference.clone()].into(), ..ChangeSet::default() };
+        distribution.applied(&snapshot, &changes, std::iter::empty());
+        let later = distribution.progress(&[reference], &snapshot, &[recipient]);
+        assert_eq!(later[0].as_ref().unwrap().concerned, 0, "a change concerns whom it touched");
     }
 }

@@ -14,6 +14,8 @@ mod macros;
 
 mod duration;
 pub mod extensions;
+pub mod gateway_api;
+pub mod kubernetes;
 pub mod mesh;
 pub mod mesh_parts;
 pub mod meta;
@@ -62,6 +64,18 @@ macro_rules! for_each_kind {
             $crate::telemetry::Telemetry,
             $crate::extensions::WasmPlugin,
             $crate::extensions::TrafficExtension,
+        )
+    };
+}
+
+/// Calls a macro with the kinds of others that the mesh reads: they are not served as the mesh's own.
+#[macro_export]
+macro_rules! for_each_foreign_kind {
+    ($macro:ident) => {
+        $macro!(
+            $crate::kubernetes::Ingress,
+            $crate::kubernetes::IngressClass,
+            $crate::gateway_api::HTTPRoute,
         )
     };
 }

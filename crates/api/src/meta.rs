@@ -274,4 +274,26 @@ macro_rules! resource {
     };
 }
 
-pub(crate) use {resource, versions};
+/// Implements [`Resource`] for a kind of somebody else's API.
+macro_rules! foreign_resource {
+    (
+        $kind:ident, $group:literal, $versions:expr, $plural:literal, $singular:literal, short: [$($short:literal),*],
+        $scope:expr
+    ) => {
+        impl $crate::Resource for $kind {
+            const GROUP: &'static str = $group;
+            const VERSIONS: &'static [$crate::Version] = $versions;
+            const KIND: &'static str = stringify!($kind);
+            const LIST_KIND: &'static str = concat!(stringify!($kind), "List");
+            const PLURAL: &'static str = $plural;
+            const SINGULAR: &'static str = $singular;
+            const SHORT_NAMES: &'static [&'static str] = &[$($short),*];
+            const CATEGORIES: &'static [&'static str] = &[];
+            const SCOPE: $crate::Scope = $scope;
+            const COLUMNS: &'static [$crate::PrinterColumn] = &[];
+            const SPEC_REQUIRED: bool = true;
+        }
+    };
+}
+
+pub(crate) use {foreign_resource, resource, versions};

@@ -108,7 +108,7 @@ impl Writer {
     }
 
     fn follow(&mut self, objects: BTreeSet<ConfigReference>) {
-        for reference in objects {
+        for reference in objects.into_iter().filter(is_ours_to_write) {
             self.under_way.insert(reference, Followed { since: Instant::now(), written: None });
         }
     }
@@ -166,6 +166,13 @@ impl Writer {
             self.under_way.remove(&reference);
         }
     }
+}
+
+/// Whether the status of an object is of the mesh's own form. Other APIs' kinds have forms of their own, and what is
+/// made from them stands in no store.
+fn is_ours_to_write(reference: &ConfigReference) -> bool {
+    let foreign = [ConfigKind::Ingress, ConfigKind::IngressClass, ConfigKind::HTTPRoute];
+    !foreign.contains(&reference.kind) && !lateen_galley::derived::is_derived(reference)
 }
 
 /// What is said of an object that is so far.

@@ -9,6 +9,7 @@
 pub mod analyze;
 mod check;
 mod crds;
+pub mod derived;
 mod document;
 pub mod mesh;
 mod read;
@@ -19,6 +20,7 @@ mod verdict;
 
 pub use check::{UnknownFields, check_schema};
 pub use crds::{KindSchema, crds, kind_schema, kind_schemas};
+pub use derived::Derived;
 pub use document::{Document, SyntaxError, documents};
 pub use read::{ReadError, ReadObject, read, read_value};
 pub use registries::validate_registries;

@@ -248,4 +248,7 @@ kinds! {
     Telemetry, telemetries, api::telemetry::Telemetry, "What is logged, measured and traced.";
     WasmPlugin, wasm_plugins, api::extensions::WasmPlugin, "Filters of the user's own.";
     TrafficExtension, traffic_extensions, api::extensions::TrafficExtension, "Filters of the user's own, in Wasm or Lua.";
+    Ingress, ingresses, api::kubernetes::Ingress, "Kubernetes' rules for requests from outside.";
+    IngressClass, ingress_classes, api::kubernetes::IngressClass, "Who serves such rules.";
+    HTTPRoute, http_routes, api::gateway_api::HTTPRoute, "The Gateway API's rules for requests.";
 }

@@ -188,6 +188,11 @@ impl Edit {
         &self.next
     }
 
+    /// What differs so far.
+    pub fn changes(&self) -> &ChangeSet {
+        &self.changes
+    }
+
     /// The next snapshot and what differs in it.
     pub fn finish(self) -> (Arc<Snapshot>, ChangeSet) {
         (Arc::new(self.next), self.changes)

@@ -10,12 +10,12 @@ use lateen_model::{
 };
 use serde::Serialize;
 
-use crate::ProxyNode;
 use crate::inbound::{Accepted, Families, InboundPort, Undeclared};
 use crate::index::Index;
 use crate::patch::SelectedFilter;
 use crate::preference::Place;
 use crate::scope::ScopeKey;
+use crate::{ProxyNode, gateway};
 
 /// What a proxy stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -24,6 +24,8 @@ pub enum Role {
     Sidecar,
     /// An edge of the mesh.
     Gateway,
+    /// An application that speaks gRPC and xDS itself.
+    Proxyless,
 }
 
 /// The resolved inputs of everything a proxy is told. Two proxies of equal classes get the same resources; nothing of a
@@ -48,10 +50,8 @@ pub struct Class {
     pub marks_sockets: bool,
     /// Whether names are answered by its agent: it gets the name table, and addresses that the mesh made up.
     pub dns_capture: bool,
-    /// Of a gateway: the Gateway objects that select it, oldest first.
-    pub gateways: Vec<ConfigKey>,
-    /// Of a gateway: which of its own ports its services' ports stand for.
-    pub gateway_ports: BTreeMap<u16, u16>,
+    /// Of a gateway: the Gateway objects that it serves, and where.
+    pub gateway: gateway::Inputs,
     /// Those of the proxy's labels that a `sourceLabels` of some VirtualService asks for.
     pub source_labels: BTreeMap<String, String>,
     /// Of a sidecar: the `Sidecar` object that is for it.
@@ -80,20 +80,13 @@ impl Class {
             TargetPort::Number(number) => Some(*number),
             TargetPort::Name(name) => workload.and_then(|workload| workload.ports.get(name).copied()),
         };
-        let (mut gateways, mut gateway_ports) = (Vec::new(), BTreeMap::new());
         let sidecar = sidecar_for(snapshot, node, labels);
-        let mut accepted = Accepted::default();
-        match node.role {
-            Role::Sidecar => accepted = Accepted::of(snapshot, node, workload, labels, sidecar.as_ref()),
-            Role::Gateway => {
-                gateways = selecting_gateways(snapshot, labels);
-                for port in services.iter().flat_map(|service| &service.ports) {
-                    if let Some(target) = named(&port.target) {
-                        gateway_ports.entry(port.number).or_insert(target);
-                    }
-                }
+        let accepted = match node.role {
+            Role::Sidecar | Role::Proxyless => {
+                Accepted::of(snapshot, node, workload, labels, sidecar.as_ref())
             }
-        }
+            Role::Gateway => Accepted::default(),
+        };
         Self {
             role: node.role,
             namespace: node.namespace.clone(),
@@ -104,8 +97,7 @@ impl Class {
             families: Families::of(node),
             marks_sockets: node.role == Role::Sidecar && node.marks_sockets,
             dns_capture: node.dns_capture,
-            gateways,
-            gateway_ports,
+            gateway: gateway::Inputs::of(snapshot, node, workload, labels),
             source_labels: asked_labels(index, labels),
             sidecar,
             destination_rules: selecting_rules(snapshot, &node.namespace, labels),
@@ -131,7 +123,9 @@ impl Class {
     /// what `plan_own` of clusters and listeners makes.
     pub(crate) fn without_own(&self) -> Self {
         match self.role {
-            Role::Sidecar => Self { inbound: Vec::new(), undeclared: Undeclared::default(), ..self.clone() },
+            Role::Sidecar | Role::Proxyless => {
+                Self { inbound: Vec::new(), undeclared: Undeclared::default(), ..self.clone() }
+            }
             Role::Gateway => self.clone(),
         }
     }
@@ -154,17 +148,6 @@ pub(crate) fn workload<'a>(snapshot: &'a Snapshot, node: &ProxyNode) -> Option<&
         .flat_map(|address| snapshot.workloads_at(address))
         .map(|workload| &**workload)
         .find(is_it)
-}
-
-fn selecting_gateways(snapshot: &Snapshot, labels: &BTreeMap<String, String>) -> Vec<ConfigKey> {
-    let mut selected: Vec<_> = snapshot
-        .configs()
-        .gateways
-        .values()
-        .filter(|gateway| gateway.spec.selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
-        .collect();
-    selected.sort_by_key(|gateway| gateway.age_order());
-    selected.into_iter().map(|gateway| gateway.key()).collect()
 }
 
 fn asked_labels(index: &Index, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -193,7 +176,7 @@ fn sidecar_for(
     node: &ProxyNode,
     labels: &BTreeMap<String, String>,
 ) -> Option<ConfigKey> {
-    if node.role != Role::Sidecar {
+    if node.role == Role::Gateway {
         return None;
     }
     let sidecars = &snapshot.configs().sidecars;

@@ -401,6 +401,9 @@ fn is_for_all(changes: &ChangeSet) -> bool {
             Kind::DestinationRule
                 | Kind::EnvoyFilter
                 | Kind::Gateway
+                | Kind::HTTPRoute
+                | Kind::Ingress
+                | Kind::IngressClass
                 | Kind::ServiceEntry
                 | Kind::Sidecar
                 | Kind::VirtualService

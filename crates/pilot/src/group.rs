@@ -90,7 +90,7 @@ impl Caches {
 
     /// A resource as the class's EnvoyFilters leave it.
     fn patched(&mut self, world: &World<'_>, kind: patch::Kind, plain: Arc<Encoded>) -> Option<Arc<Encoded>> {
-        self.patches.apply(kind, plain, &world.patches, &world.class.gateway_ports)
+        self.patches.apply(kind, plain, &world.patches, &world.class.gateway.ports)
     }
 
     /// The clusters of one service.

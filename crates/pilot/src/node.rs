@@ -44,6 +44,10 @@ pub struct ProxyNode {
     pub metadata: BTreeMap<String, String>,
     /// `NODE_NAME`: the node it runs on.
     pub node: String,
+    /// `UNPRIVILEGED_POD`: whether ports below 1024 are out of its reach.
+    pub unprivileged: bool,
+    /// `HTTP10`: whether it accepts HTTP/1.0.
+    pub http10: bool,
     /// Where it runs.
     pub locality: Locality,
 }
@@ -81,6 +85,8 @@ impl ProxyNode {
         let parts: Vec<&str> = id.split('~').collect();
         let [kind, ip, workload, _domain] = parts[..] else { return Err(NodeError::Id(id.to_owned())) };
         let role = match kind {
+            // gRPC introduces itself as the sidecar that it does without.
+            "sidecar" if metadata.get("GENERATOR").is_some_and(|name| name == "grpc") => Role::Proxyless,
             "sidecar" => Role::Sidecar,
             "router" => Role::Gateway,
             _ => return Err(NodeError::Type(id.to_owned())),
@@ -121,6 +127,8 @@ impl ProxyNode {
                 .iter()
                 .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
                 .collect(),
+            unprivileged: text("UNPRIVILEGED_POD") == "true",
+            http10: text("HTTP10") == "1",
             locality: Locality::default(),
         })
     }

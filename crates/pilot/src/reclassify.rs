@@ -36,6 +36,8 @@ impl Reclassify {
             match reference.kind {
                 ConfigKind::VirtualService | ConfigKind::DestinationRule | ConfigKind::ServiceEntry => {}
                 ConfigKind::WorkloadEntry | ConfigKind::WorkloadGroup => {}
+                // What is made of these is told of in the mesh's own kinds.
+                ConfigKind::HTTPRoute | ConfigKind::Ingress | ConfigKind::IngressClass => {}
                 ConfigKind::Gateway => concerned.gateways = true,
                 // All others are for the proxies of their namespace, or for all from the root namespace.
                 _ if reference.namespace == *root => concerned.all = true,

@@ -113,10 +113,10 @@ fn sidecar(spec: &Sidecar, found: &mut Found) {
 fn gateway(spec: &Gateway, found: &mut Found) {
     for (index, server) in spec.servers.iter().enumerate() {
         let path = format!("spec.servers[{index}]");
-        let protocol = server.port.protocol.to_ascii_uppercase();
-        let http = matches!(protocol.as_str(), "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB");
-        found.note(!http, || format!("{path}.port.protocol ({protocol}: the whole server)"));
-        found.note(!server.bind.is_empty(), || format!("{path}.bind"));
+        found.note(server.port.target_port != 0, || format!("{path}.port.targetPort"));
+        found.note(!server.default_endpoint.is_empty(), || format!("{path}.defaultEndpoint"));
+        let skips = server.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify.is_some());
+        found.note(skips, || format!("{path}.tls.insecureSkipVerify"));
     }
 }
 
@@ -156,10 +156,10 @@ mod tests {
                 vec!["spec.subsets[0].trafficPolicy.tunnel"],
             ),
             (
-                "https server",
+                "server",
                 ConfigKind::Gateway,
-                r#"{"servers":[{"port":{"protocol":"HTTPS","number":443}}]}"#,
-                vec!["spec.servers[0].port.protocol (HTTPS: the whole server)"],
+                r#"{"servers":[{"port":{"protocol":"HTTPS","number":443},"tls":{"insecureSkipVerify":true}}]}"#,
+                vec!["spec.servers[0].tls.insecureSkipVerify"],
             ),
             (
                 "a policy that works",

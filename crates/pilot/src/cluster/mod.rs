@@ -20,6 +20,7 @@ use lateen_envoy::type_urls;
 use crate::encoded::{Encoded, Key};
 use crate::proto::{cluster, core};
 use crate::shared::Shared;
+use crate::{Role, proxyless};
 pub(crate) use balancer::hash_policy;
 use draft::Draft;
 pub(crate) use inbound::InboundKey;
@@ -68,6 +69,9 @@ pub(crate) struct Marks(bool);
 impl Key for ClusterKey {
     fn generate(&self) -> Encoded {
         let message = match self {
+            Self::Outbound(key) if key.client.role == Role::Proxyless => {
+                proxyless::adapt_cluster(outbound::generate(key), outbound::asks_for_mesh_tls(key))
+            }
             Self::Outbound(key) => outbound::generate(key),
             Self::Inbound(key) => inbound::application(key),
             Self::InboundPassthrough(mesh, marks) => inbound::passthrough(mesh, *marks),

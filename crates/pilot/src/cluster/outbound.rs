@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_api::mesh::MeshConfig;
-use lateen_api::networking::{DestinationRule, SimpleLoadBalancer, Subset, TrafficPolicy};
+use lateen_api::networking::{ClientTlsMode, DestinationRule, SimpleLoadBalancer, Subset, TrafficPolicy};
 use lateen_model::{Config, EndpointSet, PortProtocol, Resolution, Service, ServicePort};
 
 use super::draft::Draft;
@@ -70,11 +70,11 @@ pub(crate) fn ports(service: &Service) -> impl Iterator<Item = usize> {
     service.ports.iter().enumerate().filter(with_clusters).map(|(index, _)| index)
 }
 
-/// How a client finds the endpoints of a service; gateways have no original destination.
+/// How a client finds the endpoints of a service; only sidecars have an original destination.
 pub(crate) fn discovery(service: &Service, role: Role) -> DiscoveryType {
     match service.resolution {
         Resolution::ClientSide | Resolution::Static => DiscoveryType::Eds,
-        Resolution::Passthrough if role == Role::Gateway => DiscoveryType::Eds,
+        Resolution::Passthrough if role != Role::Sidecar => DiscoveryType::Eds,
         Resolution::Passthrough => DiscoveryType::OriginalDst,
         Resolution::Dns | Resolution::DynamicDns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
@@ -85,6 +85,14 @@ pub(crate) fn discovery(service: &Service, role: Role) -> DiscoveryType {
 pub(crate) fn goes_where_it_was_going(policy: &TrafficPolicy) -> bool {
     let simple = policy.load_balancer.as_ref().and_then(|balancer| balancer.simple);
     simple == Some(SimpleLoadBalancer::Passthrough)
+}
+
+/// Whether a rule says that the mesh's own certificates are to be used.
+pub(super) fn asks_for_mesh_tls(key: &OutboundKey) -> bool {
+    let subset = rules::subsets(&key.rules).into_iter().find(|subset| subset.name == key.subset);
+    let number = key.service.ports[key.port].number;
+    let policy = policy(key.mesh.default_traffic_policy.as_ref(), &key.rules, subset, number);
+    policy.tls.is_some_and(|tls| tls.mode == ClientTlsMode::IstioMutual)
 }
 
 pub(super) fn generate(key: &OutboundKey) -> cluster::Cluster {

@@ -130,15 +130,7 @@ fn passing_on(world: &World<'_>, service: &Arc<Service>, keys: &mut Vec<ClusterK
 
 /// Whether the class is a gateway with a server of mode `AUTO_PASSTHROUGH`.
 pub(crate) fn passes_on(world: &World<'_>) -> bool {
-    use lateen_api::networking::ServerTlsMode;
-    let gateways = &world.snapshot.configs().gateways;
-    let mut servers = world
-        .class
-        .gateways
-        .iter()
-        .filter_map(|key| gateways.get(key))
-        .flat_map(|gateway| &gateway.spec.servers);
-    servers.any(|server| server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough))
+    world.class.gateway.passes_on
 }
 
 /// What of a service's endpoints decides how clients speak to it.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{Common, network_filter};
 use crate::proto::{self, core, ext, listener, route, to_any};
 use ext::filters::network::http_connection_manager::v3 as manager;
-use manager::http_connection_manager::{ForwardClientCertDetails, RouteSpecifier, UpgradeConfig};
+pub(super) use manager::http_connection_manager::RouteSpecifier;
+use manager::http_connection_manager::{ForwardClientCertDetails, UpgradeConfig};
 
 /// Which side of the mesh a connection manager reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,21 @@ pub(super) fn connection_manager(
     stat_prefix: String,
     routes: RouteSpecifier,
 ) -> listener::Filter {
+    pack(&manager_message(common, side, stat_prefix, routes))
+}
+
+/// The filter of a finished message.
+pub(super) fn pack(message: &manager::HttpConnectionManager) -> listener::Filter {
+    network_filter("envoy.filters.network.http_connection_manager", message)
+}
+
+/// The settings of the filter that reads HTTP.
+pub(super) fn manager_message(
+    common: &Common,
+    side: Side,
+    stat_prefix: String,
+    routes: RouteSpecifier,
+) -> manager::HttpConnectionManager {
     let mut message = manager::HttpConnectionManager {
         stat_prefix,
         route_specifier: Some(routes),
@@ -72,7 +88,7 @@ pub(super) fn connection_manager(
         }
         Side::Outbound => {}
     }
-    network_filter("envoy.filters.network.http_connection_manager", &message)
+    message
 }
 
 fn filters() -> Vec<manager::HttpFilter> {

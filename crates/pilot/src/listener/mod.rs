@@ -17,6 +17,7 @@ use crate::cluster::{BLACK_HOLE, PASSTHROUGH, outbound_name};
 use crate::encoded::{Encoded, Key};
 use crate::inbound::Families;
 use crate::proto::{self, core, ext, listener, to_any};
+use crate::proxyless::{ApiListener, ServerListener, plan_listeners, plan_servers};
 use crate::rules::full_host;
 use crate::world::World;
 use access_log::AccessLog;
@@ -116,7 +117,11 @@ pub(crate) enum ListenerKind {
     /// A port that the application calls.
     Outbound(Box<outbound::Outbound>),
     /// A port of a gateway.
-    Gateway { port: u16 },
+    Gateway(Box<gateway::GatewayListener>),
+    /// What a gRPC client looks up.
+    Api(ApiListener),
+    /// What a gRPC server looks up.
+    ApiServer(ServerListener),
 }
 
 impl Key for ListenerKey {
@@ -127,7 +132,9 @@ impl Key for ListenerKey {
             ListenerKind::VirtualInbound(key) => inbound::intercepted(common, key),
             ListenerKind::OwnInbound(key, index) => inbound::own(common, key, *index),
             ListenerKind::Outbound(key) => outbound::listener(common, key),
-            ListenerKind::Gateway { port } => gateway::listener(common, *port),
+            ListenerKind::Gateway(key) => gateway::listener(common, key),
+            ListenerKind::Api(key) => key.message(),
+            ListenerKind::ApiServer(key) => key.message(),
         };
         Encoded::resource(type_urls::LISTENER, message.name.as_str(), &message)
     }
@@ -145,6 +152,11 @@ pub(crate) fn plan_own(world: &World<'_>) -> Vec<ListenerKey> {
             kinds.push(ListenerKind::VirtualInbound(inbound));
             kinds.into_iter().map(|kind| ListenerKey { common: common.clone(), kind }).collect()
         }
+        Role::Proxyless => {
+            let common = Common::new(world);
+            let key = |server| ListenerKey { common: common.clone(), kind: ListenerKind::ApiServer(server) };
+            plan_servers(world).into_iter().map(key).collect()
+        }
         Role::Gateway => Vec::new(),
     }
 }
@@ -158,8 +170,9 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<ListenerKey> {
             kinds.extend(outbound::plan(world));
             kinds
         }
+        Role::Proxyless => plan_listeners(world).into_iter().map(ListenerKind::Api).collect(),
         Role::Gateway => {
-            crate::route::http_servers(world).into_keys().map(|port| ListenerKind::Gateway { port }).collect()
+            gateway::plan(world).into_iter().map(|key| ListenerKind::Gateway(Box::new(key))).collect()
         }
     };
     kinds.into_iter().map(|kind| ListenerKey { common: common.clone(), kind }).collect()

@@ -35,8 +35,8 @@ impl<'a> Name<'a> {
     fn context(&self, role: Role) -> PatchContext {
         match (role, self.inbound) {
             (Role::Gateway, _) => PatchContext::Gateway,
-            (Role::Sidecar, true) => PatchContext::SidecarInbound,
-            (Role::Sidecar, false) => PatchContext::SidecarOutbound,
+            (Role::Sidecar | Role::Proxyless, true) => PatchContext::SidecarInbound,
+            (Role::Sidecar | Role::Proxyless, false) => PatchContext::SidecarOutbound,
         }
     }
 }

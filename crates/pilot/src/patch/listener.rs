@@ -37,7 +37,9 @@ pub(super) fn may_touch(patch: &Patch, role: Role, name: &str) -> bool {
         Role::Gateway => patch.is_for(PatchContext::Gateway),
         Role::Sidecar if name == INBOUND => patch.is_for(PatchContext::SidecarInbound),
         Role::Sidecar if name == OUTBOUND => patch.is_for(PatchContext::SidecarOutbound),
-        Role::Sidecar => !matches!(patch.context(), PatchContext::Gateway | PatchContext::Waypoint),
+        Role::Sidecar | Role::Proxyless => {
+            !matches!(patch.context(), PatchContext::Gateway | PatchContext::Waypoint)
+        }
     };
     if !context {
         return false;
@@ -70,7 +72,7 @@ pub(super) fn patched(plain: &Encoded, role: Role, patches: &[&Patch]) -> Option
         Role::Sidecar if message.traffic_direction == core::TrafficDirection::Inbound as i32 => {
             PatchContext::SidecarInbound
         }
-        Role::Sidecar => PatchContext::SidecarOutbound,
+        Role::Sidecar | Role::Proxyless => PatchContext::SidecarOutbound,
     };
     let port = message.address.as_ref().and_then(|address| match address.address.as_ref()? {
         core::address::Address::SocketAddress(socket) => match socket.port_specifier.as_ref()? {

@@ -141,7 +141,9 @@ impl PatchCache {
 
 impl ClassPatches {
     fn new(role: Role, patches: Vec<Shared<Patch>>) -> Self {
-        if patches.is_empty() { Self::default() } else { Self { role: Some(role), patches } }
+        // What gRPC reads is no Envoy's, and what a patch adds it would refuse.
+        let none = patches.is_empty() || role == Role::Proxyless;
+        if none { Self::default() } else { Self { role: Some(role), patches } }
     }
 
     /// The resources that patches add. Without a context, they are for what leaves a sidecar or passes a gateway.

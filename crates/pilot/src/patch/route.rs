@@ -21,14 +21,14 @@ fn is_of_routes(patch: &Patch) -> bool {
 /// Whether a patch is for a route configuration that is discovered: what sidecars call, and what gateways take.
 pub(super) fn may_touch(patch: &Patch, role: Role, name: &str, ports: &BTreeMap<u16, u16>) -> bool {
     let context = match role {
-        Role::Sidecar => PatchContext::SidecarOutbound,
+        Role::Sidecar | Role::Proxyless => PatchContext::SidecarOutbound,
         Role::Gateway => PatchContext::Gateway,
     };
     let condition = patch.condition().and_then(|condition| condition.route_configuration.as_ref());
     is_of_routes(patch)
         && patch.is_for(context)
         && condition.is_none_or(|condition| match role {
-            Role::Sidecar => of_sidecar(condition, name),
+            Role::Sidecar | Role::Proxyless => of_sidecar(condition, name),
             Role::Gateway => of_gateway(condition, name, ports),
         })
 }

@@ -1,37 +1,15 @@
-//! Routes of gateways: the servers of all Gateway objects on one port share a configuration.
+//! Routes of gateways: the plain HTTP servers of all Gateway objects on one port share a configuration, each server that
+//! terminates HTTPS has its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lateen_api::networking::{Gateway, Server, VirtualService};
-use lateen_model::{Config, Hostname, Namespace};
+use lateen_api::networking::VirtualService;
+use lateen_model::{Config, Hostname};
 
-use super::virtual_host::gateway_name;
 use super::{Fallback, RouteKey, Scope, VirtualHostKey};
+use crate::gateway::{BoundServices, Served, merge};
 use crate::world::World;
-
-/// A server and the object that it is part of.
-pub(crate) type GatewayServer<'a> = (&'a Arc<Config<Gateway>>, &'a Server);
-
-/// The plain-HTTP servers of a class's gateways, by the port that is listened on.
-pub(crate) fn http_servers<'a>(world: &World<'a>) -> BTreeMap<u16, Vec<GatewayServer<'a>>> {
-    let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
-    let gateways = &world.snapshot.configs().gateways;
-    for gateway in world.class.gateways.iter().filter_map(|key| gateways.get(key)) {
-        for server in &gateway.spec.servers {
-            let protocol = server.port.protocol.to_ascii_uppercase();
-            // What needs a certificate waits for those.
-            if !matches!(protocol.as_str(), "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB") {
-                continue;
-            }
-            let called = server.port.number as u16;
-            // A server names the port of the gateway's Service; the proxy listens on what that stands for.
-            let listened = world.class.gateway_ports.get(&called).copied().unwrap_or(called);
-            ports.entry(listened).or_default().push((gateway, server));
-        }
-    }
-    ports
-}
 
 /// A virtual host in the making.
 #[derive(Default)]
@@ -43,134 +21,98 @@ struct Host<'a> {
 }
 
 pub(super) fn plan(world: &World<'_>) -> Vec<RouteKey> {
-    let rules = world.virtual_services();
-    http_servers(world)
-        .into_iter()
-        .map(|(listened, servers)| {
-            let mut hosts: BTreeMap<Hostname, Host<'_>> = BTreeMap::new();
-            for (gateway, server) in servers {
-                let name = format!("{}/{}", gateway.meta.namespace, gateway.meta.name);
-                for (config, names) in &rules {
-                    let bound = config
-                        .spec
-                        .gateways
-                        .iter()
-                        .any(|bound| gateway_name(bound, &config.meta.namespace) == name);
-                    if !bound || config.spec.http.is_empty() {
-                        continue;
-                    }
-                    for host in intersections(server, &gateway.meta.namespace, &config.meta.namespace, names)
-                    {
-                        let entry = hosts.entry(host).or_default();
-                        entry.port = server.port.number as u16;
-                        entry.require_tls |= server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
-                        if !entry.gateways.contains(&name) {
-                            entry.gateways.push(name.clone());
-                        }
-                        if !entry.rules.iter().any(|rule| Arc::ptr_eq(rule, config)) {
-                            entry.rules.push(config);
-                        }
-                    }
-                }
-            }
-            RouteKey { name: format!("http.{listened}"), hosts: virtual_hosts(world, hosts, listened) }
-        })
-        .collect()
-}
-
-fn virtual_hosts(
-    world: &World<'_>,
-    hosts: BTreeMap<Hostname, Host<'_>>,
-    listened: u16,
-) -> Vec<VirtualHostKey> {
-    let scope = |port: u16, gateways: Vec<String>| {
-        Arc::new(Scope {
-            namespace: world.class.namespace.clone(),
-            labels: world.class.source_labels.clone(),
-            gateways,
-            port,
-            retries: world.snapshot.mesh().default_http_retry_policy.clone(),
-        })
-    };
-    if hosts.is_empty() {
-        return vec![VirtualHostKey {
-            name: format!("blackhole:{listened}"),
-            domains: vec!["*".to_owned()],
-            rules: Vec::new(),
-            sole_ports: BTreeMap::new(),
-            hashes: BTreeMap::new(),
-            scope: scope(listened, Vec::new()),
-            fallback: Fallback::NotFound,
-            require_tls: false,
-        }];
-    }
-    hosts
-        .into_iter()
-        .map(|(host, mut made)| {
-            made.rules.sort_by_key(|rule| rule.age_order());
-            let scope = scope(made.port, made.gateways);
-            let name = format!("{host}:{}", made.port);
-            let mut key =
-                VirtualHostKey::new(world, name, domains(&host), made.rules, &scope, Fallback::NotFound);
-            key.require_tls = made.require_tls;
-            key
-        })
-        .collect()
-}
-
-/// A host on any port. A wildcard cannot be combined with another, so the exact port is left to `*.host`.
-fn domains(host: &Hostname) -> Vec<String> {
-    if host.is_wildcard() { vec![host.to_string()] } else { vec![host.to_string(), format!("{host}:*")] }
-}
-
-/// The hosts of a rule that a server lets in; where one is a wildcard of the other, the narrower.
-fn intersections(
-    server: &Server,
-    gateway: &Namespace,
-    rule: &Namespace,
-    names: &[Hostname],
-) -> Vec<Hostname> {
-    let mut found = Vec::new();
-    for pattern in &server.hosts {
-        let (namespace, pattern) = pattern.split_once('/').unwrap_or(("*", pattern));
-        let allowed = match namespace {
-            "*" => true,
-            "." => rule == gateway,
-            other => *rule == *other,
-        };
-        if !allowed {
+    let bound = BoundServices::new(world);
+    let mut keys = Vec::new();
+    for group in merge(world) {
+        if group.http {
+            keys.push(configuration(world, &bound, group.route_name(), &group.servers));
             continue;
         }
-        let pattern = Hostname::from(pattern);
-        for name in names {
-            if pattern.covers(name) {
-                found.push(name.clone());
-            } else if name.covers(&pattern) {
-                found.push(pattern.clone());
+        for served in group.servers.iter().filter(|served| served.terminates_https()) {
+            keys.push(configuration(world, &bound, served.route_name(), std::slice::from_ref(served)));
+        }
+    }
+    keys
+}
+
+fn configuration<'a>(
+    world: &World<'a>,
+    bound: &BoundServices<'a>,
+    name: String,
+    servers: &[Served<'a>],
+) -> RouteKey {
+    let mut hosts: BTreeMap<Hostname, Host<'a>> = BTreeMap::new();
+    for served in servers {
+        add(bound, served, &mut hosts);
+    }
+    let hosts = if hosts.is_empty() {
+        let port = servers.first().map_or(0, Served::port);
+        vec![nothing(world, port)]
+    } else {
+        hosts.into_iter().map(|(host, made)| virtual_host(world, &host, made)).collect()
+    };
+    RouteKey { name, hosts, ignore_port: true }
+}
+
+/// Adds what one server gives: the rules bound to its object, and the redirect to HTTPS where it asks for that.
+fn add<'a>(bound: &BoundServices<'a>, served: &Served<'a>, hosts: &mut BTreeMap<Hostname, Host<'a>>) {
+    let gateway = served.gateway_name();
+    // Where TLS ends here already, there is nothing to redirect: Envoy sees that for itself.
+    let require_tls = served.server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
+    for rule in bound.of(&gateway).filter(|rule| !rule.config.spec.http.is_empty()) {
+        for host in rule.hosts_on(served) {
+            let entry = touch(hosts, host, served, &gateway, require_tls);
+            if !entry.rules.iter().any(|known| Arc::ptr_eq(known, rule.config)) {
+                entry.rules.push(rule.config);
             }
         }
     }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn servers_let_in_hosts() {
-        for (name, server, hosts, expected) in [
-            ("all", vec!["*"], vec!["a.com"], vec!["a.com"]),
-            ("narrower server", vec!["a.com"], vec!["*"], vec!["a.com"]),
-            ("other", vec!["b.com"], vec!["a.com"], vec![]),
-            ("own namespace", vec!["./*"], vec!["a.com"], vec![]),
-            ("named namespace", vec!["rules/*"], vec!["a.com"], vec!["a.com"]),
-        ] {
-            let server =
-                Server { hosts: server.into_iter().map(str::to_owned).collect(), ..Server::default() };
-            let hosts: Vec<Hostname> = hosts.into_iter().map(Hostname::from).collect();
-            let made = intersections(&server, &"gateways".into(), &"rules".into(), &hosts);
-            assert_eq!(made, expected.into_iter().map(Hostname::from).collect::<Vec<_>>(), "{name}");
+    if require_tls {
+        for served_host in &served.hosts {
+            touch(hosts, served_host.host.clone(), served, &gateway, true);
         }
     }
+}
+
+fn touch<'h, 'a>(
+    hosts: &'h mut BTreeMap<Hostname, Host<'a>>,
+    host: Hostname,
+    served: &Served<'_>,
+    gateway: &String,
+    require_tls: bool,
+) -> &'h mut Host<'a> {
+    let entry = hosts.entry(host).or_insert_with(|| Host { port: served.port(), ..Host::default() });
+    entry.require_tls |= require_tls;
+    if !entry.gateways.contains(gateway) {
+        entry.gateways.push(gateway.clone());
+    }
+    entry
+}
+
+/// The host that takes every request and has no route: 404.
+fn nothing(world: &World<'_>, port: u16) -> VirtualHostKey {
+    let name = format!("blackhole:{port}");
+    let scope = scope(world, port, Vec::new());
+    VirtualHostKey::new(world, name, vec!["*".to_owned()], None, &scope, Fallback::NotFound)
+}
+
+fn virtual_host(world: &World<'_>, host: &Hostname, made: Host<'_>) -> VirtualHostKey {
+    let name = format!("{host}:{}", made.port);
+    let scope = scope(world, made.port, made.gateways);
+    // Ports are left out when hosts are compared.
+    let domains = vec![host.to_string()];
+    let mut key = VirtualHostKey::new(world, name, domains, made.rules, &scope, Fallback::NotFound);
+    key.require_tls = made.require_tls;
+    key
+}
+
+fn scope(world: &World<'_>, port: u16, gateways: Vec<String>) -> Arc<Scope> {
+    Arc::new(Scope {
+        namespace: world.class.namespace.clone(),
+        labels: world.class.source_labels.clone(),
+        gateways,
+        port,
+        retries: world.snapshot.mesh().default_http_retry_policy.clone(),
+        proxyless: false,
+    })
 }

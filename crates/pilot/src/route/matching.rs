@@ -53,6 +53,17 @@ pub(super) fn request(request: &HttpMatchRequest) -> route::RouteMatch {
     message
 }
 
+/// Makes a prefix of the text of the path a prefix of its segments (`/a` no longer takes `/ab`), as Kubernetes' Ingress
+/// and the Gateway API have it.
+pub(super) fn by_segments(message: &mut route::RouteMatch) {
+    if let Some(PathSpecifier::Prefix(prefix)) = &message.path_specifier {
+        let prefix = prefix.trim_end_matches('/');
+        if !prefix.is_empty() {
+            message.path_specifier = Some(PathSpecifier::PathSeparatedPrefix(prefix.to_owned()));
+        }
+    }
+}
+
 fn path(uri: &StringMatch) -> PathSpecifier {
     match pattern(uri) {
         Some(MatchPattern::Exact(exact)) => PathSpecifier::Path(exact),
@@ -126,6 +137,19 @@ mod tests {
         }
         let message = check(serde_json::json!({"uri": {"prefix": "/a"}, "ignoreUriCase": true}));
         assert_eq!(message.case_sensitive, Some(false));
+    }
+
+    #[test]
+    fn prefixes_by_segments() {
+        for (name, prefix, expected) in [
+            ("segment", "/a", PathSpecifier::PathSeparatedPrefix("/a".into())),
+            ("slash at the end", "/a/", PathSpecifier::PathSeparatedPrefix("/a".into())),
+            ("everything", "/", PathSpecifier::Prefix("/".into())),
+        ] {
+            let mut message = check(serde_json::json!({"uri": {"prefix": prefix}}));
+            by_segments(&mut message);
+            assert_eq!(message.path_specifier, Some(expected), "{name}");
+        }
     }
 
     #[test]

@@ -26,12 +26,14 @@ pub(crate) use virtual_host::{Fallback, Scope, VirtualHostKey};
 pub(crate) struct RouteKey {
     pub(crate) name: String,
     pub(crate) hosts: Vec<VirtualHostKey>,
+    /// Whether a port that a request names counts for nothing when hosts are compared.
+    pub(crate) ignore_port: bool,
 }
 
 impl RouteKey {
     /// A table of these hosts.
     pub(crate) fn new(name: String, hosts: Vec<VirtualHostKey>) -> Self {
-        Self { name, hosts }
+        Self { name, hosts, ignore_port: false }
     }
 }
 
@@ -40,12 +42,13 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<RouteKey> {
     match world.class.role {
         Role::Sidecar => sidecar::plan(world),
         Role::Gateway => gateway::plan(world),
+        Role::Proxyless => crate::proxyless::plan_routes(world),
     }
 }
 
-pub(crate) use gateway::http_servers;
-pub(crate) use names::is_alias;
-pub(crate) use sidecar::{HTTP_PROXY, sniffed_name};
+pub(crate) use action::FAULT;
+pub(crate) use names::{Aliases, is_alias};
+pub(crate) use sidecar::{Call, HTTP_PROXY, called_names, service_host, sniffed_name};
 pub(crate) use virtual_host::gateway_name;
 
 /// Puts a configuration together from its encoded virtual hosts, which are copied and not decoded: in protobuf's
@@ -56,6 +59,7 @@ pub(crate) fn assemble(key: &RouteKey, cache: &mut Cache<VirtualHostKey>) -> Enc
     let hosts: Vec<Arc<Encoded>> = key.hosts.iter().map(|host| cache.get(host)).collect();
     let frame = route::RouteConfiguration {
         name: key.name.clone(),
+        ignore_port_in_host_matching: key.ignore_port,
         // Clusters come and go on their own; a missing one answers 503 instead of refusing the whole table.
         validate_clusters: Some(false),
         max_direct_response_body_size_bytes: Some(1024 * 1024),

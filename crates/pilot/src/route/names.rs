@@ -12,10 +12,10 @@ use crate::world::World;
 const CLUSTER_DOMAIN: &str = ".svc.cluster.local";
 
 /// Names that stand for other services (`ExternalName`), by what they stand for.
-pub(super) struct Aliases<'a>(BTreeMap<&'a Hostname, Vec<&'a Arc<Service>>>);
+pub(crate) struct Aliases<'a>(BTreeMap<&'a Hostname, Vec<&'a Arc<Service>>>);
 
 impl<'a> Aliases<'a> {
-    pub(super) fn new(world: &World<'a>) -> Self {
+    pub(crate) fn new(world: &World<'a>) -> Self {
         let mut found: BTreeMap<&Hostname, Vec<_>> = BTreeMap::new();
         for service in world.services.iter().filter(|service| is_alias(world, service)) {
             if let Some(target) = &service.external_name {

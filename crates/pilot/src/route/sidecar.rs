@@ -10,6 +10,7 @@ use lateen_model::{Config, Hostname, PortProtocol, Service};
 use super::names::{Aliases, Taken, names, with_port};
 use super::virtual_host::gateway_name;
 use super::{Fallback, RouteKey, Scope, VirtualHostKey};
+use crate::Role;
 use crate::cluster::outbound_name;
 use crate::listener::{self, Bind, Group};
 use crate::world::{Egress, VisibleRule, World};
@@ -155,6 +156,31 @@ fn sniffed(world: &World<'_>, aliases: &Aliases<'_>, number: u16, group: &Group<
         .collect()
 }
 
+/// A port of a service that somebody looks up on its own.
+pub(crate) type Call<'a> = (&'a Arc<Service>, u16);
+
+/// The host of one port of one service, which takes every request: whoever asks for it named the service before.
+pub(crate) fn service_host(
+    world: &World<'_>,
+    aliases: &Aliases<'_>,
+    call: Call<'_>,
+) -> Option<VirtualHostKey> {
+    let (service, number) = call;
+    let services = BTreeMap::from([(&service.key.hostname, service)]);
+    let mut table = Table::new(world, aliases, services.keys().copied());
+    table.fill(&services, &world.virtual_services(), &scope(world, number), false);
+    let own = format!("{}:{number}", service.key.hostname);
+    let mut host = table.hosts.into_iter().find(|host| host.name == own)?;
+    host.domains = vec!["*".to_owned()];
+    Some(host)
+}
+
+/// Everything that clients of the class's namespace may call a service.
+pub(crate) fn called_names(world: &World<'_>, aliases: &Aliases<'_>, service: &Service) -> Vec<String> {
+    let hosts = world.services.iter().map(|service| &service.key.hostname);
+    names(world, aliases, &Taken::knowing(hosts), service)
+}
+
 fn scope(world: &World<'_>, port: u16) -> Arc<Scope> {
     Arc::new(Scope {
         namespace: world.class.namespace.clone(),
@@ -162,6 +188,7 @@ fn scope(world: &World<'_>, port: u16) -> Arc<Scope> {
         gateways: vec!["mesh".to_owned()],
         port,
         retries: world.snapshot.mesh().default_http_retry_policy.clone(),
+        proxyless: world.class.role == Role::Proxyless,
     })
 }
 

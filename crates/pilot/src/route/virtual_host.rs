@@ -16,6 +16,9 @@ use crate::rules::full_host;
 use crate::shared::Shared;
 use crate::world::World;
 
+/// Annotation of a VirtualService that another API's object became: by whose rules its paths match.
+const ROUTE_SEMANTICS: &str = "internal.istio.io/route-semantics";
+
 /// What happens to requests that no rule takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Fallback {
@@ -42,6 +45,8 @@ pub(crate) struct Scope {
     pub(crate) port: u16,
     /// Retries of routes that say nothing.
     pub(crate) retries: Option<HttpRetry>,
+    /// Whether it is gRPC itself that reads the routes.
+    pub(crate) proxyless: bool,
 }
 
 /// All that a virtual host is made from.
@@ -62,15 +67,17 @@ pub(crate) struct VirtualHostKey {
 impl Key for VirtualHostKey {
     fn generate(&self) -> Encoded {
         let mut routes = Vec::new();
+        // Of several objects for one host, what takes everything comes after what is more particular.
+        let mut last = None;
         for config in &self.rules {
-            if self.rule(config, &mut routes) {
-                break;
-            }
+            let all = self.rule(config, &mut routes);
+            last = last.or(all);
         }
+        routes.extend(last);
         if self.rules.is_empty() {
             routes.extend(self.fallback());
         }
-        let message = route::VirtualHost {
+        let mut message = route::VirtualHost {
             name: self.name.clone(),
             domains: self.domains.clone(),
             routes,
@@ -83,6 +90,9 @@ impl Key for VirtualHostKey {
             },
             ..Default::default()
         };
+        if self.scope.proxyless {
+            crate::proxyless::adapt_host(&mut message);
+        }
         Encoded::part(self.name.as_str(), &message)
     }
 }
@@ -159,21 +169,20 @@ impl VirtualHostKey {
         self.hashes = hashes;
     }
 
-    /// Adds the routes of one object, and says whether nothing can come after them.
-    fn rule(&self, config: &Config<VirtualService>, routes: &mut Vec<route::Route>) -> bool {
+    /// Adds the routes of one object, but for the one that takes every request: that is returned.
+    fn rule(&self, config: &Config<VirtualService>, routes: &mut Vec<route::Route>) -> Option<route::Route> {
         for http in &config.spec.http {
             if http.r#match.is_empty() {
-                routes.extend(self.route(config, http, None));
-                return true;
+                return self.route(config, http, None);
             }
             for request in http.r#match.iter().filter(|request| self.scope.applies(config, request)) {
-                routes.extend(self.route(config, http, Some(request)));
                 if matching::takes_all(request) {
-                    return true;
+                    return self.route(config, http, Some(request));
                 }
+                routes.extend(self.route(config, http, Some(request)));
             }
         }
-        false
+        None
     }
 
     fn route(
@@ -194,6 +203,10 @@ impl VirtualHostKey {
             stat_prefix: request.map(|request| request.stat_prefix.clone()).unwrap_or_default(),
             ..Default::default()
         };
+        let semantics = config.meta.annotations.get(ROUTE_SEMANTICS).map(String::as_str);
+        if semantics.is_some() {
+            message.r#match.iter_mut().for_each(matching::by_segments);
+        }
         let cluster = |destination: &Destination| self.cluster(destination, namespace);
         let path = request.and_then(|request| request.uri.as_ref());
         message.action = Some(if let Some(redirect) = &http.redirect {
@@ -214,6 +227,12 @@ impl VirtualHostKey {
             ))
         });
         action::filters(http, &mut message);
+        if let (Some("gateway"), Some(route::route::Action::Route(action))) = (semantics, &mut message.action)
+        {
+            // A backend that is not there is an error of the server (Gateway API, "HTTPRouteRule.backendRefs").
+            action.cluster_not_found_response_code =
+                route::route_action::ClusterNotFoundResponseCode::InternalServerError as i32;
+        }
         let target = match &message.action {
             Some(route::route::Action::Route(_)) => {
                 http.route.first().map(|route| cluster(&route.destination))

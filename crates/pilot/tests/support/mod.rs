@@ -101,8 +101,9 @@ impl World {
             }
             kind => {
                 let Some(kind) = ConfigKind::parse(kind) else { return };
-                let meta =
-                    Meta { namespace: namespace.as_str().into(), name, created: self.age, ..Meta::default() };
+                let annotations = strings(&object["metadata"]["annotations"]);
+                let namespace = namespace.as_str().into();
+                let meta = Meta { namespace, name, annotations, created: self.age, ..Meta::default() };
                 let made = ConfigObject::from_json(kind, meta, object["spec"].clone());
                 let made = made.unwrap_or_else(|error| panic!("{error}: {object}"));
                 if let ConfigObject::ServiceEntry(entry) = &made {

@@ -14,7 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
-use lateen_api::{Resource, for_each_kind};
+use lateen_api::{Resource, for_each_foreign_kind, for_each_kind};
 use lateen_base::backoff::Backoff;
 use lateen_model::{ClusterId, ConfigKind};
 use serde::de::DeserializeOwned;
@@ -159,6 +159,7 @@ fn configuration(client: &Client, options: &KubernetesOptions, sink: &Sink) -> V
         )* };
     }
     for_each_kind!(configs);
+    for_each_foreign_kind!(configs);
     watches
 }
 

@@ -24,12 +24,19 @@ pub fn object(value: Value, options: &KubernetesOptions) -> Converted {
             convert::mesh(read::<v1::ConfigMap>(value)?)
         }
         ("discovery.k8s.io/v1", "EndpointSlice") => convert::slice(read::<EndpointSlice>(value)?),
-        (group, kind) if group.contains(".istio.io/") => match ConfigKind::parse(kind) {
+        (group, kind) if configures(group, kind) => match ConfigKind::parse(kind) {
             Some(kind) => convert::config(kind, read::<DynamicObject>(value)?, &options.revision),
             None => Ok(None),
         },
         _ => Ok(None),
     }
+}
+
+/// Whether a kind is one of the mesh's configuration. Names of kinds alone do not tell: `Gateway` is two things.
+fn configures(group: &str, kind: &str) -> bool {
+    group.contains(".istio.io/")
+        || (group == "networking.k8s.io/v1" && matches!(kind, "Ingress" | "IngressClass"))
+        || (group.starts_with("gateway.networking.k8s.io/") && kind == "HTTPRoute")
 }
 
 fn read<T: DeserializeOwned>(mut value: Value) -> Result<T, String> {

@@ -10,6 +10,7 @@ mod selection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use lateen_galley::Derived;
 use lateen_model::{
     ChangeSet, ClusterId, ConfigKey, ConfigKind, ConfigObject, ConfigReference, Edit, EndpointSet,
     MeshConfig, MeshNetworks, Service, Snapshot, WorkloadKey,
@@ -41,6 +42,7 @@ pub struct Store {
     places: Arc<Places>,
     /// Configuration of namespaces that the mesh does not see.
     hidden: BTreeMap<String, BTreeMap<ConfigReference, ConfigObject>>,
+    derived: Derived,
 }
 
 impl Default for StoreOptions {
@@ -74,6 +76,7 @@ impl Store {
             clusters: BTreeMap::new(),
             parts: Parts::default(),
             entries: Entries::default(),
+            derived: Derived::default(),
         }
     }
 
@@ -115,6 +118,7 @@ impl Store {
             }
         }
         self.settle(dirty, &mut edit);
+        self.derived.update(&mut edit);
         let (snapshot, changes) = edit.finish();
         if !changes.is_empty() {
             self.snapshot = snapshot;

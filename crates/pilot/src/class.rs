@@ -71,15 +71,6 @@ impl Class {
     pub(crate) fn of(snapshot: &Snapshot, index: &Index, node: &ProxyNode) -> Self {
         let workload = workload(snapshot, node);
         let labels = workload.map_or(&node.labels, |workload| &workload.labels);
-        let services: Vec<&Service> = snapshot
-            .services_in(&node.namespace)
-            .filter(|service| service.selects(&node.namespace, labels))
-            .map(|service| &**service)
-            .collect();
-        let named = |port: &TargetPort| match port {
-            TargetPort::Number(number) => Some(*number),
-            TargetPort::Name(name) => workload.and_then(|workload| workload.ports.get(name).copied()),
-        };
         let sidecar = sidecar_for(snapshot, node, labels);
         let accepted = match node.role {
             Role::Sidecar | Role::Proxyless => {

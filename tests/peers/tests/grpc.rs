@@ -140,6 +140,8 @@ async fn follows_rules(client: &mut Command, python: &Path) {
         "node": {
             "id": "sidecar~127.0.0.1~client.default~default.svc.cluster.local",
             "metadata": {"GENERATOR": "grpc", "NAMESPACE": "default"},
+            // @grpc/grpc-js-xds does not start without.
+            "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
         },
     });
     std::fs::write(&bootstrap, content.to_string()).unwrap();

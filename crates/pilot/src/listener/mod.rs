@@ -16,7 +16,7 @@ use crate::Role;
 use crate::cluster::{BLACK_HOLE, PASSTHROUGH, outbound_name};
 use crate::encoded::{Encoded, Key};
 use crate::inbound::Families;
-use crate::proto::{self, core, ext, listener, to_any};
+use crate::proto::{self, ext, listener, to_any};
 use crate::proxyless::{ApiListener, ServerListener, plan_listeners, plan_servers};
 use crate::rules::full_host;
 use crate::world::World;
@@ -239,8 +239,4 @@ fn plain_http() -> listener::FilterChainMatch {
 fn detection(message: &mut listener::Listener, common: &Common) {
     message.listener_filters_timeout = Some(proto::duration(common.detection_timeout));
     message.continue_on_listener_filters_timeout = true;
-}
-
-fn any_address(port: u16) -> core::Address {
-    proto::address("0.0.0.0", port)
 }

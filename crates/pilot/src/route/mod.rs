@@ -48,7 +48,7 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<RouteKey> {
 
 pub(crate) use action::FAULT;
 pub(crate) use names::{Aliases, is_alias};
-pub(crate) use sidecar::{Call, HTTP_PROXY, called_names, service_host, sniffed_name};
+pub(crate) use sidecar::{HTTP_PROXY, called_names, service_host, sniffed_name};
 pub(crate) use virtual_host::gateway_name;
 
 /// Puts a configuration together from its encoded virtual hosts, which are copied and not decoded: in protobuf's

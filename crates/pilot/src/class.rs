@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use lateen_model::{
-    ChangeSet, ClusterId, Config, ConfigKey, ConfigKind, ConfigReference, Namespace, NetworkId, Service,
-    Snapshot, TargetPort, Workload, WorkloadKind,
+    ChangeSet, ClusterId, Config, ConfigKey, ConfigKind, ConfigReference, Namespace, NetworkId, Snapshot,
+    Workload, WorkloadKind,
 };
 use serde::Serialize;
 

@@ -23,6 +23,9 @@ const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 /// The mesh, as classes name it.
 const CONTROLLER: &str = "istio.io/ingress-controller";
 
+/// Gives the number of a named port, by the service's namespace and name.
+type PortOf<'a> = dyn Fn(&Namespace, &str, &str) -> Option<u16> + 'a;
+
 /// The Ingress objects that the mesh serves, and what is needed to understand them.
 pub struct Ingresses<'a> {
     /// The objects, oldest first.
@@ -31,7 +34,7 @@ pub struct Ingresses<'a> {
     selector: String,
     domain: String,
     /// The number of a service's named port.
-    port: Box<dyn Fn(&Namespace, &str, &str) -> Option<u16> + 'a>,
+    port: Box<PortOf<'a>>,
 }
 
 /// Whether the mesh serves an Ingress: by the old annotation, by its class, or by none where the mesh takes those.

@@ -319,7 +319,9 @@ fn certificates_come_by_name() {
         let demands = context.require_client_certificate.unwrap();
         assert_eq!((&names[..], authority, demands), expected, "{name}");
     };
-    let all: [(&str, &str, (&[&str], &str, bool)); 8] = [
+    /// Names of the certificates, name of the authority, whether a client must have a certificate.
+    type Expected<'a> = (&'a [&'a str], &'a str, bool);
+    let all: [(&str, &str, Expected<'_>); 8] = [
         ("simple", "{mode: SIMPLE, credentialName: c}", (&["kubernetes://c"], "", false)),
         ("mutual", "{mode: MUTUAL, credentialName: c}", (&["kubernetes://c"], "kubernetes://c-cacert", true)),
         (

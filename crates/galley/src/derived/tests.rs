@@ -2,8 +2,8 @@
 
 use lateen_api::networking::VirtualService;
 use lateen_model::{
-    Config, ConfigKind, ConfigObject, ConfigReference, Edit, Meta, ObjectRef, PortProtocol, Resolution,
-    Service, ServiceKey, ServicePort, Snapshot, TargetPort,
+    Config, ConfigKind, ConfigObject, ConfigReference, Edit, Meta, ObjectRef, PortProtocol, Service,
+    ServiceKey, ServicePort, Snapshot, TargetPort,
 };
 use serde_json::{Value, json};
 

@@ -167,7 +167,7 @@ fn mesh_config(mesh: &MeshConfig, verdict: &mut Verdict) {
         ("defaultVirtualServiceExportTo", &mesh.default_virtual_service_export_to),
         ("defaultDestinationRuleExportTo", &mesh.default_destination_rule_export_to),
     ] {
-        names::export_to(name, scopes, "", verdict);
+        names::export_to(name, scopes, "", true, verdict);
     }
     providers(&mesh.extension_providers, verdict);
 }

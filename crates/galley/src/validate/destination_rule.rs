@@ -31,14 +31,11 @@ pub(super) fn judge(rule: &DestinationRule, context: &Context<'_>, verdict: &mut
             );
         }
         names::labels(&format!("{path}.labels"), &subset.labels, verdict);
-        if subset.labels.is_empty() {
-            verdict.warn(format!("{path}.labels"), "is empty, so the subset is all of the service", "");
-        }
         if let Some(policy) = &subset.traffic_policy {
             traffic_policy(&format!("{path}.trafficPolicy"), policy, verdict);
         }
     }
-    names::export_to("spec.exportTo", &rule.export_to, context.namespace, verdict);
+    names::export_to("spec.exportTo", &rule.export_to, context.namespace, false, verdict);
     if let Some(selector) = &rule.workload_selector {
         names::empty_selector("spec.workloadSelector", &selector.match_labels, "", verdict);
         let own = |entry: &String| entry == "." || entry == context.namespace;
@@ -49,7 +46,7 @@ pub(super) fn judge(rule: &DestinationRule, context: &Context<'_>, verdict: &mut
                 "write .",
             );
         }
-        names::labels("spec.workloadSelector.matchLabels", &selector.match_labels, verdict);
+        names::selector_labels("spec.workloadSelector.matchLabels", &selector.match_labels, verdict);
     }
 }
 
@@ -69,7 +66,7 @@ pub(crate) fn traffic_policy(path: &str, policy: &TrafficPolicy, verdict: &mut V
         let path = format!("{path}.portLevelSettings[{index}]");
         port_policy(&path, settings, verdict);
         if policy.port_level_settings[..index].iter().any(|earlier| earlier.port == settings.port) {
-            verdict.error(format!("{path}.port"), "is listed twice", "put its settings together");
+            verdict.warn(format!("{path}.port"), "is listed twice", "put its settings together");
         }
     }
     if policy.tunnel.is_some() && policy.proxy_protocol.is_some() {
@@ -93,8 +90,19 @@ pub(crate) fn traffic_policy(path: &str, policy: &TrafficPolicy, verdict: &mut V
 
 fn port_policy(path: &str, settings: &PortTrafficPolicy, verdict: &mut Verdict) {
     match &settings.port {
-        Some(port) => names::port(&format!("{path}.port.number"), port.number, verdict),
+        Some(port) if !(1..=65535).contains(&port.number) => {
+            let message = format!("{} is not a port, so nothing has these settings", port.number);
+            verdict.warn(format!("{path}.port.number"), message, "write a number from 1 to 65535");
+        }
+        Some(_) => {}
         None => verdict.error(format!("{path}.port"), "is missing", "name the port"),
+    }
+    let says = settings.load_balancer.is_some()
+        || settings.connection_pool.is_some()
+        || settings.outlier_detection.is_some()
+        || settings.tls.is_some();
+    if !says {
+        verdict.error(path, "says nothing", "add loadBalancer, connectionPool, outlierDetection or tls");
     }
     parts(
         path,
@@ -144,6 +152,7 @@ pub(crate) fn load_balancer(
     if settings.warmup.is_some() && settings.warmup_duration_secs.is_some() {
         verdict.error(path, "warmup and warmupDurationSecs are set together", "use warmup");
     }
+    names::positive(&format!("{path}.warmupDurationSecs"), settings.warmup_duration_secs, verdict);
     if let Some(warmup) = &settings.warmup {
         if warmup.duration.is_none() {
             verdict.error(format!("{path}.warmup.duration"), "is missing", "such as 60s");
@@ -174,10 +183,10 @@ pub(crate) fn load_balancer(
                 );
             }
         }
-        if let Some(maglev) = &hash.maglev
-            && maglev.table_size != 0
-        {
-            if maglev.table_size >= 5_000_011 {
+        if let Some(maglev) = &hash.maglev {
+            if maglev.table_size == 0 {
+                verdict.error(format!("{path}.maglev.tableSize"), "is missing", "a prime, such as 65537");
+            } else if maglev.table_size >= 5_000_011 {
                 verdict.error(format!("{path}.maglev.tableSize"), "is too large", "below 5000011");
             } else if !is_prime(maglev.table_size) {
                 verdict.error(
@@ -353,6 +362,9 @@ pub(crate) fn connection_pool(path: &str, pool: &ConnectionPoolSettings, verdict
     if let Some(tcp) = &pool.tcp {
         names::positive(&format!("{path}.tcp.connectTimeout"), tcp.connect_timeout, verdict);
         names::positive(&format!("{path}.tcp.maxConnectionDuration"), tcp.max_connection_duration, verdict);
+        // 0 turns it off.
+        let idle = tcp.idle_timeout.filter(|timeout| !timeout.is_zero());
+        names::positive(&format!("{path}.tcp.idleTimeout"), idle, verdict);
         if let Some(keepalive) = &tcp.tcp_keepalive {
             names::positive(&format!("{path}.tcp.tcpKeepalive.time"), keepalive.time, verdict);
             names::positive(&format!("{path}.tcp.tcpKeepalive.interval"), keepalive.interval, verdict);
@@ -395,8 +407,9 @@ pub(crate) fn client_tls(path: &str, tls: &ClientTlsSettings, verdict: &mut Verd
         for (given, name) in [
             (!tls.ca_certificates.is_empty(), "caCertificates"),
             (!tls.subject_alt_names.is_empty(), "subjectAltNames"),
+            (!tls.credential_name.is_empty() && tls.mode == ClientTlsMode::Simple, "credentialName"),
         ] {
-            if given {
+            if given && matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual) {
                 verdict.error(
                     path,
                     format!("insecureSkipVerify and {name} are set together"),
@@ -411,9 +424,9 @@ pub(crate) fn client_tls(path: &str, tls: &ClientTlsSettings, verdict: &mut Verd
                 files.iter().chain(&[("credentialName", &tls.credential_name), ("caCrl", &tls.ca_crl)])
             {
                 if !file.is_empty() {
-                    verdict.error(
+                    verdict.warn(
                         format!("{path}.{name}"),
-                        "is not for ISTIO_MUTUAL",
+                        "has no effect with ISTIO_MUTUAL",
                         "the mesh has its own certificates; leave it out",
                     );
                 }

@@ -8,8 +8,12 @@ use super::Context;
 use super::names::{self, is_dns_label};
 use crate::Verdict;
 
-pub(super) fn judge(gateway: &Gateway, _: &Context<'_>, verdict: &mut Verdict) {
-    names::labels("spec.selector", &gateway.selector, verdict);
+pub(super) fn judge(gateway: &Gateway, context: &Context<'_>, verdict: &mut Verdict) {
+    if !context.name.is_empty() && !is_dns_label(context.name) {
+        let message = format!("{:?} is not a Gateway's name", context.name);
+        verdict.error("metadata.name", message, "letters, digits and hyphens");
+    }
+    names::selector_labels("spec.selector", &gateway.selector, verdict);
     if gateway.servers.is_empty() {
         verdict.error("spec.servers", "is empty", "add a server");
     }
@@ -29,7 +33,7 @@ pub(super) fn judge(gateway: &Gateway, _: &Context<'_>, verdict: &mut Verdict) {
         }
         let same = |earlier: &Server| !one.name.is_empty() && earlier.name == one.name;
         if gateway.servers[..index].iter().any(same) {
-            verdict.error(format!("{path}.name"), format!("{:?} is used twice", one.name), "rename one");
+            verdict.warn(format!("{path}.name"), format!("{:?} is used twice", one.name), "rename one");
         }
         let tls_conflict = |earlier: &Server| {
             earlier.port.number == one.port.number
@@ -48,7 +52,8 @@ pub(super) fn judge(gateway: &Gateway, _: &Context<'_>, verdict: &mut Verdict) {
 }
 
 fn is_http(protocol: &str) -> bool {
-    matches!(protocol.to_ascii_uppercase().as_str(), "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB")
+    let protocol = protocol.to_ascii_uppercase();
+    matches!(protocol.as_str(), "HTTP" | "HTTP2" | "HTTP_PROXY" | "GRPC" | "GRPC-WEB")
 }
 
 fn is_tls(protocol: &str) -> bool {
@@ -62,18 +67,13 @@ pub(super) fn server(path: &str, server: &Server, verdict: &mut Verdict) {
     for (index, host) in server.hosts.iter().enumerate() {
         gateway_host(&format!("{path}.hosts[{index}]"), host, verdict);
     }
-    if !server.name.is_empty() && !is_dns_label(&server.name) {
-        verdict.error(
-            format!("{path}.name"),
-            format!("{:?} is not a name", server.name),
-            "letters, digits and hyphens",
-        );
-    }
     server_port(&format!("{path}.port"), &server.port, &server.bind, verdict);
-    if !server.bind.is_empty()
-        && server.bind.parse::<std::net::IpAddr>().is_err()
-        && !server.bind.starts_with("unix://")
-    {
+    if let Some(socket) = server.bind.strip_prefix("unix://") {
+        names::unix_socket(&format!("{path}.bind"), socket, verdict);
+        if server.port.number != 0 {
+            verdict.error(format!("{path}.port.number"), "a Unix socket has no port", "write 0");
+        }
+    } else if !server.bind.is_empty() && server.bind.parse::<std::net::IpAddr>().is_err() {
         verdict.error(
             format!("{path}.bind"),
             format!("{:?} is not an address", server.bind),
@@ -81,7 +81,7 @@ pub(super) fn server(path: &str, server: &Server, verdict: &mut Verdict) {
         );
     }
     if let Some(tls) = &server.tls {
-        if tls.https_redirect && is_tls(&server.port.protocol) {
+        if tls.https_redirect && !is_http(&server.port.protocol) {
             verdict.warn(
                 format!("{path}.tls.httpsRedirect"),
                 "tls.httpsRedirect should only be used with http servers",
@@ -89,11 +89,21 @@ pub(super) fn server(path: &str, server: &Server, verdict: &mut Verdict) {
             );
         }
         server_tls(&format!("{path}.tls"), tls, verdict);
-        if is_http(&server.port.protocol) && *tls != redirect_only(tls) {
+        let files = [&tls.ca_certificates, &tls.private_key, &tls.server_certificate];
+        let ends = !matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough);
+        let http = is_http(&server.port.protocol);
+        if !is_tls(&server.port.protocol) && (!http || ends || files.into_iter().any(|file| !file.is_empty()))
+        {
             verdict.error(
                 format!("{path}.tls"),
                 format!("protocol {} has no TLS", server.port.protocol),
-                "use HTTPS; only httpsRedirect goes with HTTP",
+                "use HTTPS or TLS; only httpsRedirect goes with HTTP",
+            );
+        } else if http && *tls != redirect_only(tls) {
+            verdict.warn(
+                format!("{path}.tls"),
+                format!("has no effect on protocol {}, but for httpsRedirect", server.port.protocol),
+                "leave the rest out",
             );
         }
     } else if is_tls(&server.port.protocol) {
@@ -125,6 +135,13 @@ fn gateway_host(path: &str, host: &str, verdict: &mut Verdict) {
     };
     if name.parse::<std::net::IpAddr>().is_err() {
         names::wildcard_host(path, name, verdict);
+        if names::is_partial_wildcard(name) {
+            verdict.error(
+                path,
+                format!("{name:?} has a wildcard inside of a label"),
+                "write *. and a domain",
+            );
+        }
         if name != "*" && !name.contains('.') {
             verdict.error(
                 path,
@@ -138,7 +155,7 @@ fn gateway_host(path: &str, host: &str, verdict: &mut Verdict) {
 pub(super) fn server_port(path: &str, port: &Port, bind: &str, verdict: &mut Verdict) {
     names::protocol(&format!("{path}.protocol"), &port.protocol, verdict);
     if matches!(port.protocol.to_ascii_uppercase().as_str(), "UDP") {
-        verdict.error(format!("{path}.protocol"), "gateways do not serve UDP", "");
+        verdict.warn(format!("{path}.protocol"), "gateways do not serve UDP", "");
     }
     if !(port.number == 0 && bind.starts_with("unix://")) {
         names::port(&format!("{path}.number"), port.number, verdict);
@@ -147,7 +164,7 @@ pub(super) fn server_port(path: &str, port: &Port, bind: &str, verdict: &mut Ver
         verdict.error(format!("{path}.name"), "the port name is missing", "such as http");
     }
     if port.target_port != 0 {
-        verdict.warn(format!("{path}.targetPort"), "has no effect in a Gateway", "leave it out");
+        verdict.error(format!("{path}.targetPort"), "has no effect in a Gateway", "leave it out");
     }
 }
 
@@ -173,7 +190,7 @@ pub(super) fn server_tls(path: &str, tls: &ServerTlsSettings, verdict: &mut Verd
     certificates(path, tls, verdict);
     let (least, most) = (tls.min_protocol_version, tls.max_protocol_version);
     if most != TlsProtocol::TlsAuto && least > most {
-        verdict.error(format!("{path}.minProtocolVersion"), "is newer than maxProtocolVersion", "");
+        verdict.warn(format!("{path}.minProtocolVersion"), "is newer than maxProtocolVersion", "");
     }
     let old = |version| matches!(version, TlsProtocol::TlsV1_0 | TlsProtocol::TlsV1_1);
     if old(least) && tls.cipher_suites.is_empty() {
@@ -185,9 +202,9 @@ pub(super) fn server_tls(path: &str, tls: &ServerTlsSettings, verdict: &mut Verd
     }
     for (index, suite) in tls.cipher_suites.iter().enumerate() {
         let place = format!("{path}.cipherSuites[{index}]");
-        // An operation on the list, as OpenSSL has them.
-        let name = suite.strip_prefix(['-', '+', '!']).unwrap_or(suite);
-        if !CIPHERS.contains(&name) {
+        // An operation on the list, as OpenSSL has them, or all.
+        let is_operation = suite == "ALL" || !suite.starts_with(|first: char| first.is_ascii_alphanumeric());
+        if !is_operation && !CIPHERS.contains(&suite.as_str()) {
             verdict.warn(&place, format!("{suite:?} is not known and is left out"), "use OpenSSL's names");
         }
         if tls.cipher_suites[..index].contains(suite) {
@@ -225,6 +242,14 @@ fn certificate_sources(tls: &ServerTlsSettings) -> [(&'static str, &String); 5] 
         ("credentialName", &tls.credential_name),
         ("caCrl", &tls.ca_crl),
     ]
+}
+
+fn mode_name(mode: ServerTlsMode) -> &'static str {
+    match mode {
+        ServerTlsMode::Simple => "SIMPLE",
+        ServerTlsMode::OptionalMutual => "OPTIONAL_MUTUAL",
+        _ => "MUTUAL",
+    }
 }
 
 fn certificates(path: &str, tls: &ServerTlsSettings, verdict: &mut Verdict) {
@@ -265,7 +290,19 @@ fn certificates(path: &str, tls: &ServerTlsSettings, verdict: &mut Verdict) {
             "leave one of them",
         );
     }
+    // One for each kind of key.
+    if terminates && (tls.tls_certificates.len() > 2 || tls.credential_names.len() > 2) {
+        let message = format!("{} TLS can support up to 2 server certificates", mode_name(tls.mode));
+        verdict.warn(path, message, "leave an RSA and an ECDSA certificate");
+    }
     let checks_clients = matches!(tls.mode, ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
+    if !tls.ca_crl.is_empty() && tls.mode == ServerTlsMode::Simple && tls.credential_name.is_empty() {
+        verdict.error(
+            format!("{path}.caCrl"),
+            "is not for SIMPLE: clients show no certificate",
+            "use MUTUAL",
+        );
+    }
     if !terminates || !tls.credential_name.is_empty() || !tls.credential_names.is_empty() {
         return;
     }

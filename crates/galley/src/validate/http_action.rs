@@ -17,10 +17,7 @@ pub(crate) fn headers(path: &str, headers: Option<&Headers>, verdict: &mut Verdi
         for (field, map) in [("set", set), ("add", add)] {
             for (header, value) in map {
                 let place = join(&format!("{path}.{name}.{field}"), header);
-                names::writable_header(&place, header, verdict);
-                if header == ":authority" && field == "add" {
-                    verdict.error(&place, ":authority cannot be added", "use set");
-                }
+                names::writable_header(&place, header, name == "request", verdict);
                 if let Some(rest) = stray_percent(value) {
                     verdict.error(
                         &place,
@@ -28,13 +25,13 @@ pub(crate) fn headers(path: &str, headers: Option<&Headers>, verdict: &mut Verdi
                         "write %% for a percent sign",
                     );
                 }
-                if value.chars().any(|c| matches!(c, '\r' | '\n' | '\0')) {
-                    verdict.error(place, "the value has a line break", "write it on one line");
+                if value.chars().any(|c| c.is_ascii_control() && c != '\t') {
+                    verdict.error(place, "the value has a control character", "write it on one line");
                 }
             }
         }
         for (index, header) in remove.iter().enumerate() {
-            names::writable_header(&format!("{path}.{name}.remove[{index}]"), header, verdict);
+            names::writable_header(&format!("{path}.{name}.remove[{index}]"), header, false, verdict);
         }
     }
 }
@@ -195,12 +192,20 @@ const RETRY_CONDITIONS: &[&str] = &[
     "unavailable",
 ];
 
-pub(crate) fn percent(path: &str, percent: Option<&Percent>, verdict: &mut Verdict) {
+/// Checks a share of any fineness.
+fn share(path: &str, percent: Option<&Percent>, verdict: &mut Verdict) {
     let Some(percent) = percent else { return };
     let value = percent.value.0;
     if !(0.0..=100.0).contains(&value) {
         verdict.error(format!("{path}.value"), format!("{value} is not a percentage"), "from 0 to 100");
-    } else if value > 0.0 && value < 0.0001 {
+    }
+}
+
+pub(crate) fn percent(path: &str, percent: Option<&Percent>, verdict: &mut Verdict) {
+    share(path, percent, verdict);
+    let Some(percent) = percent else { return };
+    let value = percent.value.0;
+    if value > 0.0 && value < 0.0001 {
         verdict.error(format!("{path}.value"), format!("{value} is too small"), "at least 0.0001");
     }
 }
@@ -260,19 +265,31 @@ pub(crate) fn mirrors(path: &str, route: &HttpRoute, verdict: &mut Verdict) {
             verdict.error(path, "mirror and mirrors are set together", "put all into mirrors");
         }
     }
-    if route.mirror_percent.is_some_and(|share| share > 100) {
-        verdict.error(format!("{path}.mirrorPercent"), "is not a percentage", "from 0 to 100");
+    if let Some(share) = route.mirror_percent {
+        if share > 100 {
+            verdict.error(format!("{path}.mirrorPercent"), "is not a percentage", "from 0 to 100");
+        }
+        verdict.warn(
+            format!("{path}.mirrorPercent"),
+            "using deprecated setting \"mirrorPercent\"",
+            "use \"mirrorPercentage\" instead",
+        );
     }
-    percent(&format!("{path}.mirrorPercentage"), route.mirror_percentage.as_ref(), verdict);
+    share(&format!("{path}.mirrorPercentage"), route.mirror_percentage.as_ref(), verdict);
     for (index, mirror) in route.mirrors.iter().enumerate() {
         destination(&format!("{path}.mirrors[{index}].destination"), &mirror.destination, verdict);
-        percent(&format!("{path}.mirrors[{index}].percentage"), mirror.percentage.as_ref(), verdict);
+        share(&format!("{path}.mirrors[{index}].percentage"), mirror.percentage.as_ref(), verdict);
     }
 }
 
 pub(crate) fn cors(path: &str, policy: &CorsPolicy, verdict: &mut Verdict) {
     for (index, origin) in policy.allow_origins.iter().enumerate() {
-        string_match(&format!("{path}.allowOrigins[{index}]"), origin, verdict);
+        let path = format!("{path}.allowOrigins[{index}]");
+        let given = [&origin.exact, &origin.prefix, &origin.regex];
+        if given.into_iter().flatten().all(String::is_empty) {
+            verdict.error(&path, "is empty", "write an origin such as https://example.com");
+        }
+        string_match(&path, origin, verdict);
     }
     for (index, method) in policy.allow_methods.iter().enumerate() {
         const METHODS: &[&str] =
@@ -288,8 +305,8 @@ pub(crate) fn cors(path: &str, policy: &CorsPolicy, verdict: &mut Verdict) {
     for (name, headers) in
         [("allowHeaders", &policy.allow_headers), ("exposeHeaders", &policy.expose_headers)]
     {
-        for (index, header) in headers.iter().enumerate() {
-            names::header_name(&format!("{path}.{name}[{index}]"), header, verdict);
+        for (index, header) in headers.iter().enumerate().filter(|(_, header)| *header != "*") {
+            names::plain_header_name(&format!("{path}.{name}[{index}]"), header, verdict);
         }
     }
     if let Some(age) = policy.max_age {

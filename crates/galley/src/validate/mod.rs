@@ -2,12 +2,15 @@
 
 mod cel;
 pub(crate) mod destination_rule;
+mod envoy_filter;
+mod extension;
 mod gateway;
 pub(crate) mod http_action;
 pub(crate) mod names;
 mod policy;
 mod service_entry;
 mod sidecar;
+mod token;
 mod unreachable;
 mod virtual_service;
 
@@ -64,6 +67,10 @@ pub fn validate_kind(kind: &str, object: &Value) -> Verdict {
 
 /// Annotations that mean something for some kinds only.
 fn annotations(kind: &str, object: &Value, verdict: &mut Verdict) {
+    // Istio's way to try whether validation is at work.
+    if object["metadata"]["annotations"].get(ALWAYS_REJECT).is_some() {
+        verdict.error(join("metadata.annotations", ALWAYS_REJECT), "asks to be refused", "leave it out");
+    }
     let dry_run = object["metadata"]["annotations"].get(DRY_RUN);
     if dry_run.is_some() && kind != AuthorizationPolicy::KIND {
         let path = join("metadata.annotations", DRY_RUN);
@@ -71,12 +78,17 @@ fn annotations(kind: &str, object: &Value, verdict: &mut Verdict) {
     }
 }
 
+/// Asks to be refused, whatever the object says.
+const ALWAYS_REJECT: &str = "internal.istio.io/webhook-always-reject";
+
 /// Asks to try an `AuthorizationPolicy` without enforcing it.
 const DRY_RUN: &str = "istio.io/dry-run";
 
 /// What some rules look at beside the typed spec.
 struct Context<'a> {
+    name: &'a str,
     annotations: &'a Value,
+    labels: &'a Value,
     namespace: &'a str,
     /// As it was written: an empty list is not the same as none.
     spec: &'a Value,
@@ -92,7 +104,14 @@ fn typed<T: Judge + DeserializeOwned>(object: &Value, spec: &Value, verdict: &mu
         Ok(typed) => {
             let metadata = &object["metadata"];
             let namespace = metadata["namespace"].as_str().unwrap_or_default();
-            typed.judge(&Context { annotations: &metadata["annotations"], namespace, spec }, verdict);
+            let context = Context {
+                name: metadata["name"].as_str().unwrap_or_default(),
+                annotations: &metadata["annotations"],
+                labels: &metadata["labels"],
+                namespace,
+                spec,
+            };
+            typed.judge(&context, verdict);
         }
         Err(error) => verdict.error(format!("spec.{}", error.path()), error.inner().to_string(), ""),
     }
@@ -116,12 +135,12 @@ judged_by! {
     Sidecar => sidecar::judge,
     WorkloadEntry => policy::workload_entry,
     WorkloadGroup => policy::workload_group,
-    EnvoyFilter => policy::envoy_filter,
+    EnvoyFilter => envoy_filter::judge,
     AuthorizationPolicy => policy::authorization,
     PeerAuthentication => policy::peer_authentication,
-    RequestAuthentication => policy::request_authentication,
-    Telemetry => policy::telemetry,
-    WasmPlugin => policy::wasm_plugin,
-    TrafficExtension => policy::traffic_extension,
+    RequestAuthentication => token::judge,
+    Telemetry => extension::telemetry,
+    WasmPlugin => extension::wasm_plugin,
+    TrafficExtension => extension::traffic_extension,
     ProxyConfig => policy::proxy_config,
 }

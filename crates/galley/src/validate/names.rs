@@ -139,29 +139,77 @@ pub(crate) fn positive(path: &str, duration: Option<Duration>, verdict: &mut Ver
     }
 }
 
-/// Checks a header's name.
-pub(crate) fn header_name(path: &str, name: &str, verdict: &mut Verdict) {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+/// Whether a header is the authority, by one of its two names.
+pub(crate) fn is_authority(name: &str) -> bool {
+    name.eq_ignore_ascii_case(":authority") || name.eq_ignore_ascii_case("host")
+}
+
+/// Checks a header that a route changes. Pseudo headers and Host are not for changing, except that a request may be
+/// given another authority.
+pub(crate) fn writable_header(path: &str, name: &str, may_be_authority: bool, verdict: &mut Verdict) {
     if name.is_empty() {
         verdict.error(path, "a header name is empty", "");
-    } else if !name.bytes().all(token) {
+    } else if is_authority(name) && may_be_authority {
+    } else if name.starts_with(':') {
+        verdict.error(path, format!("{name} cannot be changed"), "use rewrite for path and authority");
+    } else if name.eq_ignore_ascii_case("host") {
+        verdict.error(path, "the host header cannot be changed", "use rewrite.authority");
+    } else if name.chars().any(char::is_control) {
         verdict.error(path, format!("{name:?} is not a header name"), "letters, digits and hyphens");
     }
 }
 
-/// Checks a header that a route changes: pseudo headers and Host are not for changing, except by Envoy's `:authority`.
-pub(crate) fn writable_header(path: &str, name: &str, verdict: &mut Verdict) {
-    if name.starts_with(':') {
-        if name != ":authority" {
-            verdict.error(path, format!("{name} cannot be changed"), "use rewrite for path and authority");
+/// Checks the name of a header that is asked for: letters, digits, hyphens and underscores.
+pub(crate) fn plain_header_name(path: &str, name: &str, verdict: &mut Verdict) {
+    if name.is_empty() {
+        verdict.error(path, "a header name is empty", "");
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+        verdict.error(
+            path,
+            format!("{name:?} is not a header name"),
+            "letters, digits, hyphens and underscores",
+        );
+    }
+}
+
+/// Checks what stands after `unix://`: an absolute path of a file, or `@` and a name.
+pub(crate) fn unix_socket(path: &str, socket: &str, verdict: &mut Verdict) {
+    let absolute = socket.starts_with('/') && !socket.ends_with('/');
+    if !absolute && !socket.starts_with('@') {
+        verdict.error(
+            path,
+            format!("{socket:?} is no socket"),
+            "write an absolute path of a file, or @ and a name",
+        );
+    }
+}
+
+/// Checks the name of a port.
+pub(crate) fn port_name(path: &str, name: &str, verdict: &mut Verdict) {
+    if !is_dns_label(name) {
+        verdict.error(path, format!("{name:?} is not a port name"), "letters, digits and hyphens");
+    }
+}
+
+/// Checks labels that select: keys are given, and nothing is a wildcard. What no label can be selects nothing.
+pub(crate) fn selector_labels(path: &str, labels: &BTreeMap<String, String>, verdict: &mut Verdict) {
+    for (key, value) in labels {
+        if key.is_empty() {
+            verdict.error(path, "has an empty key", "name the label");
+        } else if key.contains('*') || value.contains('*') {
+            verdict.error(join(path, key), "has a wildcard", "write the whole label");
         }
-        return;
     }
-    if name.eq_ignore_ascii_case("host") {
-        verdict.error(path, "the host header cannot be changed", "use rewrite.authority");
-        return;
+    let mut syntax = Verdict::default();
+    self::labels(path, labels, &mut syntax);
+    if verdict.is_valid() {
+        syntax.errors.into_iter().for_each(|one| verdict.warn(one.path, one.message, one.remedy));
     }
-    header_name(path, name, verdict);
+}
+
+/// Whether a wildcard stands for a part of a label, which matches nothing.
+pub(crate) fn is_partial_wildcard(host: &str) -> bool {
+    host.contains('*') && host != "*" && !host.starts_with("*.")
 }
 
 /// Checks labels; wildcards are errors in those that select.
@@ -219,8 +267,14 @@ pub(crate) fn is_claim(name: &str) -> bool {
         && name[PREFIX.len()..].starts_with(['.', '['])
 }
 
-/// Checks `exportTo` of an object of `namespace`.
-pub(crate) fn export_to(path: &str, entries: &[String], namespace: &str, verdict: &mut Verdict) {
+/// Checks `exportTo` of an object of `namespace`. Only services can be exported to nobody (`~`).
+pub(crate) fn export_to(
+    path: &str,
+    entries: &[String],
+    namespace: &str,
+    is_service: bool,
+    verdict: &mut Verdict,
+) {
     if !namespace.is_empty()
         && entries.iter().any(|entry| entry == ".")
         && entries.iter().any(|entry| entry == namespace)
@@ -231,6 +285,9 @@ pub(crate) fn export_to(path: &str, entries: &[String], namespace: &str, verdict
         let place = format!("{path}[{index}]");
         match entry.as_str() {
             "*" | "." => {}
+            "~" if !is_service => {
+                verdict.error(place, "~ (nobody) is only for services", "write *, . or a namespace");
+            }
             "~" if entries.len() == 1 => {}
             "~" => verdict.error(place, "~ (nobody) cannot be combined with other namespaces", ""),
             name if is_dns_label(name) => {}

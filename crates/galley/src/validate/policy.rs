@@ -3,27 +3,23 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use lateen_api::networking::{
-    EnvoyFilter, EnvoyFilterApplyTo as ApplyTo, PatchOperation, ProxyConfig, WorkloadEntry, WorkloadGroup,
-};
+use lateen_api::networking::{ProxyConfig, WorkloadEntry, WorkloadGroup};
 use lateen_api::security::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Condition, PeerAuthentication,
-    RequestAuthentication,
 };
 use lateen_api::selection::{LabelSelector, PolicyTargetReference};
-use lateen_api::telemetry::Telemetry;
 
 use super::{Context, DRY_RUN, names, service_entry};
 use crate::Verdict;
 
-fn attached(
+pub(super) fn attached(
     selector: Option<&LabelSelector>,
     one: Option<&PolicyTargetReference>,
     several: &[PolicyTargetReference],
     verdict: &mut Verdict,
 ) {
     if let Some(selector) = selector {
-        names::labels("spec.selector.matchLabels", &selector.match_labels, verdict);
+        names::selector_labels("spec.selector.matchLabels", &selector.match_labels, verdict);
         names::empty_selector("spec.selector", &selector.match_labels, "", verdict);
     }
     let several =
@@ -260,9 +256,8 @@ fn address(path: &str, text: &str, verdict: &mut Verdict) {
 }
 
 fn port(path: &str, text: &str, verdict: &mut Verdict) {
-    match text.parse::<u32>() {
-        Ok(number) => names::port(path, number, verdict),
-        Err(_) => verdict.error(path, format!("{text:?} is not a port"), "write a number from 1 to 65535"),
+    if text.parse::<u16>().is_err() {
+        verdict.error(path, format!("{text:?} is not a port"), "write a number up to 65535");
     }
 }
 
@@ -283,14 +278,12 @@ fn condition(path: &str, condition: &Condition, custom: bool, verdict: &mut Verd
         "connection.sni",
         "source.trustDomain",
     ];
-    let indexed = ["request.headers[", "request.auth.claims[", "experimental.envoy.filters."];
+    let indexed = ["request.headers", "request.auth.claims", "experimental.envoy.filters."];
+    // Of the form a[b].
+    let has_index = key.ends_with(']') && key.find('[').is_some_and(|open| open > 0 && open + 2 < key.len());
     if key.is_empty() {
         verdict.error(format!("{path}.key"), "is empty", "such as request.headers[version]");
-    } else if !plain.contains(&key)
-        && !indexed
-            .iter()
-            .any(|prefix| key.starts_with(prefix) && (key.ends_with(']') || !prefix.ends_with('[')))
-    {
+    } else if !plain.contains(&key) && !indexed.iter().any(|prefix| key.starts_with(prefix) && has_index) {
         verdict.error(
             format!("{path}.key"),
             format!("{key:?} is not an attribute"),
@@ -309,6 +302,7 @@ fn condition(path: &str, condition: &Condition, custom: bool, verdict: &mut Verd
         verdict.error(path, "has no values", "add values or notValues");
     }
     for (name, values) in [("values", &condition.values), ("notValues", &condition.not_values)] {
+        values_given(&format!("{path}.{name}"), values, verdict);
         for (index, value) in values.iter().enumerate() {
             let path = format!("{path}.{name}[{index}]");
             match key {
@@ -323,113 +317,11 @@ fn condition(path: &str, condition: &Condition, custom: bool, verdict: &mut Verd
 pub(super) fn peer_authentication(policy: &PeerAuthentication, _: &Context<'_>, verdict: &mut Verdict) {
     attached(policy.selector.as_ref(), None, &[], verdict);
     for key in policy.port_level_mtls.keys() {
-        port(&crate::check::join("spec.portLevelMtls", key), key, verdict);
-    }
-}
-
-pub(super) fn request_authentication(policy: &RequestAuthentication, _: &Context<'_>, verdict: &mut Verdict) {
-    attached(policy.selector.as_ref(), policy.target_ref.as_ref(), &policy.target_refs, verdict);
-    for (index, rule) in policy.jwt_rules.iter().enumerate() {
-        let path = format!("spec.jwtRules[{index}]");
-        if rule.issuer.is_empty() && rule.jwks_uri.is_empty() && rule.jwks.is_empty() {
-            verdict.error(format!("{path}.issuer"), "is missing", "name the issuer, or where its keys are");
+        let path = crate::check::join("spec.portLevelMtls", key);
+        match key.parse::<u32>() {
+            Ok(number) => names::port(&path, number, verdict),
+            Err(_) => verdict.error(path, format!("{key:?} is not a port"), "write a number from 1 to 65535"),
         }
-        if !rule.jwks_uri.is_empty() {
-            let host =
-                rule.jwks_uri.strip_prefix("https://").or_else(|| rule.jwks_uri.strip_prefix("http://"));
-            if host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
-                verdict.error(
-                    format!("{path}.jwksUri"),
-                    format!("{:?} is not an address", rule.jwks_uri),
-                    "write https:// and the host",
-                );
-            }
-        }
-        if !rule.jwks.is_empty() {
-            let keys = serde_json::from_str::<serde_json::Value>(&rule.jwks).ok();
-            if keys.is_none_or(|keys| !keys["keys"].is_array()) {
-                verdict.error(
-                    format!("{path}.jwks"),
-                    "is not a set of keys",
-                    "a JSON object with a list keys",
-                );
-            }
-        }
-        let places =
-            rule.from_headers.len().min(1) + rule.from_params.len().min(1) + rule.from_cookies.len().min(1);
-        if places > 1 || rule.from_headers.len() + rule.from_params.len() + rule.from_cookies.len() > 1 {
-            verdict.warn(
-                &path,
-                "several places may carry the token",
-                "a request with more than one is refused",
-            );
-        }
-        for (index, claim) in rule.output_claim_to_headers.iter().enumerate() {
-            names::header_name(
-                &format!("{path}.outputClaimToHeaders[{index}].header"),
-                &claim.header,
-                verdict,
-            );
-        }
-    }
-}
-
-pub(super) fn telemetry(telemetry: &Telemetry, _: &Context<'_>, verdict: &mut Verdict) {
-    attached(telemetry.selector.as_ref(), telemetry.target_ref.as_ref(), &telemetry.target_refs, verdict);
-    if telemetry.tracing.len() > 1 {
-        verdict.warn("spec.tracing", "multiple tracing is not supported: only one counts", "leave one");
-    }
-    for (index, tracing) in telemetry.tracing.iter().enumerate() {
-        if tracing.providers.len() > 1 {
-            verdict.warn(
-                format!("spec.tracing[{index}].providers"),
-                "multiple providers is not supported: only the first counts",
-                "leave one",
-            );
-        }
-    }
-    for (index, logging) in telemetry.access_logging.iter().enumerate() {
-        if let Some(filter) = &logging.filter
-            && let Err(error) = kube_cel::cel::Program::compile(&filter.expression)
-        {
-            verdict.error(
-                format!("spec.accessLogging[{index}].filter.expression"),
-                format!("is not CEL: {error}"),
-                "",
-            );
-        }
-    }
-}
-
-pub(super) fn wasm_plugin(
-    plugin: &lateen_api::extensions::WasmPlugin,
-    _: &Context<'_>,
-    verdict: &mut Verdict,
-) {
-    attached(plugin.selector.as_ref(), plugin.target_ref.as_ref(), &plugin.target_refs, verdict);
-    module_url("spec.url", &plugin.url, verdict);
-}
-
-pub(super) fn traffic_extension(
-    extension: &lateen_api::extensions::TrafficExtension,
-    _: &Context<'_>,
-    verdict: &mut Verdict,
-) {
-    attached(extension.selector.as_ref(), None, &extension.target_refs, verdict);
-    if let Some(wasm) = &extension.wasm {
-        module_url("spec.wasm.url", &wasm.url, verdict);
-    }
-}
-
-fn module_url(path: &str, url: &str, verdict: &mut Verdict) {
-    if let Some((scheme, _)) = url.split_once("://")
-        && !matches!(scheme, "oci" | "http" | "https" | "file")
-    {
-        verdict.error(
-            path,
-            format!("{scheme:?} is not a scheme for modules"),
-            "use oci, http, https or file",
-        );
     }
 }
 
@@ -438,88 +330,29 @@ pub(super) fn workload_entry(entry: &WorkloadEntry, _: &Context<'_>, verdict: &m
 }
 
 pub(super) fn workload_group(group: &WorkloadGroup, _: &Context<'_>, verdict: &mut Verdict) {
-    names::labels("spec.template.labels", &group.template.labels, verdict);
-    if let Some(probe) = &group.probe
-        && probe.http_get.is_none()
-        && probe.tcp_socket.is_none()
-        && probe.exec.is_none()
-        && probe.grpc.is_none()
+    if let Some(metadata) = &group.metadata {
+        names::labels("spec.metadata.labels", &metadata.labels, verdict);
+    }
+    let Some(probe) = &group.probe else { return };
+    if probe.http_get.is_none() && probe.tcp_socket.is_none() && probe.exec.is_none() && probe.grpc.is_none()
     {
         verdict.error("spec.probe", "does not say how", "add httpGet, tcpSocket, exec or grpc");
+    }
+    if let Some(get) = &probe.http_get {
+        names::port("spec.probe.httpGet.port", get.port, verdict);
+        for (index, header) in get.http_headers.iter().enumerate() {
+            let path = format!("spec.probe.httpGet.httpHeaders[{index}].name");
+            names::plain_header_name(&path, &header.name, verdict);
+        }
+    }
+    if let Some(socket) = &probe.tcp_socket {
+        names::port("spec.probe.tcpSocket.port", socket.port, verdict);
+    }
+    if probe.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
+        verdict.error("spec.probe.exec.command", "is empty", "name the command");
     }
 }
 
 pub(super) fn proxy_config(config: &ProxyConfig, _: &Context<'_>, verdict: &mut Verdict) {
     attached(config.selector.as_ref(), None, &[], verdict);
-}
-
-pub(super) fn envoy_filter(filter: &EnvoyFilter, _: &Context<'_>, verdict: &mut Verdict) {
-    if let Some(selector) = &filter.workload_selector {
-        names::labels("spec.workloadSelector.labels", &selector.labels, verdict);
-        names::empty_selector("spec.workloadSelector", &selector.labels, "Envoy filter: ", verdict);
-    }
-    for (index, one) in filter.config_patches.iter().enumerate() {
-        let path = format!("spec.configPatches[{index}]");
-        if one.apply_to == ApplyTo::Invalid {
-            verdict.error(format!("{path}.applyTo"), "is missing", "such as HTTP_FILTER");
-        }
-        let Some(patch) = &one.patch else {
-            verdict.error(format!("{path}.patch"), "is missing", "say what is changed");
-            continue;
-        };
-        match (patch.operation, &patch.value) {
-            (PatchOperation::Invalid, _) => {
-                verdict.error(format!("{path}.patch.operation"), "is missing", "such as MERGE")
-            }
-            (PatchOperation::Remove, _) | (_, Some(_)) => {}
-            (_, None) => verdict.error(format!("{path}.patch.value"), "is missing", "only REMOVE needs none"),
-        }
-        let Some(wanted) = &one.r#match else { continue };
-        let path = format!("{path}.match");
-        if let Some(proxy) = &wanted.proxy
-            && !proxy.proxy_version.is_empty()
-        {
-            names::regular_expression(&format!("{path}.proxy.proxyVersion"), &proxy.proxy_version, verdict);
-        }
-        let fits = match one.apply_to {
-            ApplyTo::Listener
-            | ApplyTo::FilterChain
-            | ApplyTo::NetworkFilter
-            | ApplyTo::HttpFilter
-            | ApplyTo::ListenerFilter => wanted.cluster.is_none() && wanted.route_configuration.is_none(),
-            ApplyTo::RouteConfiguration | ApplyTo::VirtualHost | ApplyTo::HttpRoute => {
-                wanted.cluster.is_none() && wanted.listener.is_none()
-            }
-            ApplyTo::Cluster => wanted.listener.is_none() && wanted.route_configuration.is_none(),
-            _ => true,
-        };
-        if !fits {
-            verdict.error(
-                &path,
-                format!("does not fit applyTo {:?}", one.apply_to),
-                "match objects of the kind that is patched",
-            );
-        }
-        if let Some(filter) =
-            wanted.listener.as_ref().and_then(|listener| listener.filter_chain.as_ref()?.filter.as_ref())
-        {
-            let path = format!("{path}.listener.filterChain.filter");
-            if filter.name.is_empty() {
-                verdict.error(format!("{path}.name"), "is missing", "name the filter");
-            }
-            match &filter.sub_filter {
-                Some(_) if one.apply_to != ApplyTo::HttpFilter => {
-                    verdict.error(
-                        format!("{path}.subFilter"),
-                        "is only for applyTo HTTP_FILTER",
-                        "leave it out",
-                    );
-                }
-                Some(sub) if sub.name.is_empty() => {
-                    verdict.error(format!("{path}.subFilter.name"), "is missing", "name the filter")
-                }
-                _ => {}
-            }
-        }
-    }
 }

@@ -10,7 +10,7 @@ use crate::Verdict;
 use crate::check::join;
 
 pub(super) fn judge(entry: &ServiceEntry, context: &Context<'_>, verdict: &mut Verdict) {
-    hosts_and_addresses(entry, verdict);
+    hosts_and_addresses(entry, context, verdict);
     ports(entry, verdict);
     if let Some(selector) = &entry.workload_selector {
         names::empty_selector("spec.workloadSelector", &selector.labels, "service entry: ", verdict);
@@ -20,15 +20,7 @@ pub(super) fn judge(entry: &ServiceEntry, context: &Context<'_>, verdict: &mut V
         if !entry.endpoints.is_empty() {
             verdict.error("spec", "workloadSelector and endpoints are set together", "leave one of them out");
         }
-        for (key, value) in &selector.labels {
-            let place = join("spec.workloadSelector.labels", key);
-            if key.is_empty() {
-                verdict.error("spec.workloadSelector.labels", "has an empty key", "");
-            }
-            if key.contains('*') || value.contains('*') {
-                verdict.error(place, "has a wildcard", "write the whole label");
-            }
-        }
+        names::selector_labels("spec.workloadSelector.labels", &selector.labels, verdict);
     }
     if entry.resolution != ServiceEntryResolution::None
         && entry.location == ServiceEntryLocation::MeshExternal
@@ -37,10 +29,13 @@ pub(super) fn judge(entry: &ServiceEntry, context: &Context<'_>, verdict: &mut V
         verdict.warn("spec.location", "selected workloads are usually inside of the mesh", "MESH_INTERNAL");
     }
     resolution(entry, verdict);
-    names::export_to("spec.exportTo", &entry.export_to, context.namespace, verdict);
+    names::export_to("spec.exportTo", &entry.export_to, context.namespace, true, verdict);
 }
 
-fn hosts_and_addresses(entry: &ServiceEntry, verdict: &mut Verdict) {
+/// Takes a ServiceEntry out of those that get addresses made up for them.
+const ALLOCATION: &str = "networking.istio.io/enable-autoallocate-ip";
+
+fn hosts_and_addresses(entry: &ServiceEntry, context: &Context<'_>, verdict: &mut Verdict) {
     if entry.hosts.is_empty() {
         verdict.error("spec.hosts", "is empty", "name a host");
     }
@@ -50,7 +45,7 @@ fn hosts_and_addresses(entry: &ServiceEntry, verdict: &mut Verdict) {
             verdict.error(path, "a host cannot be * alone", "give it a domain, such as *.example.com");
         } else {
             names::wildcard_host(&path, host, verdict);
-            if host.starts_with('*') && !host.starts_with("*.") {
+            if names::is_partial_wildcard(host) {
                 verdict.warn(
                     path,
                     "has a wildcard that is only a part of a label",
@@ -73,8 +68,9 @@ fn hosts_and_addresses(entry: &ServiceEntry, verdict: &mut Verdict) {
             verdict.error(path, "a range needs resolution NONE or STATIC", "write single addresses");
         }
     }
+    let refuses = context.labels[ALLOCATION].as_str().is_some_and(|text| text.eq_ignore_ascii_case("false"));
     if entry.addresses.is_empty()
-        && entry.resolution == ServiceEntryResolution::None
+        && (entry.resolution == ServiceEntryResolution::None || refuses)
         && entry.ports.iter().any(|port| matches!(port.protocol.to_ascii_uppercase().as_str(), "" | "TCP"))
     {
         verdict.warn(
@@ -222,7 +218,7 @@ fn dns(entry: &ServiceEntry, verdict: &mut Verdict) {
     if entry.resolution == ServiceEntryResolution::DnsRoundRobin && entry.endpoints.len() > 1 {
         verdict.error("spec.endpoints", "resolution DNS_ROUND_ROBIN has at most one endpoint", "use DNS");
     }
-    if entry.endpoints.is_empty() && entry.workload_selector.is_none() {
+    if entry.endpoints.is_empty() {
         for (index, host) in entry.hosts.iter().enumerate() {
             if !names::is_fqdn(host) {
                 verdict.error(
@@ -261,15 +257,7 @@ fn endpoint_ports(path: &str, entry: &ServiceEntry, endpoint: &WorkloadEntry, ve
 pub(super) fn workload_entry(path: &str, entry: &WorkloadEntry, within: bool, verdict: &mut Verdict) {
     let address = entry.address.as_str();
     if let Some(socket) = address.strip_prefix("unix://") {
-        if !socket.starts_with(['/', '@']) {
-            verdict.error(
-                format!("{path}.address"),
-                format!("{socket:?} is no socket"),
-                "write an absolute path, or @ and a name",
-            );
-        } else if socket.ends_with('/') {
-            verdict.error(format!("{path}.address"), "a Unix socket is a file, not a folder", "");
-        }
+        names::unix_socket(&format!("{path}.address"), socket, verdict);
         if !entry.ports.is_empty() {
             verdict.error(format!("{path}.ports"), "a Unix socket has no ports", "leave them out");
         }

@@ -13,7 +13,7 @@ use crate::Verdict;
 pub(super) fn judge(sidecar: &Sidecar, context: &Context<'_>, verdict: &mut Verdict) {
     if let Some(selector) = &sidecar.workload_selector {
         names::empty_selector("spec.workloadSelector", &selector.labels, "sidecar: ", verdict);
-        names::labels("spec.workloadSelector.labels", &selector.labels, verdict);
+        names::selector_labels("spec.workloadSelector.labels", &selector.labels, verdict);
     }
     if sidecar.egress.is_empty()
         && sidecar.ingress.is_empty()
@@ -87,6 +87,9 @@ pub(super) fn judge(sidecar: &Sidecar, context: &Context<'_>, verdict: &mut Verd
 
 fn ingress(path: &str, listener: &IstioIngressListener, verdict: &mut Verdict) {
     names::port(&format!("{path}.port.number"), listener.port.number, verdict);
+    if !listener.port.name.is_empty() {
+        names::port_name(&format!("{path}.port.name"), &listener.port.name, verdict);
+    }
     if !listener.port.protocol.is_empty() {
         names::protocol(&format!("{path}.port.protocol"), &listener.port.protocol, verdict);
     }
@@ -113,10 +116,14 @@ fn ingress(path: &str, listener: &IstioIngressListener, verdict: &mut Verdict) {
     let Some(tls) = &listener.tls else { return };
     let path = format!("{path}.tls");
     if !matches!(listener.port.protocol.to_ascii_uppercase().as_str(), "HTTPS" | "TLS") {
-        verdict.error(&path, format!("protocol {} has no TLS", listener.port.protocol), "use HTTPS or TLS");
+        verdict.warn(&path, format!("protocol {} has no TLS", listener.port.protocol), "use HTTPS or TLS");
     }
-    if !matches!(tls.mode, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) {
-        verdict.error(format!("{path}.mode"), "is not for a Sidecar", "use SIMPLE or MUTUAL");
+    match tls.mode {
+        ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {}
+        ServerTlsMode::Passthrough => {
+            verdict.warn(format!("{path}.mode"), "PASSTHROUGH changes nothing here", "use SIMPLE or MUTUAL");
+        }
+        _ => verdict.error(format!("{path}.mode"), "is not for a Sidecar", "use SIMPLE or MUTUAL"),
     }
     for (given, name) in [
         (tls.https_redirect, "httpsRedirect"),
@@ -162,16 +169,14 @@ fn default_endpoint(path: &str, endpoint: &str, verdict: &mut Verdict) {
     }
     const FORM: &str = "write 127.0.0.1:PORT, 0.0.0.0:PORT, [::1]:PORT, [::]:PORT or unix:///path";
     if let Some(socket) = endpoint.strip_prefix("unix://") {
-        if !socket.starts_with(['/', '@']) {
-            verdict.error(path, format!("{socket:?} is no socket"), FORM);
-        }
+        names::unix_socket(path, socket, verdict);
         return;
     }
     let Some((host, port)) = endpoint.rsplit_once(':') else {
         verdict.error(path, format!("{endpoint:?} has no port"), FORM);
         return;
     };
-    if !matches!(host, "127.0.0.1" | "0.0.0.0" | "[::1]" | "[::]") {
+    if !matches!(host, "" | "127.0.0.1" | "0.0.0.0" | "[::1]" | "[::]") {
         verdict.error(path, format!("{host:?} is not the workload itself"), FORM);
     }
     match port.parse::<u32>() {
@@ -183,9 +188,15 @@ fn default_endpoint(path: &str, endpoint: &str, verdict: &mut Verdict) {
 fn egress(path: &str, listener: &IstioEgressListener, verdict: &mut Verdict) {
     let socket = listener.bind.strip_prefix("unix://");
     if listener.port.is_none() && !listener.bind.is_empty() {
-        verdict.error(format!("{path}.bind"), "needs a port", "add port, or leave bind out");
+        verdict.warn(format!("{path}.bind"), "has no effect without a port", "add port, or leave bind out");
     }
     if let Some(port) = &listener.port {
+        if !port.name.is_empty() {
+            names::port_name(&format!("{path}.port.name"), &port.name, verdict);
+        }
+        if port.target_port != 0 {
+            verdict.error(format!("{path}.port.targetPort"), "is not for a Sidecar", "leave it out");
+        }
         if !port.protocol.is_empty() {
             names::protocol(&format!("{path}.port.protocol"), &port.protocol, verdict);
         }
@@ -194,13 +205,7 @@ fn egress(path: &str, listener: &IstioEgressListener, verdict: &mut Verdict) {
                 if port.number != 0 {
                     verdict.error(format!("{path}.port.number"), "a Unix socket has no port", "write 0");
                 }
-                if !socket.starts_with(['/', '@']) {
-                    verdict.error(
-                        format!("{path}.bind"),
-                        format!("{socket:?} is no socket"),
-                        "write an absolute path",
-                    );
-                }
+                names::unix_socket(&format!("{path}.bind"), socket, verdict);
                 if !matches!(listener.capture_mode, CaptureMode::Default | CaptureMode::None) {
                     verdict.error(
                         format!("{path}.captureMode"),
@@ -243,8 +248,10 @@ fn egress(path: &str, listener: &IstioEgressListener, verdict: &mut Verdict) {
                 "write *, ., ~ or a namespace before the /",
             );
         }
-        let partial = name.starts_with('*') && name != "*" && !name.starts_with("*.");
-        if partial {
+        if name != "*" && !name.contains('.') {
+            verdict.error(&path, format!("{name:?} is a short name"), "write the whole name of the service");
+        }
+        if names::is_partial_wildcard(name) {
             verdict.error(
                 &path,
                 format!("{name:?} has a wildcard inside of a part"),

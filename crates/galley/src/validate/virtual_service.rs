@@ -33,7 +33,7 @@ pub(super) fn judge(service: &VirtualService, context: &Context<'_>, verdict: &m
         }
     }
     let for_mesh = service.gateways.is_empty() || service.gateways.iter().any(|gateway| gateway == "mesh");
-    hosts(service, for_mesh && gateways_ok, verdict);
+    hosts(service, for_mesh, for_mesh && gateways_ok, verdict);
     if service.http.is_empty() && service.tls.is_empty() && service.tcp.is_empty() {
         verdict.error("spec", "has no rules", "add http, tls or tcp");
     }
@@ -60,7 +60,9 @@ pub(super) fn judge(service: &VirtualService, context: &Context<'_>, verdict: &m
                     verdict.warn(place, "an address is no server name", "clients send none for it");
                     continue;
                 }
-                names::wildcard_host(&place, host, verdict);
+                if for_mesh || !is_internal_server_name(host) {
+                    names::wildcard_host(&place, host, verdict);
+                }
                 let fits = service.hosts.iter().any(|outer| {
                     lateen_model::Hostname::from(outer.as_str())
                         .covers(&lateen_model::Hostname::from(host.as_str()))
@@ -85,7 +87,7 @@ pub(super) fn judge(service: &VirtualService, context: &Context<'_>, verdict: &m
         }
         destinations(&format!("{path}.route"), &route.route, verdict);
     }
-    names::export_to("spec.exportTo", &service.export_to, context.namespace, verdict);
+    names::export_to("spec.exportTo", &service.export_to, context.namespace, false, verdict);
 }
 
 /// Sidecars know no tokens: only gateways route by claims.
@@ -105,10 +107,18 @@ fn claims_in_mesh(service: &VirtualService, verdict: &mut Verdict) {
     }
 }
 
-fn hosts(service: &VirtualService, for_mesh: bool, verdict: &mut Verdict) {
+/// A name that a gateway between networks tells services apart by, as `outbound_.80_._.reviews.default.svc.cluster.local`.
+fn is_internal_server_name(host: &str) -> bool {
+    let port = host.strip_prefix("outbound_.").and_then(|rest| rest.chars().next());
+    port.is_some_and(|digit| ('0'..='8').contains(&digit))
+}
+
+fn hosts(service: &VirtualService, in_mesh: bool, for_mesh: bool, verdict: &mut Verdict) {
+    let routes_names =
+        !in_mesh && service.tls.iter().flat_map(|route| &route.r#match).any(|one| !one.sni_hosts.is_empty());
     for (index, host) in service.hosts.iter().enumerate() {
         let path = format!("spec.hosts[{index}]");
-        if host.parse::<std::net::IpAddr>().is_ok() {
+        if host.parse::<std::net::IpAddr>().is_ok() || (routes_names && is_internal_server_name(host)) {
             continue;
         }
         names::wildcard_host(&path, host, verdict);
@@ -157,7 +167,7 @@ fn gateways(path: &str, gateways: &[String], verdict: &mut Verdict) -> bool {
 pub(super) fn http_route(path: &str, route: &HttpRoute, is_delegate: bool, verdict: &mut Verdict) {
     actions(path, route, is_delegate, verdict);
     for (index, one) in route.r#match.iter().enumerate() {
-        http_match(&format!("{path}.match[{index}]"), one, route, is_delegate, verdict);
+        http_match(&format!("{path}.match[{index}]"), one, route, verdict);
     }
     let weights: Vec<i32> = route.route.iter().map(|one| one.weight).collect();
     weigh(&format!("{path}.route"), &weights, verdict);
@@ -167,19 +177,11 @@ pub(super) fn http_route(path: &str, route: &HttpRoute, is_delegate: bool, verdi
         headers(&format!("{path}.headers"), one.headers.as_ref(), verdict);
     }
     headers(&format!("{path}.headers"), route.headers.as_ref(), verdict);
-    let sets_authority = |headers: &Headers| {
-        headers.request.as_ref().is_some_and(|request| request.set.contains_key(":authority"))
-    };
-    if route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty())
-        && route
-            .headers
-            .iter()
-            .chain(route.route.iter().filter_map(|one| one.headers.as_ref()))
-            .any(sets_authority)
-    {
+    let rewrites = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
+    if usize::from(rewrites) + route.headers.as_ref().map_or(0, authorities) > 1 {
         verdict.error(
             format!("{path}.rewrite.authority"),
-            "a header operation sets :authority too",
+            "the authority is set more than once",
             "leave one of them out",
         );
     }
@@ -205,6 +207,12 @@ pub(super) fn http_route(path: &str, route: &HttpRoute, is_delegate: bool, verdi
     if let Some(policy) = &route.cors_policy {
         cors(&format!("{path}.corsPolicy"), policy, verdict);
     }
+}
+
+/// How often operations set the authority of requests.
+fn authorities(headers: &Headers) -> usize {
+    let operations = headers.request.iter().flat_map(|request| request.set.keys().chain(request.add.keys()));
+    operations.filter(|name| names::is_authority(name)).count()
 }
 
 /// Exactly one thing happens to a request.
@@ -244,10 +252,9 @@ fn actions(path: &str, route: &HttpRoute, is_delegate: bool, verdict: &mut Verdi
         direct_response(&format!("{path}.directResponse"), response, verdict);
     }
     if route.redirect.is_some() || route.direct_response.is_some() {
-        for (given, name) in [(route.fault.is_some(), "fault"), (route.retries.is_some(), "retries")] {
-            if given && route.redirect.is_some() && name == "fault" {
-                verdict.error(format!("{path}.{name}"), "has no effect on a redirect", "leave it out");
-            }
+        if route.fault.is_some() && route.delegate.is_none() {
+            let message = "has no effect where nothing is forwarded";
+            verdict.error(format!("{path}.fault"), message, "leave it out");
         }
     }
     match &route.delegate {
@@ -298,13 +305,7 @@ fn names_of_delegate(path: &str, delegate: &Delegate, verdict: &mut Verdict) {
     }
 }
 
-fn http_match(
-    path: &str,
-    one: &HttpMatchRequest,
-    route: &HttpRoute,
-    is_delegate: bool,
-    verdict: &mut Verdict,
-) {
+fn http_match(path: &str, one: &HttpMatchRequest, route: &HttpRoute, verdict: &mut Verdict) {
     let texts =
         [("uri", &one.uri), ("scheme", &one.scheme), ("method", &one.method), ("authority", &one.authority)];
     for (name, text) in texts {
@@ -318,17 +319,19 @@ fn http_match(
         for (name, text) in conditions {
             let place = join(&format!("{path}.{field}"), name);
             if !names::is_claim(name) {
-                names::header_name(&place, name.strip_prefix(':').unwrap_or(name), verdict);
+                names::plain_header_name(&place, name, verdict);
             }
             not_empty_prefix(&place, text, verdict);
-            // Istio takes this for "any value", though it is no expression.
-            if text.regex.as_deref() != Some("*") {
+            // Istio takes this for "any value" here, though it is no expression.
+            if field != "withoutHeaders" || text.regex.as_deref() != Some("*") {
                 string_match(&place, text, verdict);
             }
         }
     }
     for (name, text) in &one.query_params {
-        string_match(&join(&format!("{path}.queryParams"), name), text, verdict);
+        let place = join(&format!("{path}.queryParams"), name);
+        string_match(&place, text, verdict);
+        not_empty_prefix(&place, text, verdict);
     }
     if one.ignore_uri_case && one.uri.as_ref().is_some_and(|uri| uri.regex.is_some()) {
         verdict.warn(
@@ -348,30 +351,6 @@ fn http_match(
             format!("{:?} is not a namespace", one.source_namespace),
             "",
         );
-    }
-    if route.delegate.is_some() || is_delegate {
-        // Conditions of root and delegate are put together, which regular expressions do not allow.
-        for (name, text) in texts {
-            if text.as_ref().is_some_and(|text| text.regex.is_some()) {
-                verdict.error(
-                    format!("{path}.{name}.regex"),
-                    "cannot be used with delegates",
-                    "use exact or prefix",
-                );
-            }
-        }
-        for (field, conditions) in [("headers", &one.headers), ("queryParams", &one.query_params)] {
-            for (name, text) in conditions {
-                if text.regex.is_some() {
-                    let place = join(&format!("{path}.{field}"), name);
-                    verdict.error(
-                        format!("{place}.regex"),
-                        "cannot be used with delegates",
-                        "use exact or prefix",
-                    );
-                }
-            }
-        }
     }
     if let Some(rewrite) = route.rewrite.as_ref().filter(|rewrite| !rewrite.uri.is_empty())
         && let Some(regex) = one.uri.as_ref().and_then(|uri| uri.regex.as_ref())

@@ -76,7 +76,7 @@ impl Target {
 impl FakeApi {
     pub fn open(file: PathBuf) -> Self {
         let objects: BTreeMap<String, Value> =
-            std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+            std::fs::read(&file).map(|text| serde_json::from_slice(&text).unwrap()).unwrap_or_default();
         let version = |object: &Value| object["metadata"]["resourceVersion"].as_str()?.parse::<u64>().ok();
         // Above everything that was handed out before.
         let version = objects.values().filter_map(version).max().unwrap_or(0) + 1000;
@@ -188,7 +188,10 @@ impl State {
             "DELETED" => self.objects.remove(&key),
             _ => self.objects.insert(key, object.clone()),
         };
-        std::fs::write(&self.file, serde_json::to_vec(&self.objects).unwrap()).unwrap();
+        // In one step: a test kills this process at any moment, and it must find its objects again.
+        let beside = self.file.with_extension("new");
+        std::fs::write(&beside, serde_json::to_vec(&self.objects).unwrap()).unwrap();
+        std::fs::rename(&beside, &self.file).unwrap();
         object
     }
 

@@ -12,9 +12,13 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
+
+use crate::speakers::EurekaCache;
+use crate::tls::Tls;
 
 /// How the server behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct World {
     pub changed: BTreeMap<String, u64>,
     /// The count at the last change of the set of services.
     pub set_changed: u64,
+    /// Instances that came (or changed) and went, in their order.
+    pub recent: Vec<((String, Instance), bool)>,
 }
 
 /// The server.
@@ -53,7 +59,12 @@ pub struct Fake {
     /// Names of services that changed.
     pub events: broadcast::Sender<String>,
     pub requests: AtomicU64,
+    /// How often each path was asked for.
+    pub asked: Mutex<BTreeMap<String, u64>>,
     pub address: SocketAddr,
+    /// None for a server without.
+    pub tls: Option<Tls>,
+    pub eureka: EurekaCache,
 }
 
 /// Whether a request shows the token.
@@ -65,6 +76,10 @@ pub fn instance(address: &str, port: u16, version: &str) -> Instance {
 
 impl Fake {
     pub async fn new() -> (Arc<Self>, TcpListener) {
+        Self::with(None).await
+    }
+
+    pub async fn with(tls: Option<Tls>) -> (Arc<Self>, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let fake = Self {
             world: Mutex::new(World { index: 1, ..World::default() }),
@@ -73,14 +88,33 @@ impl Fake {
             token: Mutex::new("secret".into()),
             events: broadcast::Sender::new(4096),
             requests: AtomicU64::new(0),
+            asked: Mutex::default(),
             address: listener.local_addr().unwrap(),
+            tls,
+            eureka: EurekaCache::default(),
         };
         (Arc::new(fake), listener)
+    }
+
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// How often a path was asked for.
+    pub fn asked(&self, path: &str) -> u64 {
+        self.asked.lock().unwrap().get(path).copied().unwrap_or_default()
     }
 
     /// Changes one service; without instances it goes.
     pub fn put(&self, service: &str, instances: Vec<Instance>) {
         self.change(|world| {
+            let earlier = world.services.get(service).cloned().unwrap_or_default();
+            let of_service = |one: &Instance| (service.to_owned(), one.clone());
+            let gone = earlier.iter().filter(|one| instances.iter().all(|new| new.address != one.address));
+            world.recent.extend(gone.map(|one| (of_service(one), false)));
+            let new = instances.iter().filter(|one| !earlier.contains(one));
+            world.recent.extend(new.map(|one| (of_service(one), true)));
             let known = if instances.is_empty() {
                 world.services.remove(service).is_some()
             } else {
@@ -146,15 +180,21 @@ impl Fake {
         let state = (Arc::clone(self), check);
         let router = router.with_state(Arc::clone(self)).layer(from_fn_with_state(state, guard));
         let mut server = JoinSet::new();
+        let acceptor = self.tls.as_ref().map(Tls::acceptor);
         server.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let service = hyper_util::service::TowerToHyperService::new(router.clone());
-                let stream = hyper_util::rt::TokioIo::new(stream);
-                let connection = hyper::server::conn::http1::Builder::new().serve_connection(stream, service);
+                let (router, acceptor) = (router.clone(), acceptor.clone());
                 connections.spawn(async move {
-                    let _ = connection.await;
+                    match acceptor {
+                        None => speak(stream, router).await,
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                speak(stream, router).await;
+                            }
+                        }
+                    }
                 });
             }
         });
@@ -179,6 +219,12 @@ impl Fake {
     }
 }
 
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let service = hyper_util::service::TowerToHyperService::new(router);
+    let stream = hyper_util::rt::TokioIo::new(stream);
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await;
+}
+
 async fn guard(
     State((fake, check)): State<(Arc<Fake>, Check)>,
     Query(_): Query<BTreeMap<String, String>>,
@@ -186,6 +232,7 @@ async fn guard(
     next: Next,
 ) -> Response {
     fake.requests.fetch_add(1, Ordering::SeqCst);
+    *fake.asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
     fake.behave().await;
     let token = fake.token.lock().unwrap().clone();
     if !check(request.headers(), &token) {

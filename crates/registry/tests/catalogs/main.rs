@@ -3,9 +3,12 @@
 // Clippy's leave for tests does not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod eureka;
 mod fake;
+mod files;
 mod speakers;
 mod support;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +21,7 @@ use lateen_registry::Reason;
 use crate::fake::{Check, Fake, Mode, instance};
 use crate::speakers::{basic, header};
 use crate::support::{Mesh, lines_about};
+use crate::tls::Tls;
 
 /// What differs between the platforms.
 #[derive(Clone, Copy)]
@@ -103,6 +107,7 @@ for_every_platform!(a_restart);
 for_every_platform!(nonsense_and_slowness);
 for_every_platform!(a_wrong_token);
 for_every_platform!(a_storm);
+for_every_platform!(certificates_that_change);
 
 mod cases {
     use super::*;
@@ -141,6 +146,10 @@ mod cases {
         drop(server);
         mesh.until("it is stale", |mesh| mesh.status().stale).await;
         assert_eq!(mesh.hosts().len(), 3, "the last known state stands");
+        let gauges =
+            |mesh: &Mesh| ["connected", "stale", "services", "endpoints"].map(|name| mesh.gauge(name));
+        assert_eq!(gauges(&mesh), [0, 1, 3, 3], "the metrics say so");
+        assert_eq!(lines_about(mesh.name(), "its last known state stands").len(), 1, "and the log, once");
         assert_eq!(mesh.status().last_error.unwrap().reason, Reason::Unavailable);
         // Another history: fewer changes than before, so smaller indexes.
         fake.begin_anew();
@@ -152,6 +161,7 @@ mod cases {
         })
         .await;
         mesh.until("it answers", |mesh| !mesh.status().stale).await;
+        assert_eq!(gauges(&mesh), [1, 0, 1, 1]);
         fake.put("a", vec![instance("10.0.0.10", 9080, "v1")]);
         mesh.until("a change after it", |mesh| {
             mesh.endpoints(&format!("a{}", spec.domain)) == ["10.0.0.10:9080 v1"]
@@ -232,6 +242,31 @@ mod cases {
             fake.put(&format!("s{number}"), vec![]);
         }
         mesh.until("the storm is over", |mesh| mesh.hosts() == [format!("stays{}", spec.domain)]).await;
-        assert_eq!(mesh.status().endpoints, 1);
+        mesh.until("and counted", |mesh| mesh.status().endpoints == 1).await;
+    }
+
+    pub async fn certificates_that_change(spec: Spec) {
+        let (fake, listener) = Fake::with(Some(Tls::new())).await;
+        fake.put("a", vec![instance("10.0.0.1", 9080, "v1")]);
+        let server = fake.serve(listener, (spec.router)(), spec.check);
+        let mesh = Mesh::start(&fake, spec.provider, spec.path).await;
+        let host = format!("a{}", spec.domain);
+        mesh.until("the service", |mesh| mesh.endpoints(&host) == ["10.0.0.1:9080 v1"]).await;
+
+        // Another authority: we trust it no more than it does us, until our files say so.
+        let tell = fake.tls.as_ref().unwrap().replace();
+        drop(server);
+        let listener = fake.listen_again().await;
+        let _server = fake.serve(listener, (spec.router)(), spec.check);
+        mesh.until("it is not trusted", |mesh| {
+            mesh.status().last_error.is_some_and(|error| error.message.contains("certificate"))
+        })
+        .await;
+        assert!(mesh.status().stale);
+        assert_eq!(mesh.hosts().len(), 1, "the last known state stands");
+        tell();
+        mesh.until("it is trusted", |mesh| !mesh.status().stale).await;
+        fake.put("a", vec![instance("10.0.0.2", 9080, "v1")]);
+        mesh.until("and tells", |mesh| mesh.endpoints(&host) == ["10.0.0.2:9080 v1"]).await;
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -106,21 +107,72 @@ fn eureka_instance(name: &str, one: &Instance, action: &str) -> Value {
         "secureVipAddress": name, "dataCenterInfo": {"@class": "x", "name": "MyOwn"}, "actionType": action})
 }
 
-async fn eureka_apps(State(fake): Shared) -> Json<Value> {
-    let world = fake.world.lock().unwrap();
-    let apps = world.services.iter().map(|(name, instances)| {
-        let instances = instances.iter().map(|one| eureka_instance(name, one, "ADDED")).collect();
-        json!({"name": name.to_uppercase(), "instance": quirk(instances)})
-    });
-    let apps = quirk(apps.collect());
-    let hash = hash(&world.services);
-    Json(json!({"applications": {"versions__delta": "1", "apps__hashcode": hash, "application": apps}}))
+/// What Eureka keeps of its answers: those of the two forms are written and dropped by themselves.
+#[derive(Default)]
+pub struct EurekaCache {
+    /// Counts the answers that were written.
+    version: AtomicU64,
+    /// An answer in the full form that was being written when something changed: it is kept without that change.
+    kept: Mutex<Option<Value>>,
+    /// Whether the time is over for which changes are told.
+    pub forgetful: AtomicBool,
 }
 
-/// Tells of what is there, of each service's instances that were added; deletions are missed on purpose, which only the
-/// hash shows.
-async fn eureka_delta(State(fake): Shared) -> Json<Value> {
-    eureka_apps(State(fake)).await
+impl EurekaCache {
+    /// From now on the changes in their full form are those that are known now.
+    pub fn keep(&self, fake: &Fake) {
+        *self.kept.lock().unwrap() = Some(fake.eureka_delta());
+    }
+
+    pub fn let_go(&self) {
+        *self.kept.lock().unwrap() = None;
+    }
+}
+
+impl Fake {
+    fn eureka_answer(&self, applications: BTreeMap<String, Vec<Value>>, version: u64) -> Value {
+        let hash = hash(&self.world.lock().unwrap().services);
+        let applications = applications.into_iter();
+        let applications =
+            applications.map(|(name, all)| json!({"name": name, "instance": quirk(all)})).collect();
+        json!({"applications": {"versions__delta": version.to_string(), "apps__hashcode": hash,
+            "application": quirk(applications)}})
+    }
+
+    /// Who came and went, once each.
+    fn eureka_delta(&self) -> Value {
+        let version = self.eureka.version.fetch_add(1, Ordering::SeqCst) + 1;
+        let recent = match self.eureka.forgetful.load(Ordering::SeqCst) {
+            true => Vec::new(),
+            false => self.world.lock().unwrap().recent.clone(),
+        };
+        let newest: BTreeMap<(String, String), (Instance, &str)> = recent
+            .into_iter()
+            .map(|((name, one), is_there)| {
+                ((name, one.address.clone()), (one, if is_there { "ADDED" } else { "DELETED" }))
+            })
+            .collect();
+        let mut applications: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for ((name, _), (one, action)) in newest {
+            applications.entry(name.to_uppercase()).or_default().push(eureka_instance(&name, &one, action));
+        }
+        self.eureka_answer(applications, version)
+    }
+}
+
+async fn eureka_apps(State(fake): Shared) -> Json<Value> {
+    let services = fake.world.lock().unwrap().services.clone();
+    let applications = services.iter().map(|(name, instances)| {
+        let instances = instances.iter().map(|one| eureka_instance(name, one, "ADDED")).collect();
+        (name.to_uppercase(), instances)
+    });
+    Json(fake.eureka_answer(applications.collect(), 1))
+}
+
+async fn eureka_delta(State(fake): Shared, headers: HeaderMap) -> Json<Value> {
+    let compact = header(&headers, "x-eureka-accept") == "compact";
+    let kept = fake.eureka.kept.lock().unwrap().clone().filter(|_| !compact);
+    Json(kept.unwrap_or_else(|| fake.eureka_delta()))
 }
 
 fn hash(services: &BTreeMap<String, Vec<Instance>>) -> String {
@@ -194,7 +246,7 @@ pub fn cloud_foundry_check(headers: &HeaderMap, secret: &str) -> bool {
 
 async fn root(State(fake): Shared) -> Json<Value> {
     Json(
-        json!({"links": {"self": {"href": "x"}, "app_ssh": null, "uaa": {"href": format!("http://{}/uaa", fake.address)}}}),
+        json!({"links": {"self": {"href": "x"}, "app_ssh": null, "uaa": {"href": format!("{}/uaa", fake.url())}}}),
     )
 }
 
@@ -213,7 +265,7 @@ fn page(fake: &Fake, path: &str, query: &BTreeMap<String, String>, all: Vec<Valu
     let number: usize = query.get("page").map_or(1, |page| page.parse().unwrap());
     let resources: Vec<Value> = all.iter().skip((number - 1) * 50).take(50).cloned().collect();
     let next = (all.len() > number * 50)
-        .then(|| json!({"href": format!("http://{}{path}?page={}", fake.address, number + 1)}));
+        .then(|| json!({"href": format!("{}{path}?page={}", fake.url(), number + 1)}));
     Json(json!({"pagination": {"total_results": all.len(), "next": next}, "resources": resources}))
 }
 

@@ -12,6 +12,7 @@ use lateen_registry::catalogs::platform;
 use lateen_registry::{PlatformStatus, Registry, RegistryOptions, StoreOptions};
 
 use crate::fake::Fake;
+use crate::tls::Tls;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -44,7 +45,8 @@ impl Mesh {
         };
         let config = RegistryConfig {
             provider,
-            addresses: vec![format!("http://{}{path}", fake.address)],
+            addresses: vec![format!("{}{path}", fake.url())],
+            tls: fake.tls.as_ref().map(Tls::config),
             interval: Some(lateen_api::Duration::from_millis(100)),
             timeout: Some(lateen_api::Duration::from_millis(1500)),
             credentials: Some(own),
@@ -88,14 +90,30 @@ impl Mesh {
 
     /// The failures that the metrics count.
     pub fn errors(&self, reason: &str) -> u64 {
+        self.metric(&format!(
+            "lateen_registry_errors_total{{platform=\"{}\",reason=\"{reason}\"}} ",
+            self.name
+        ))
+    }
+
+    /// A gauge of the platform's.
+    pub fn gauge(&self, name: &str) -> u64 {
+        let (platform, provider) = (&self.name, self.status().provider);
+        self.metric(&format!("lateen_registry_{name}{{platform=\"{platform}\",provider=\"{provider}\"}} "))
+    }
+
+    fn metric(&self, label: &str) -> u64 {
         let mut metrics = prometheus_client::registry::Registry::default();
         metrics.register_collector(self.registry.metrics());
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &metrics).unwrap();
-        let label =
-            format!("lateen_registry_errors_total{{platform=\"{}\",reason=\"{reason}\"}} ", self.name);
-        let value = text.lines().find_map(|line| line.strip_prefix(&label));
+        let value = text.lines().find_map(|line| line.strip_prefix(label));
         value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// The objects that cannot be read.
+    pub fn problems(&self) -> Vec<String> {
+        self.registry.problems().into_iter().map(|one| format!("{}: {}", one.key.name, one.message)).collect()
     }
 
     /// The host names of all services.

@@ -1,18 +1,25 @@
 //! Eureka: a full fetch, then the changes of the last minutes again and again, until the server's hash of all says that
 //! something was missed (Netflix' documentation, "Eureka REST operations").
+//!
+//! The server answers from a cache, whose entry is dropped when something changes. An entry that is being written at that
+//! moment is not: it is kept, without the change, until something else changes or its three minutes are over, and its hash
+//! fits to what it tells. So the changes are asked for in both forms, full and compact, which are two entries of that
+//! cache; the one that was written later knows whether something was missed.
 
 mod convert;
+mod registered;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use lateen_api::registries::RegistryConfig;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tracing::{info, warn};
 
+use self::registered::Registered;
 use super::driver::{News, Source};
 use super::http::{Ask, Client, TokenForm};
 use super::service::{CatalogService, Naming};
@@ -20,6 +27,10 @@ use crate::{Failure, ObjectKey};
 
 /// How long instances have to register again with a server that was started anew: Eureka's leases last so long.
 const LEASE: Duration = Duration::from_secs(90);
+/// Where the changes of the last minutes are.
+const DELTA: &str = "/apps/delta";
+/// Which form of an answer is wanted, `full` or `compact`.
+const ACCEPT_FORM: HeaderName = HeaderName::from_static("x-eureka-accept");
 
 /// Eureka as a source.
 pub struct Eureka {
@@ -27,10 +38,11 @@ pub struct Eureka {
     naming: Naming,
     interval: Duration,
     lease: Duration,
-    /// By application and instance.
-    instances: BTreeMap<(String, String), InstanceInfo>,
+    registered: Registered,
     /// Whether the next fetch is a full one.
     full: bool,
+    /// Whether changes were missed when they were asked for last.
+    missed: bool,
     /// Whether anything was fetched since the start.
     fetched: bool,
     /// Since when a server that failed before has had nothing to tell.
@@ -48,6 +60,9 @@ struct Envelope {
 struct Applications {
     #[serde(rename = "apps__hashcode")]
     hash: String,
+    /// Counts the answers that the server wrote; a number or a text.
+    #[serde(rename = "versions__delta")]
+    version: Value,
     #[serde(deserialize_with = "one_or_many")]
     application: Vec<Application>,
 }
@@ -114,8 +129,9 @@ impl Eureka {
             naming: Naming::new(config, "Eureka", "{service}.eureka"),
             interval: config.interval.map_or(Duration::from_secs(30), |interval| interval.get()),
             lease: LEASE,
-            instances: BTreeMap::new(),
+            registered: Registered::default(),
             full: true,
+            missed: false,
             fetched: false,
             empty_since: None,
             failed: false,
@@ -138,13 +154,10 @@ impl Eureka {
     async fn fetch(&mut self) -> Result<bool, Failure> {
         let answer = self.client.ask(&Ask::get("/apps")).await?.good()?;
         let Envelope { applications } = answer.json()?;
-        let mut instances = BTreeMap::new();
-        for application in applications.application {
-            for one in application.instance {
-                instances.insert((application.name.clone(), one.instance_id.clone()), one);
-            }
-        }
-        if instances.is_empty() && !self.instances.is_empty() && (self.failed || self.empty_since.is_some()) {
+        let mut registered = Registered::default();
+        registered.apply(&applications);
+        if registered.is_empty() && !self.registered.is_empty() && (self.failed || self.empty_since.is_some())
+        {
             let since = *self.empty_since.get_or_insert_with(|| {
                 info!(platform = %self.naming.platform, "the server came back without instances, which may register again");
                 Instant::now()
@@ -155,57 +168,43 @@ impl Eureka {
         }
         self.empty_since = None;
         self.full = false;
-        let changed = !self.fetched || self.failed || self.instances != instances;
-        self.instances = instances;
+        let changed = !self.fetched || self.failed || self.registered != registered;
+        self.registered = registered;
         Ok(changed)
     }
 
     async fn fetch_delta(&mut self) -> Result<bool, Failure> {
-        let answer = self.client.ask(&Ask::get("/apps/delta")).await?;
+        let answer = self.client.ask(&Ask::get(DELTA)).await?;
         // The server may have it turned off.
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN) {
             self.full = true;
             return self.fetch().await;
         }
-        let Envelope { applications } = answer.good()?.json()?;
-        let before = self.instances.clone();
-        for application in applications.application {
-            for one in application.instance {
-                let key = (application.name.clone(), one.instance_id.clone());
-                match one.action_type.as_deref() {
-                    Some("DELETED") => {
-                        self.instances.remove(&key);
-                    }
-                    _ => {
-                        self.instances.insert(key, one);
-                    }
-                }
+        let Envelope { applications: delta } = answer.good()?.json()?;
+        let ask = Ask::get(DELTA).header(ACCEPT_FORM, "compact");
+        let Envelope { applications: check } = self.client.ask(&ask).await?.good()?.json()?;
+        let mut registered = self.registered.clone();
+        registered.apply(&delta);
+        if let Some(theirs) = registered.missed(&delta, &check) {
+            // Said once: a server that counts in another way would have us say it for ever.
+            if !std::mem::replace(&mut self.missed, true) {
+                warn!(
+                    platform = %self.naming.platform, ours = registered.hash(), theirs,
+                    "changes were missed, all is fetched anew"
+                );
             }
-        }
-        if self.hash() != applications.hash {
-            warn!(
-                platform = %self.naming.platform, ours = self.hash(), theirs = applications.hash,
-                "changes were missed, all is fetched anew"
-            );
-            self.instances = before;
             self.full = true;
             return self.fetch().await;
         }
-        Ok(self.instances != before)
-    }
-
-    /// How many instances have which status, as the server counts: `DOWN_1_UP_12_`.
-    fn hash(&self) -> String {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for one in self.instances.values() {
-            *counts.entry(&one.status).or_default() += 1;
-        }
-        counts.into_iter().map(|(status, count)| format!("{status}_{count}_")).collect()
+        self.missed = false;
+        let changed = self.registered != registered;
+        self.registered = registered;
+        Ok(changed)
     }
 
     fn services(&self) -> BTreeMap<ObjectKey, super::driver::Told> {
         let mut services: BTreeMap<ObjectKey, CatalogService> = BTreeMap::new();
-        for ((application, _), one) in &self.instances {
+        for (application, one) in self.registered.all() {
             for name in one.service_names(application) {
                 let service = CatalogService { name, ..CatalogService::default() };
                 let place = services.entry(self.naming.key(&service)).or_insert(service);
@@ -256,15 +255,5 @@ mod tests {
             let count: usize = read.applications.application.iter().map(|app| app.instance.len()).sum();
             assert_eq!(count, expected, "{name}");
         }
-    }
-
-    #[test]
-    fn the_hash_counts_statuses_in_their_order() {
-        let mut eureka = Eureka::new(&RegistryConfig::default());
-        for (id, status) in [("1", "UP"), ("2", "DOWN"), ("3", "UP")] {
-            let one = InstanceInfo { status: status.into(), ..InstanceInfo::default() };
-            eureka.instances.insert(("A".into(), id.into()), one);
-        }
-        assert_eq!(eureka.hash(), "DOWN_1_UP_2_");
     }
 }

@@ -1,7 +1,7 @@
 //! A folder with ServiceEntries and WorkloadEntries in YAML, for services that nothing else tells of.
 //!
-//! What an error does: a file that cannot be read is reported, and its last good state stands. A file that was emptied
-//! counts as being written until it has been empty for a while.
+//! What an error does: a file that cannot be read, or says what makes no sense, is reported with the line, and its last
+//! good state stands. A file that was emptied counts as being written until it has been empty for a while.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt};
 use kube::api::DynamicObject;
 use lateen_api::registries::RegistryConfig;
+use lateen_galley::{documents, validate_kind};
 use lateen_model::{ClusterId, ConfigKind, ConfigObject};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
@@ -143,22 +144,30 @@ impl File {
     }
 }
 
-/// The objects in a text of YAML documents.
+/// The objects in a text of YAML documents; else the line and what is wrong there.
 fn objects(text: &str, namespace: &str) -> Result<Vec<ConfigObject>, String> {
-    let documents: Vec<Option<serde_json::Value>> =
-        serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
+    let documents = documents(text).map_err(|error| format!("line {}: {error}", error.line))?;
     let mut objects = Vec::new();
-    for (index, mut document) in documents.into_iter().flatten().enumerate() {
-        let place = |message: String| format!("document {}: {message}", index + 1);
-        let kind = document["kind"].as_str().unwrap_or_default().to_owned();
-        let kind = ConfigKind::parse(&kind)
+    for document in documents {
+        let place = |path: &str, message: &str| format!("line {}: {message}", document.line(path));
+        let kind = document.value["kind"].as_str().unwrap_or_default();
+        let kind = ConfigKind::parse(kind)
             .filter(|kind| matches!(kind, ConfigKind::ServiceEntry | ConfigKind::WorkloadEntry))
-            .ok_or_else(|| place(format!("kind: {kind:?} is not one of ServiceEntry, WorkloadEntry")))?;
-        if document["metadata"]["namespace"].is_null() {
-            document["metadata"]["namespace"] = namespace.into();
+            .ok_or_else(|| {
+                place("kind", &format!("kind: {kind:?} is not one of ServiceEntry, WorkloadEntry"))
+            })?;
+        // Nobody has judged it before, as the API server does with objects of a cluster.
+        if let Some(problem) = validate_kind(kind.as_str(), &document.value).errors.first() {
+            return Err(place(&problem.path, &problem.to_string()));
         }
-        let object = DynamicObject::deserialize(document).map_err(|error| place(error.to_string()))?;
-        if let Some(Item::Config(object)) = convert::config(kind, object, "").map_err(place)? {
+        let mut value = document.value.clone();
+        if value["metadata"]["namespace"].is_null() {
+            value["metadata"]["namespace"] = namespace.into();
+        }
+        let object =
+            DynamicObject::deserialize(value).map_err(|error| place("metadata", &error.to_string()))?;
+        let made = convert::config(kind, object, "").map_err(|message| place("spec", &message))?;
+        if let Some(Item::Config(object)) = made {
             objects.push(object);
         }
     }

@@ -14,6 +14,7 @@
 pub mod class;
 pub mod cluster;
 mod delegate;
+mod dynamic;
 mod encoded;
 pub mod endpoint;
 mod engine;

@@ -42,26 +42,49 @@ pub(crate) fn ads() -> core::ConfigSource {
     }
 }
 
-/// Metadata under `istio`, as Istio's tools read it.
+/// Metadata under `istio`, as Istio's tools read it. The objects whose paths it has are noted as sources.
 pub(crate) fn istio_metadata(fields: serde_json::Value) -> core::Metadata {
     let mut metadata = core::Metadata::default();
+    let paths = ["config", "gateway"].map(|field| fields[field].as_str().and_then(of_path));
     if let serde_json::Value::Object(fields) = fields {
         metadata.filter_metadata.insert("istio".to_owned(), fields.into());
     }
+    note_sources(&mut metadata, paths.into_iter().flatten());
     metadata
+}
+
+/// An object as `Kind/namespace/name`.
+pub(crate) fn named(object: &lateen_model::ObjectRef) -> String {
+    format!("{}/{}/{}", object.kind, object.namespace, object.name)
+}
+
+/// The object of a path as [`config_path`] makes it.
+fn of_path(path: &str) -> Option<String> {
+    let [name, kind, namespace] = path.rsplit('/').take(3).collect::<Vec<_>>()[..] else { return None };
+    let capital = |word: &str| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    };
+    let kind: String = kind.split('-').map(capital).collect();
+    Some(format!("{kind}/{namespace}/{name}"))
 }
 
 /// Names the configuration objects that a resource comes from, as `Kind/namespace/name`.
 pub(crate) fn note_sources(metadata: &mut core::Metadata, sources: impl IntoIterator<Item = String>) {
-    let more: Vec<serde_json::Value> = sources.into_iter().map(Into::into).collect();
-    if more.is_empty() {
+    let mut more = sources.into_iter().map(serde_json::Value::from).peekable();
+    if more.peek().is_none() {
         return;
     }
     let present = metadata.filter_metadata.remove("lateen").unwrap_or_default();
     let mut fields: serde_json::Map<String, serde_json::Value> = present.into();
     match fields.entry("sources").or_insert_with(|| serde_json::Value::Array(Vec::new())) {
-        serde_json::Value::Array(list) => list.extend(more),
-        other => *other = serde_json::Value::Array(more),
+        serde_json::Value::Array(list) => more.for_each(|one| {
+            if !list.contains(&one) {
+                list.push(one);
+            }
+        }),
+        other => *other = more.collect(),
     }
     metadata.filter_metadata.insert("lateen".to_owned(), fields.into());
 }

@@ -63,7 +63,6 @@ fn destination_rule(spec: &DestinationRule, found: &mut Found) {
 
 /// What of a policy cannot have the effect that it looks like.
 fn traffic_policy(policy: &TrafficPolicy, path: &str, selected: bool, found: &mut Found) {
-    found.note(policy.tunnel.is_some(), || format!("{path}.tunnel"));
     let ports = policy.port_level_settings.iter().enumerate().map(|(index, port)| {
         (format!("{path}.portLevelSettings[{index}]"), port.tls.as_ref(), port.connection_pool.as_ref())
     });
@@ -121,9 +120,8 @@ fn gateway(spec: &Gateway, found: &mut Found) {
 }
 
 fn service_entry(spec: &ServiceEntry, found: &mut Found) {
-    found.note(spec.workload_selector.is_some(), || "spec.workloadSelector".to_owned());
     found.note(spec.resolution == ServiceEntryResolution::DynamicDns, || {
-        "spec.resolution (DYNAMIC_DNS)".to_owned()
+        "spec.resolution (DYNAMIC_DNS, for gateways)".to_owned()
     });
 }
 
@@ -153,7 +151,7 @@ mod tests {
                 "tunnel of a subset",
                 ConfigKind::DestinationRule,
                 r#"{"subsets":[{"trafficPolicy":{"tunnel":{}}}]}"#,
-                vec!["spec.subsets[0].trafficPolicy.tunnel"],
+                vec![],
             ),
             (
                 "server",

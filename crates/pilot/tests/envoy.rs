@@ -80,6 +80,14 @@ kind: ServiceEntry
 metadata: {name: wild}
 spec: {hosts: ["*.wild.example.org"], resolution: NONE, ports: [{number: 443, name: tls, protocol: TLS}, {number: 80, name: http, protocol: HTTP}]}
 ---
+kind: ServiceEntry
+metadata: {name: dynamic}
+spec: {hosts: ["*.dynamic.example.org"], resolution: DYNAMIC_DNS, ports: [{number: 8443, name: tls, protocol: TLS}, {number: 8080, name: http, protocol: HTTP}]}
+---
+kind: DestinationRule
+metadata: {name: tunnel}
+spec: {host: static.example.com, trafficPolicy: {tunnel: {targetHost: behind.example.com, targetPort: 443}}}
+---
 kind: Service
 metadata: {name: headless}
 spec: {clusterIP: None, selector: {app: ratings}, ports: [{name: http, port: 9080}, {name: tcp, port: 5000}]}

@@ -3,6 +3,8 @@
 
 mod analyze;
 mod crd_validation;
+mod ingress_conversion;
+mod inputs;
 mod report;
 mod samples;
 mod simulation;
@@ -10,8 +12,9 @@ mod validation;
 
 use std::path::Path;
 
+pub use inputs::{Input, inputs};
 pub use report::{Failure, Recorded, Report, recorded};
-pub use simulation::{Resources, simulated};
+pub use simulation::{Resources, simulated, told};
 
 /// A corpus and who reads it.
 pub struct Corpus {
@@ -22,12 +25,13 @@ pub struct Corpus {
 }
 
 /// All corpora that we read.
-pub fn all() -> [Corpus; 5] {
+pub fn all() -> [Corpus; 6] {
     [
         Corpus { name: "analyze", run: analyze::run },
         Corpus { name: "validation", run: validation::run },
         Corpus { name: "crd-validation", run: crd_validation::run },
         Corpus { name: "samples", run: samples::run },
         Corpus { name: "simulation", run: simulation::run },
+        Corpus { name: "ingress-conversion", run: ingress_conversion::run },
     ]
 }

@@ -42,7 +42,7 @@ fn warnings(expected: &Value, verdict: &lateen_galley::Verdict) -> Result<(), St
 }
 
 /// Puts a fragment into a minimal valid object.
-fn around(case: &Value) -> (&'static str, Value) {
+pub(crate) fn around(case: &Value) -> (&'static str, Value) {
     let value = case["value"].clone();
     let destination = json!([{"destination": {"host": "a.example.com"}}]);
     let rule = |field: &str, value: Value| {

@@ -2,7 +2,6 @@
 
 mod balancer;
 mod draft;
-mod dynamic;
 mod inbound;
 mod metadata;
 mod outbound;

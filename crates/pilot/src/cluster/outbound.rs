@@ -9,9 +9,10 @@ use lateen_model::{Config, EndpointSet, PortProtocol, Resolution, Service, Servi
 
 use super::draft::Draft;
 use super::{
-    BLACK_HOLE, PASSTHROUGH, balancer, dynamic, metadata, original_destination, outbound_name, pool,
-    server_name, stat_name, tls,
+    BLACK_HOLE, PASSTHROUGH, balancer, metadata, original_destination, outbound_name, pool, server_name,
+    stat_name, tls,
 };
+use crate::dynamic;
 use crate::endpoint;
 use crate::policy::policy;
 use crate::preference::{Place, Preference};
@@ -174,7 +175,7 @@ fn discover(
         }
         DiscoveryType::OriginalDst => draft.message.lb_policy = LbPolicy::ClusterProvided as i32,
         _ if dynamic::is_dynamic(&key.service, key.endpoints.as_deref()) => {
-            return dynamic::cluster(draft, &key.mesh);
+            return dynamic::cluster(&mut draft.message, &key.mesh);
         }
         _ => {
             let selected = endpoint::Selected {

@@ -6,6 +6,7 @@ mod http;
 mod inbound;
 mod mutual;
 mod outbound;
+mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -224,6 +225,11 @@ fn http_inspector() -> listener::ListenerFilter {
 fn tls_inspector() -> listener::ListenerFilter {
     let config = ext::filters::listener::tls_inspector::v3::TlsInspector::default();
     listener_filter("envoy.filters.listener.tls_inspector", &config)
+}
+
+/// Whether Envoy can look for a server name: wildcards stand for whole labels.
+fn is_server_name(name: &str) -> bool {
+    !name.contains('*') || name.starts_with("*.") && !name[1..].contains('*')
 }
 
 /// What the HTTP inspector finds.

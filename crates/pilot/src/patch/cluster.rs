@@ -98,13 +98,14 @@ fn merge(message: &mut cluster::Cluster, value: &cluster::Cluster, lists: Lists)
         let sockets =
             message.transport_socket_matches.iter_mut().filter_map(|one| one.transport_socket.as_mut());
         for present in sockets {
-            if merge_socket(present, socket) {
+            if merge_socket(present, socket, lists) {
                 break;
             }
         }
         return;
     }
-    let merged = message.transport_socket.as_mut().is_some_and(|present| merge_socket(present, socket));
+    let merged =
+        message.transport_socket.as_mut().is_some_and(|present| merge_socket(present, socket, lists));
     if !merged {
         message.transport_socket = Some(socket.clone());
     }

@@ -57,23 +57,27 @@ pub(super) fn list<T: Clone>(
 }
 
 /// Merges the configuration of a filter: only what is of the same type can be.
-pub(super) fn merge_config(base: &mut Any, patch: &Any) {
+pub(super) fn merge_config(base: &mut Any, patch: &Any, lists: Lists) {
     let name = |url: &str| url.rsplit('/').next().map(str::to_owned);
     if name(&base.type_url) == name(&patch.type_url)
-        && let Ok(merged) = merge_any(base, patch, Lists::Append)
+        && let Ok(merged) = merge_any(base, patch, lists)
     {
         *base = merged;
     }
 }
 
 /// Merges a transport socket into the one of the same name; says whether it did.
-pub(super) fn merge_socket(base: &mut core::TransportSocket, patch: &core::TransportSocket) -> bool {
+pub(super) fn merge_socket(
+    base: &mut core::TransportSocket,
+    patch: &core::TransportSocket,
+    lists: Lists,
+) -> bool {
     use core::transport_socket::ConfigType::TypedConfig;
     if base.name != patch.name {
         return false;
     }
     if let (Some(TypedConfig(base)), Some(TypedConfig(patch))) = (&mut base.config_type, &patch.config_type) {
-        merge_config(base, patch);
+        merge_config(base, patch, lists);
     }
     true
 }

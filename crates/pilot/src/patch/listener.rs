@@ -163,7 +163,7 @@ impl<'a> Under<'a> {
                 continue;
             };
             let socket = value.transport_socket.as_ref().zip(chain.transport_socket.as_mut());
-            let merged = socket.is_some_and(|(patch, present)| merge_socket(present, patch));
+            let merged = socket.is_some_and(|(patch, present)| merge_socket(present, patch, lists));
             if merged {
                 let rest = listener::FilterChain { transport_socket: None, ..(**value).clone() };
                 merge_into(&mut chain, &rest, lists);
@@ -190,11 +190,11 @@ impl<'a> Under<'a> {
             list(&mut chain.filters, patch.operation(), value, picked);
         }
         for index in 0..chain.filters.len() {
-            for patch in patches.iter().filter(|patch| merging(patch.operation()).is_some()) {
-                if let Value::NetworkFilter(value) = &patch.value
+            for patch in &patches {
+                if let (Some(lists), Value::NetworkFilter(value)) = (merging(patch.operation()), &patch.value)
                     && is_filter(patch, &chain.filters[index])
                 {
-                    merge_filter(&mut chain.filters[index], value);
+                    merge_filter(&mut chain.filters[index], value, lists);
                 }
             }
             if chain.filters[index].name == MANAGER {
@@ -276,14 +276,14 @@ fn is_filter(patch: &Patch, filter: &listener::Filter) -> bool {
 }
 
 /// The configuration is merged, and the name is the patch's where it has one.
-fn merge_filter(filter: &mut listener::Filter, value: &listener::Filter) {
+fn merge_filter(filter: &mut listener::Filter, value: &listener::Filter, lists: lateen_envoy::merge::Lists) {
     use listener::filter::ConfigType::TypedConfig;
     if !value.name.is_empty() {
         filter.name.clone_from(&value.name);
     }
     if let (Some(TypedConfig(base)), Some(TypedConfig(patch))) = (&mut filter.config_type, &value.config_type)
     {
-        merge_config(base, patch);
+        merge_config(base, patch, lists);
     }
 }
 
@@ -303,8 +303,10 @@ fn http_filters(filters: &mut Vec<HttpFilter>, patches: &[&Patch]) {
         list(filters, patch.operation(), value, picked);
     }
     for filter in filters {
-        for patch in patches.iter().filter(|patch| merging(patch.operation()).is_some()) {
-            let Value::HttpFilter(value) = &patch.value else { continue };
+        for patch in patches {
+            let (Some(lists), Value::HttpFilter(value)) = (merging(patch.operation()), &patch.value) else {
+                continue;
+            };
             if named(patch).as_ref() != Some(&filter.name) {
                 continue;
             }
@@ -316,7 +318,7 @@ fn http_filters(filters: &mut Vec<HttpFilter>, patches: &[&Patch]) {
             if let (Some(TypedConfig(base)), Some(TypedConfig(patch))) =
                 (&mut filter.config_type, &value.config_type)
             {
-                merge_config(base, patch);
+                merge_config(base, patch, lists);
             }
         }
     }

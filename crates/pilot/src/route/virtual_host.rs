@@ -62,6 +62,8 @@ pub(crate) struct VirtualHostKey {
     pub(crate) scope: Arc<Scope>,
     pub(crate) fallback: Fallback,
     pub(crate) require_tls: bool,
+    /// The object of the service that requests go to without a rule, as `Kind/namespace/name`.
+    pub(crate) service: Option<String>,
 }
 
 impl Key for VirtualHostKey {
@@ -82,7 +84,7 @@ impl Key for VirtualHostKey {
             domains: self.domains.clone(),
             routes,
             include_request_attempt_count: true,
-            metadata: self.rules.first().map(|config| config_metadata(config)),
+            metadata: self.metadata(),
             require_tls: if self.require_tls {
                 route::virtual_host::TlsRequirementType::All as i32
             } else {
@@ -136,6 +138,7 @@ impl VirtualHostKey {
             scope: Arc::clone(scope),
             fallback,
             require_tls: false,
+            service: None,
         };
         key.resolve(world);
         key
@@ -164,9 +167,26 @@ impl VirtualHostKey {
             }
         }
         if let (Fallback::Cluster(_), Some((host, _))) = (&self.fallback, self.name.rsplit_once(':')) {
-            note(&host.into(), "", self.scope.port);
+            let host = Hostname::from(host);
+            note(&host, "", self.scope.port);
+            self.service = world.service(&host).map(|service| proto::named(&service.source));
         }
         self.hashes = hashes;
+    }
+
+    /// Names all objects that the host comes from.
+    fn metadata(&self) -> Option<core::Metadata> {
+        let mut metadata = match self.rules.first() {
+            Some(config) => config_metadata(config),
+            None => core::Metadata::default(),
+        };
+        for config in self.rules.iter().skip(1) {
+            proto::note_sources(&mut metadata, sources(config));
+        }
+        let gateways = self.scope.gateways.iter().filter(|name| name.contains('/'));
+        proto::note_sources(&mut metadata, gateways.map(|name| format!("Gateway/{name}")));
+        proto::note_sources(&mut metadata, self.service.clone().filter(|_| self.rules.is_empty()));
+        (metadata != core::Metadata::default()).then_some(metadata)
     }
 
     /// Adds the routes of one object, but for the one that takes every request: that is returned.
@@ -294,7 +314,21 @@ impl VirtualHostKey {
 /// Names the object that something comes from.
 fn config_metadata(config: &Config<VirtualService>) -> core::Metadata {
     let path = proto::config_path("virtual-service", &config.meta.namespace, &config.meta.name);
-    proto::istio_metadata(serde_json::json!({"config": path}))
+    let mut metadata = proto::istio_metadata(serde_json::json!({"config": path}));
+    proto::note_sources(&mut metadata, sources(config));
+    metadata
+}
+
+/// The object itself, and those that it was made from.
+fn sources(config: &Config<VirtualService>) -> Vec<String> {
+    let parents = config.meta.annotations.get("internal.istio.io/parents").map_or("", String::as_str);
+    let of_parent = |text: &str| {
+        let (kind, rest) = text.split_once('/')?;
+        let (name, namespace) = rest.rsplit_once('.')?;
+        Some(format!("{kind}/{namespace}/{name}"))
+    };
+    let own = format!("VirtualService/{}/{}", config.meta.namespace, config.meta.name);
+    std::iter::once(own).chain(parents.split(',').filter_map(of_parent)).collect()
 }
 
 /// A gateway as a VirtualService names it, in full; `mesh` stays as it is.

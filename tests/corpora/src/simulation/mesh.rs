@@ -40,13 +40,16 @@ pub struct Resources {
 
 impl Told {
     pub(super) fn new(case: &Value) -> Result<Self, String> {
+        Self::of(documents(case)?, &case["proxy"])
+    }
+
+    pub(super) fn of(documents: Vec<Value>, proxy: &Value) -> Result<Self, String> {
         let mut store = Store::new(StoreOptions::default());
-        store.apply(objects(case)?);
+        store.apply(objects(documents)?);
         let mut engine = Engine::new();
         engine.apply(store.snapshot().clone(), &ChangeSet::full());
-        let node = node(&case["proxy"])?;
-        let class = engine.proxy_class(&node);
-        Ok(Self { view: engine.view(&class), gateway: text(&case["proxy"], "type") == "router" })
+        let class = engine.proxy_class(&node(proxy)?);
+        Ok(Self { view: engine.view(&class), gateway: text(proxy, "type") == "router" })
     }
 
     pub(super) fn is_gateway(&self) -> bool {
@@ -107,26 +110,31 @@ fn clusters(route: &Route) -> Vec<String> {
 }
 
 /// The objects of a case.
-fn objects(case: &Value) -> Result<Vec<Change>, String> {
-    let options = KubernetesOptions::default();
-    let mut changes = Vec::new();
+fn documents(case: &Value) -> Result<Vec<Value>, String> {
+    let mut found = Vec::new();
     for field in ["config", "kube"] {
         let documents: Vec<Value> =
             serde_saphyr::from_multiple(text(case, field)).map_err(|error| error.to_string())?;
-        for mut object in documents.into_iter().filter(Value::is_object) {
-            let metadata = &mut object["metadata"];
-            if metadata.get("namespace").is_none() {
-                metadata["namespace"] = "default".into();
-            }
-            // Objects without an age are equally old: names decide.
-            if metadata.get("creationTimestamp").is_none_or(Value::is_null) {
-                metadata["creationTimestamp"] = "1970-01-01T00:00:00Z".into();
-            }
-            let name = format!("{} {}", text(&object, "kind"), object["metadata"]["name"]);
-            let made =
-                lateen_registry::object(object, &options).map_err(|error| format!("{name}: {error}"))?;
-            changes.extend(made.map(Change::Apply));
+        found.extend(documents.into_iter().filter(Value::is_object));
+    }
+    Ok(found)
+}
+
+fn objects(documents: Vec<Value>) -> Result<Vec<Change>, String> {
+    let options = KubernetesOptions::default();
+    let mut changes = Vec::new();
+    for mut object in documents {
+        let metadata = &mut object["metadata"];
+        if metadata.get("namespace").is_none() {
+            metadata["namespace"] = "default".into();
         }
+        // Objects without an age are equally old: names decide.
+        if metadata.get("creationTimestamp").is_none_or(Value::is_null) {
+            metadata["creationTimestamp"] = "1970-01-01T00:00:00Z".into();
+        }
+        let name = format!("{} {}", text(&object, "kind"), object["metadata"]["name"]);
+        let made = lateen_registry::object(object, &options).map_err(|error| format!("{name}: {error}"))?;
+        changes.extend(made.map(Change::Apply));
     }
     Ok(changes)
 }
@@ -152,6 +160,7 @@ fn node(proxy: &Value) -> Result<ProxyNode, String> {
         "LABELS": proxy["labels"],
         "INSTANCE_IPS": listed.join(","),
         "METADATA": proxy["metadata"],
+        "GENERATOR": text(proxy, "generator"),
     });
     let id = format!("{kind}~{address}~simulated.{namespace}~{namespace}.svc.cluster.local");
     let metadata = metadata.as_object().cloned().unwrap_or_default();

@@ -33,6 +33,11 @@ pub(crate) fn run(folder: &Path) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+/// What a proxy is told of these objects.
+pub fn told(objects: Vec<Value>, proxy: &Value) -> Result<Resources, String> {
+    Told::of(objects, proxy)?.resources()
+}
+
 /// What the proxy of each case is told, by the case's name.
 pub fn simulated(folder: &Path) -> anyhow::Result<Vec<(String, Resources)>> {
     let told = |case: Value| -> anyhow::Result<(String, Resources)> {

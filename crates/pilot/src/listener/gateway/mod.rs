@@ -12,6 +12,7 @@ use lateen_api::networking::Gateway;
 use lateen_model::Config;
 
 use super::http::{direction, discovered};
+use super::tunnel::Tunnel;
 use super::{Common, detection, listener_filter, network_filter, tls_inspector};
 use crate::proto::{self, core, ext, listener};
 use crate::shared::Shared;
@@ -60,6 +61,7 @@ struct Destinations {
     clusters: Vec<(String, u32)>,
     /// The path of the object that says so; empty where it follows from the gateway alone.
     config: String,
+    tunnel: Option<Tunnel>,
 }
 
 pub(super) fn listener(common: &Common, key: &GatewayListener) -> listener::Listener {
@@ -69,7 +71,7 @@ pub(super) fn listener(common: &Common, key: &GatewayListener) -> listener::List
         address: Some(address(primary, key.port)),
         additional_addresses: key.addresses.iter().skip(1).map(|extra| additional(extra, key.port)).collect(),
         filter_chains: key.chains.iter().map(|chain| filter_chain(common, key, &name, chain)).collect(),
-        metadata: key.chains.first().map(|chain| chain.metadata()),
+        metadata: key.metadata(),
         name,
         ..Default::default()
     };
@@ -85,6 +87,19 @@ pub(super) fn listener(common: &Common, key: &GatewayListener) -> listener::List
     }
     direction(&mut message, core::TrafficDirection::Outbound);
     message
+}
+
+impl GatewayListener {
+    /// That of the first chain, with the objects of all.
+    fn metadata(&self) -> Option<core::Metadata> {
+        let mut metadata = self.chains.first()?.metadata();
+        let gateways = self.chains.iter().map(|chain| &chain.gateway.meta);
+        proto::note_sources(
+            &mut metadata,
+            gateways.map(|meta| format!("Gateway/{}/{}", meta.namespace, meta.name)),
+        );
+        Some(metadata)
+    }
 }
 
 fn address(text: &str, port: u16) -> core::Address {
@@ -178,6 +193,7 @@ fn bytes(common: &Common, destinations: &Destinations) -> listener::Filter {
         stat_prefix: destinations.stat_prefix.clone(),
         access_log: common.log.messages(),
         cluster_specifier: Some(specifier),
+        tunneling_config: destinations.tunnel.as_ref().map(Tunnel::message),
         ..Default::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", &message)

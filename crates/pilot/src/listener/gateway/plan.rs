@@ -9,6 +9,7 @@ use lateen_model::{Config, Namespace};
 use super::{Chain, Content, Destinations, GatewayListener, Manager, tls};
 use crate::cluster::outbound_name;
 use crate::gateway::{BoundServices, Group, Served, automatic_clusters, merge};
+use crate::listener::tunnel::Tunnel;
 use crate::route::gateway_name;
 use crate::rules::full_host;
 use crate::shared::Shared;
@@ -28,6 +29,11 @@ impl Claims {
         let mut names: Vec<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
         names.sort();
         names.dedup();
+        let asked = !names.is_empty();
+        names.retain(|name| name == "*" || super::super::is_server_name(name));
+        if asked && names.is_empty() {
+            return None;
+        }
         if names.iter().any(|name| name == "*") {
             names.clear();
         }
@@ -150,6 +156,7 @@ impl Planner<'_, '_> {
                 stat_prefix: cluster.clone(),
                 clusters: vec![(cluster, 1)],
                 config: String::new(),
+                tunnel: None,
             });
             chains.push(Chain { names, protocols: MESH_PROTOCOLS.to_vec(), ..chain(served, content) });
         }
@@ -191,7 +198,22 @@ impl Planner<'_, '_> {
             _ => format!("{name}.{namespace}"),
         };
         let config = format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{name}");
-        Destinations { stat_prefix, clusters, config }
+        let tunnel = match routes {
+            [only] => self.tunnel(served, &only.destination, namespace),
+            _ => None,
+        };
+        Destinations { stat_prefix, clusters, config, tunnel }
+    }
+
+    fn tunnel(
+        &self,
+        served: &Served<'_>,
+        destination: &Destination,
+        namespace: &Namespace,
+    ) -> Option<Tunnel> {
+        let service = self.world.service(&full_host(&destination.host, namespace))?;
+        let port = destination.port.as_ref().map_or_else(|| served.port(), |port| port.number as u16);
+        Tunnel::to(self.world, service, &destination.subset, port)
     }
 
     /// The cluster of a destination: its port, else the only one of its service, else the server's.

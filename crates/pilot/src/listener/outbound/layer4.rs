@@ -7,9 +7,10 @@ use std::time::Duration;
 use lateen_api::networking::{
     Destination, L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService,
 };
-use lateen_model::{AddressRange, Config, Namespace, Service, ServicePort};
+use lateen_model::{AddressRange, Config, Namespace, Resolution, Service, ServicePort};
 
 use crate::cluster::outbound_name;
+use crate::listener::tunnel::Tunnel;
 use crate::policy::policy;
 use crate::route::gateway_name;
 use crate::rules::{self, full_host};
@@ -33,7 +34,12 @@ pub(crate) struct Chain {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     Rule(String),
-    Service { host: String, namespace: String },
+    Service {
+        host: String,
+        namespace: String,
+        /// The object, as `Kind/namespace/name`.
+        object: String,
+    },
 }
 
 /// Clusters with their weights, and how connections to them are kept.
@@ -45,6 +51,9 @@ pub(super) struct Target {
     pub(super) max_duration: Option<Duration>,
     /// Whether the client's address chooses the endpoint.
     pub(super) by_source: bool,
+    pub(super) tunnel: Option<Tunnel>,
+    /// How long names are kept that are resolved when a client asks for them, and the port that they are called on.
+    pub(super) resolved: Option<(Duration, u16)>,
 }
 
 impl Chain {
@@ -110,8 +119,9 @@ fn tls<'a>(
     for config in rules {
         for route in &config.spec.tls {
             for condition in route.r#match.iter().filter(|one| Asked::of(*one).holds(world, config, place)) {
+                let Some(names) = names(&condition.sni_hosts) else { continue };
                 made.push(Chain {
-                    names: names(&condition.sni_hosts),
+                    names,
                     destinations: ranges(&condition.destination_subnets, &place.destinations),
                     sources: Vec::new(),
                     target: target(world, &route.route, &config.meta.namespace, config, place),
@@ -121,8 +131,9 @@ fn tls<'a>(
         }
     }
     if made.is_empty() {
-        let names = if place.by_name { vec![place.service.key.hostname.to_string()] } else { Vec::new() };
-        made.push(Chain { names, ..own(world, place) });
+        let own_name = [place.service.key.hostname.to_string()];
+        let names = if place.by_name { names(&own_name) } else { Some(Vec::new()) };
+        made.extend(names.map(|names| Chain { names, ..own(world, place) }));
     }
     made
 }
@@ -209,13 +220,14 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Without a name, `*` takes all.
-fn names(hosts: &[String]) -> Vec<String> {
-    if hosts.iter().any(|host| host == "*") {
-        return Vec::new();
+/// Without a name, `*` takes all. `None` where no client can ask for any of them: Envoy knows wildcards for whole labels.
+fn names(hosts: &[String]) -> Option<Vec<String>> {
+    if hosts.is_empty() || hosts.iter().any(|host| host == "*") {
+        return Some(Vec::new());
     }
-    let unique: BTreeSet<String> = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-    unique.into_iter().collect()
+    let known = hosts.iter().filter(|host| crate::listener::is_server_name(host));
+    let unique: BTreeSet<String> = known.map(|host| host.to_ascii_lowercase()).collect();
+    (!unique.is_empty()).then(|| unique.into_iter().collect())
 }
 
 /// What the rule says of addresses counts before the service's own.
@@ -248,7 +260,11 @@ fn own(world: &World<'_>, place: &Place<'_>) -> Chain {
         destinations: place.destinations.clone(),
         sources: Vec::new(),
         target,
-        source: Source::Service { host: host.to_string(), namespace: service.key.namespace.to_string() },
+        source: Source::Service {
+            host: host.to_string(),
+            namespace: service.key.namespace.to_string(),
+            object: crate::proto::named(&service.source),
+        },
     }
 }
 
@@ -300,11 +316,16 @@ impl Target {
             idle_timeout: None,
             max_duration: None,
             by_source: false,
+            tunnel: None,
+            resolved: None,
         }
     }
 
     /// Takes what the DestinationRule of the first destination says of connections.
     fn settle(&mut self, world: &World<'_>, service: &Service, subset: &str, port: u16) {
+        let mesh = world.snapshot.mesh();
+        let dynamic = service.resolution == Resolution::DynamicDns;
+        self.resolved = dynamic.then(|| (mesh.dns_refresh_rate.get(), port));
         let found = world.rules.of(service, &world.class.namespace);
         if found.is_empty() && world.snapshot.mesh().default_traffic_policy.is_none() {
             return;
@@ -317,6 +338,9 @@ impl Target {
             self.max_duration = tcp.max_connection_duration.map(|duration| duration.get());
         }
         let hash = policy.load_balancer.as_ref().and_then(|balancer| balancer.consistent_hash.as_ref());
+        // Of several destinations each would need its own.
+        let single = self.clusters.len() == 1;
+        self.tunnel = policy.tunnel.as_ref().filter(|_| single).map(Tunnel::new);
         self.by_source = hash.is_some_and(|hash| hash.use_source_ip == Some(true));
     }
 }

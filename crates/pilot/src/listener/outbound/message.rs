@@ -3,7 +3,9 @@
 use super::layer4::{Chain, Source, Target};
 use super::{Bind, Outbound};
 use crate::cluster::BLACK_HOLE;
-use crate::listener::http::{Side, connection_manager, direction, discovered};
+use crate::dynamic;
+use crate::listener::http::{Side, direction, discovered, manager_message, pack};
+use crate::listener::tunnel::Tunnel;
 use crate::listener::{
     Common, OUTBOUND_PORT, detection, http_inspector, network_filter, plain_http, tcp_proxy, tls_inspector,
 };
@@ -67,9 +69,15 @@ pub(in crate::listener) fn listener(common: &Common, key: &Outbound) -> listener
         takes_all |= !sniffed;
         message.listener_filters.extend(sniffed.then(http_inspector));
         let prefix = format!("outbound_{};", message.name);
+        let mut manager = manager_message(common, Side::Outbound, prefix, discovered(&http.routes));
+        if let Some(refresh) = http.resolves {
+            // Right before the router, who needs the address.
+            let last = manager.http_filters.len().saturating_sub(1);
+            manager.http_filters.insert(last, dynamic::http_filter(refresh));
+        }
         message.filter_chains.push(listener::FilterChain {
             filter_chain_match: sniffed.then(plain_http),
-            filters: vec![connection_manager(common, Side::Outbound, prefix, discovered(&http.routes))],
+            filters: vec![pack(&manager)],
             ..Default::default()
         });
     }
@@ -125,14 +133,22 @@ fn filter_chain(common: &Common, chain: &Chain) -> listener::FilterChain {
     };
     let fields = match &chain.source {
         Source::Rule(path) => serde_json::json!({"config": path}),
-        Source::Service { host, namespace } => serde_json::json!({
+        Source::Service { host, namespace, .. } => serde_json::json!({
             "services": [{"host": host, "name": host.split('.').next(), "namespace": namespace}],
         }),
     };
+    let mut metadata = proto::istio_metadata(fields);
+    if let Source::Service { object, .. } = &chain.source {
+        proto::note_sources(&mut metadata, [object.clone()]);
+    }
+    let resolves = chain.target.resolved.filter(|_| !chain.names.is_empty());
+    let mut filters: Vec<listener::Filter> =
+        resolves.iter().map(|(refresh, port)| dynamic::network_filter(*refresh, *port)).collect();
+    filters.push(bytes(common, &chain.target));
     listener::FilterChain {
         filter_chain_match: (!chain.takes_all()).then_some(conditions),
-        filters: vec![bytes(common, &chain.target)],
-        metadata: Some(proto::istio_metadata(fields)),
+        filters,
+        metadata: Some(metadata),
         ..Default::default()
     }
 }
@@ -162,6 +178,7 @@ fn bytes(common: &Common, target: &Target) -> listener::Filter {
         idle_timeout: target.idle_timeout.map(proto::duration),
         max_downstream_connection_duration: target.max_duration.map(proto::duration),
         hash_policy: if target.by_source { vec![by_source] } else { Vec::new() },
+        tunneling_config: target.tunnel.as_ref().map(Tunnel::message),
         ..Default::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", &message)

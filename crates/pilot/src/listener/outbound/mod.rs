@@ -12,11 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lateen_api::networking::CaptureMode;
 use lateen_model::{Address, AddressRange, PortProtocol, Service, ServicePort};
 
 use super::{INBOUND_PORT, ListenerKind, OUTBOUND_PORT};
+use crate::dynamic;
 use crate::route;
 use crate::world::{Egress, VisibleRule, World};
 use layer4::{Chain, Place};
@@ -40,6 +42,8 @@ pub(super) struct Http {
     pub(super) routes: String,
     /// Whether the first bytes must tell that it is HTTP.
     pub(super) sniffed: bool,
+    /// How long names are kept that are resolved when a request comes; `None` where nobody's are.
+    pub(super) resolves: Option<Duration>,
 }
 
 /// All that one listener is made from.
@@ -216,7 +220,7 @@ fn http_proxy(world: &World<'_>) -> Option<ListenerKind> {
         bind: Bind::Address(super::loopback(world.class.families)),
         port,
         bound: true,
-        http: Some(Http { routes: route::HTTP_PROXY.to_owned(), sniffed: false }),
+        http: Some(Http { routes: route::HTTP_PROXY.to_owned(), sniffed: false, resolves: None }),
         chains: Vec::new(),
         source: None,
     })))
@@ -256,7 +260,7 @@ impl Table<'_, '_> {
         if let Some(entry) = self.entry(egress, bind, port) {
             // What is bound for HTTP has no other users.
             let sniffed = sniffed || !entry.bound;
-            entry.http.get_or_insert(Http { routes: name, sniffed });
+            entry.http.get_or_insert(Http { routes: name, sniffed, resolves: None });
         }
     }
 
@@ -274,7 +278,13 @@ impl Table<'_, '_> {
         let port = &ServicePort { protocol, ..port.clone() };
         let given = given_bind(self.world, egress);
         if protocol.is_http() {
-            self.http(egress, given.unwrap_or(Bind::Any), called, false);
+            let bind = given.unwrap_or(Bind::Any);
+            self.http(egress, bind.clone(), called, false);
+            let resolves = self.resolves(service);
+            let made = self.made.get_mut(&bind).and_then(|entry| entry.http.as_mut());
+            if let Some(http) = made.filter(|_| resolves) {
+                http.resolves = Some(self.world.snapshot.mesh().dns_refresh_rate.get());
+            }
             return;
         }
         let (own, shared) = match given {
@@ -301,10 +311,16 @@ impl Table<'_, '_> {
         }
     }
 
+    /// Whether the proxy is to resolve the hosts of requests for a service.
+    fn resolves(&self, service: &Service) -> bool {
+        let endpoints = self.world.snapshot.endpoints(&service.key);
+        dynamic::is_dynamic(service, endpoints.map(|set| &**set))
+    }
+
     /// HTTP that may come on a port of one service.
     fn sniffed(&mut self, egress: &Egress<'_>, bind: Bind, port: u16, routes: String) {
         if let Some(entry) = self.entry(egress, bind, port) {
-            entry.http.get_or_insert(Http { routes, sniffed: true });
+            entry.http.get_or_insert(Http { routes, sniffed: true, resolves: None });
         }
     }
 

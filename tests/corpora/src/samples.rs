@@ -1,8 +1,10 @@
-//! Sample applications and their configuration: every document must be valid.
+//! Sample applications and their configuration: every document must be valid, and analysis must find no error in a file.
 
 use std::path::Path;
 
 use serde_json::Value;
+
+use lateen_galley::analyze::{self, Input, Level};
 
 use crate::Report;
 use crate::report::text;
@@ -31,6 +33,7 @@ fn documents(file: &str, content: &str, report: &mut Report) {
         Ok(documents) => documents,
         Err(error) => return report.add(file, Err(error.to_string())),
     };
+    report.add(format!("{file} analyzed"), analyzed(file, content));
     for (index, object) in documents.iter().enumerate() {
         if !text(object, "apiVersion").contains(".istio.io/") {
             continue;
@@ -41,3 +44,17 @@ fn documents(file: &str, content: &str, report: &mut Report) {
         report.add(format!("{file} #{index} {} {name}", text(object, "kind")), outcome);
     }
 }
+
+/// What else is in the mesh, a file alone cannot say: objects that it names and has not are no error of its own.
+fn analyzed(file: &str, content: &str) -> Result<(), String> {
+    let mut input = Input { all_analyzers: true, ..Input::default() };
+    let read = analyze::read_resources(content, file, "", "default").map_err(|error| error.to_string())?;
+    input.resources.extend(read);
+    input.resources.extend(analyze::default_resources(&input.mesh));
+    let found = analyze::analyze(&input);
+    let wrong = found.iter().find(|one| one.kind.level == Level::Error && one.kind.code != MISSING);
+    wrong.map_or(Ok(()), |one| Err(format!("{} {}: {}", one.kind.code, one.kind.name, one.subject)))
+}
+
+/// `ReferencedResourceNotFound`.
+const MISSING: &str = "IST0101";

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -26,6 +27,12 @@ pub enum Mode {
     Well,
     Nonsense,
     Slow,
+    /// Says that it cannot answer now.
+    Failing,
+    /// Breaks off in the middle of an answer.
+    BreakingOff,
+    /// Wants to be left alone for a second.
+    Limiting,
 }
 
 /// An instance of a service of the test's.
@@ -239,8 +246,17 @@ async fn guard(
         return (StatusCode::FORBIDDEN, "Permission denied").into_response();
     }
     let answer = next.run(request).await;
-    if *fake.mode.borrow() == Mode::Nonsense {
-        return (StatusCode::OK, "<html>it works</html>").into_response();
+    let mode = *fake.mode.borrow();
+    match mode {
+        Mode::Well | Mode::Slow => answer,
+        Mode::Nonsense => (StatusCode::OK, "<html>it works</html>").into_response(),
+        Mode::Failing => (StatusCode::INTERNAL_SERVER_ERROR, "No cluster leader").into_response(),
+        Mode::BreakingOff => {
+            let parts = [Ok("{"), Err(std::io::Error::other("gone"))];
+            (answer.status(), Body::from_stream(futures::stream::iter(parts))).into_response()
+        }
+        Mode::Limiting => {
+            (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "slow down").into_response()
+        }
     }
-    answer
 }

@@ -104,7 +104,7 @@ macro_rules! for_every_platform {
 
 for_every_platform!(services_come_change_and_go);
 for_every_platform!(a_restart);
-for_every_platform!(nonsense_and_slowness);
+for_every_platform!(bad_answers);
 for_every_platform!(a_wrong_token);
 for_every_platform!(a_storm);
 for_every_platform!(certificates_that_change);
@@ -169,25 +169,34 @@ mod cases {
         .await;
     }
 
-    pub async fn nonsense_and_slowness(spec: Spec) {
+    pub async fn bad_answers(spec: Spec) {
         let (fake, listener) = Fake::new().await;
         fake.put("a", vec![instance("10.0.0.1", 9080, "v1")]);
         let _server = fake.serve(listener, (spec.router)(), spec.check);
         let mesh = Mesh::start(&fake, spec.provider, spec.path).await;
         mesh.until("the service", |mesh| mesh.hosts().len() == 1).await;
-        for (number, mode, reason) in
-            [(2, Mode::Nonsense, Reason::Malformed), (3, Mode::Slow, Reason::Timeout)]
-        {
+        for (number, mode, reason) in [
+            (2, Mode::Nonsense, "malformed"),
+            (3, Mode::Slow, "timeout"),
+            (4, Mode::Failing, "unavailable"),
+            (5, Mode::BreakingOff, "unavailable"),
+            (6, Mode::Limiting, "limited"),
+        ] {
+            let before = mesh.errors(reason);
             fake.mode.send_replace(mode);
-            fake.put("b", vec![instance("10.0.0.1", 9080, "v1")]);
-            mesh.until("it is noticed", |mesh| {
-                mesh.status().last_error.is_some_and(|error| error.reason == reason)
-            })
-            .await;
+            fake.put("b", vec![instance(&format!("10.0.0.{number}"), 9080, "v1")]);
+            mesh.until("it is noticed", |mesh| mesh.errors(reason) > before).await;
+            assert!(mesh.status().stale, "{mode:?}");
             assert!(
                 mesh.hosts().contains(&format!("a{}", spec.domain)),
                 "the last known state stands: {mode:?}"
             );
+            if mode == Mode::Limiting {
+                let before = fake.requests.load(Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let asked = fake.requests.load(Ordering::SeqCst) - before;
+                assert!(asked <= 3, "{asked} requests while it wants to be left alone");
+            }
             fake.mode.send_replace(Mode::Well);
             fake.put("a", vec![instance(&format!("10.0.0.{number}"), 9080, "v1")]);
             let expected = format!("10.0.0.{number}:9080 v1");

@@ -207,3 +207,38 @@ impl Directory for Consul {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions() {
+        let plain = RegistryConfig::default();
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+        let enterprise = RegistryConfig {
+            namespaces: words(&["shop", "team a"]),
+            datacenters: words(&["dc1", "dc2"]),
+            partition: "east".into(),
+            consistency: RegistryConsistency::Consistent,
+            ..RegistryConfig::default()
+        };
+        let stale = RegistryConfig { consistency: RegistryConsistency::Stale, ..RegistryConfig::default() };
+        for (name, config, lists, list, service) in [
+            ("plain", &plain, 1, "/v1/catalog/services", "/v1/health/service/a%2Fb"),
+            (
+                "enterprise",
+                &enterprise,
+                4,
+                "/v1/catalog/services?consistent&partition=east&dc=dc2&ns=team%20a",
+                "/v1/health/service/a%2Fb?consistent&partition=east&dc=dc2&ns=team%20a",
+            ),
+            ("stale", &stale, 1, "/v1/catalog/services?stale", "/v1/health/service/a%2Fb?stale"),
+        ] {
+            let consul = Consul::new(config);
+            assert_eq!(consul.lists(), lists, "{name}");
+            assert_eq!(consul.ask_list(lists - 1).path, list, "{name}");
+            assert_eq!(consul.ask_service(lists - 1, &ObjectKey::new("", "a/b")).path, service, "{name}");
+        }
+    }
+}

@@ -87,6 +87,7 @@ fn counts(selected: &Selected, one: &Endpoint) -> bool {
         && selected.within.as_ref().is_none_or(|cluster| one.cluster == *cluster)
         && selected.node.as_ref().is_none_or(|node| one.node == *node)
         && (selected.takes_names || !matches!(one.address, Address::Name(_)))
+        && !(selected.without_sockets && matches!(one.address, Address::Unix(_)))
 }
 
 /// Endpoints of the client's own network, and the gateways of others in place of theirs. A gateway carries the weight of

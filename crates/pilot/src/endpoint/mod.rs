@@ -13,6 +13,7 @@ use lateen_model::{ClusterId, EndpointSet, Hostname, NetworkId, PortProtocol, Se
 
 use lateen_envoy::type_urls;
 
+use crate::Role;
 use crate::cluster::{discovery, goes_where_it_was_going, outbound_name, passes_on, server_name};
 use crate::encoded::{Encoded, Key};
 use crate::mutual_tls::Policies;
@@ -54,6 +55,8 @@ pub(crate) struct Selected {
     pub(crate) only_mutual: bool,
     /// Whether names that the proxy resolves are endpoints too.
     pub(crate) takes_names: bool,
+    /// Whether Unix sockets are left out: gRPC's own clients take none.
+    pub(crate) without_sockets: bool,
 }
 
 /// To which endpoints mutual TLS is spoken.
@@ -155,6 +158,7 @@ impl<'a> Context<'a> {
                 mutual,
                 only_mutual: false,
                 takes_names: false,
+                without_sockets: class.role == Role::Proxyless,
             },
             cluster,
             set: self.set.clone(),

@@ -65,8 +65,17 @@ impl Lateend {
     /// The value of a metric without labels.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let page = self.get(self.ports[4], "/metrics").await?;
-        let found = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        found.with_context(|| format!("there is no metric {name}"))
+        // With labels, all of them together.
+        let value = |line: &str| -> Option<f64> {
+            let rest = line.strip_prefix(name)?;
+            if !rest.starts_with(['{', ' ']) {
+                return None;
+            }
+            rest.rsplit(' ').next()?.trim().parse().ok()
+        };
+        let values: Vec<f64> = page.lines().filter_map(value).collect();
+        anyhow::ensure!(!values.is_empty(), "there is no metric {name}");
+        Ok(values.iter().sum())
     }
 
     async fn get(&self, port: u16, path: &str) -> anyhow::Result<String> {

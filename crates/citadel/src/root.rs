@@ -111,6 +111,12 @@ impl SelfSignedRoot {
         &self.certificate
     }
 
+    /// When it ends, in seconds since 1970.
+    pub fn not_after(&self) -> Option<i64> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(self.certificate.as_bytes()).ok()?;
+        Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
+    }
+
     /// A certificate with which a server of the control plane shows itself under `names` and `addresses`.
     pub fn issue_server(&self, names: &[&str], addresses: &[IpAddr]) -> Result<KeyPairPem, RootError> {
         let subject = names.first().copied().unwrap_or("a server");

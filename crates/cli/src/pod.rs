@@ -65,7 +65,25 @@ pub(crate) async fn get(
     port: u16,
     path: &str,
 ) -> anyhow::Result<bytes::Bytes> {
-    let what = || format!("cannot ask the proxy in {}.{} (port {port})", pod.name, pod.namespace);
+    let (status, body) = fetch(client, pod, port, path).await?;
+    if status != http::StatusCode::OK {
+        bail!("{}: {path} answered {status}: {}", what(pod, port), String::from_utf8_lossy(&body));
+    }
+    Ok(body)
+}
+
+fn what(pod: &PodName, port: u16) -> String {
+    format!("cannot ask {}.{} (port {port})", pod.name, pod.namespace)
+}
+
+/// As [`get`], whatever the answer.
+pub(crate) async fn fetch(
+    client: &Client,
+    pod: &PodName,
+    port: u16,
+    path: &str,
+) -> anyhow::Result<(http::StatusCode, bytes::Bytes)> {
+    let what = || what(pod, port);
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace);
     let mut forward = api.portforward(&pod.name, &[port]).await.with_context(what)?;
     let stream = forward.take_stream(port).context("the API opened no stream")?;
@@ -81,10 +99,7 @@ pub(crate) async fn get(
         None => exchange.await.with_context(what)?,
     };
     forward.abort();
-    if status != http::StatusCode::OK {
-        bail!("{}: {path} answered {status}: {}", what(), String::from_utf8_lossy(&body));
-    }
-    Ok(body)
+    Ok((status, body))
 }
 
 async fn exchange(

@@ -11,6 +11,7 @@ use lateen_base::backoff::Backoff;
 use lateen_base::drain;
 use lateen_model::{ConfigKind, Snapshot};
 use lateen_registry::{Allocation, Subscription, allocations};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 
 use crate::leader::Leadership;
@@ -21,6 +22,7 @@ pub(crate) async fn run(
     client: Client,
     mut snapshots: Subscription,
     mut leadership: Leadership,
+    errors: Counter,
     drain: drain::Watch,
 ) {
     // A new leader looks at everything once, whatever it saw before.
@@ -31,14 +33,19 @@ pub(crate) async fn run(
             () = drain.signaled() => return,
         }
         tokio::select! {
-            () = lead(&client, &mut snapshots, &mut latest) => {}
+            () = lead(&client, &mut snapshots, &mut latest, &errors) => {}
             () = leadership.lost() => {}
             () = drain.signaled() => return,
         }
     }
 }
 
-async fn lead(client: &Client, snapshots: &mut Subscription, latest: &mut Option<Arc<Snapshot>>) {
+async fn lead(
+    client: &Client,
+    snapshots: &mut Subscription,
+    latest: &mut Option<Arc<Snapshot>>,
+    errors: &Counter,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     let mut due = latest.is_some();
     loop {
@@ -46,6 +53,7 @@ async fn lead(client: &Client, snapshots: &mut Subscription, latest: &mut Option
             due = false;
             for allocation in allocations(snapshot) {
                 if let Err(error) = write(client, &allocation).await {
+                    errors.inc();
                     tracing::warn!(
                         namespace = %allocation.entry.namespace, name = allocation.entry.name,
                         "the addresses of a ServiceEntry were not written, and are tried again: {error}"
@@ -109,7 +117,7 @@ mod tests {
         let (_trigger, drain) = drain::channel();
         let timing = leader::Timing::default();
         let leadership = leader::elect(&api.client, "istio-system", "leader", "me", timing, drain.clone());
-        tokio::spawn(run(api.client.clone(), registry.subscribe(), leadership, drain));
+        tokio::spawn(run(api.client.clone(), registry.subscribe(), leadership, Counter::default(), drain));
         let entry = json!({
             "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
             "metadata": {"name": "outside", "namespace": "shop"},

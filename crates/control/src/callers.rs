@@ -17,9 +17,9 @@ pub(crate) struct Callers {
 
 /// A ServiceAccount by namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Account {
-    namespace: String,
-    name: String,
+pub(crate) struct Account {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
 }
 
 impl Callers {
@@ -35,13 +35,22 @@ impl Callers {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
             .ok_or_else(|| Status::unauthenticated("show the Pod's token: authorization: Bearer TOKEN"))?;
-        let account = self.review(token).await?;
+        let account = self.review(token, Some(AUDIENCE)).await?;
         claims_match(&account, node)
     }
 
-    async fn review(&self, token: &str) -> Result<Account, Status> {
+    /// Whose token this is: one for the control plane, or one for the API.
+    pub(crate) async fn identify(&self, token: &str) -> Result<Account, Status> {
+        match self.review(token, Some(AUDIENCE)).await {
+            Err(status) if status.code() == tonic::Code::Unauthenticated => self.review(token, None).await,
+            other => other,
+        }
+    }
+
+    async fn review(&self, token: &str, audience: Option<&str>) -> Result<Account, Status> {
+        let audiences = audience.map(|audience| vec![audience.to_owned()]);
         let review = TokenReview {
-            spec: TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![AUDIENCE.to_owned()]) },
+            spec: TokenReviewSpec { token: token.to_owned(), audiences },
             ..TokenReview::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());

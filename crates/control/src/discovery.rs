@@ -23,9 +23,11 @@ use tokio::sync::Notify;
 use tonic::Status;
 
 use crate::callers::Callers;
-use crate::distribution::{Debt, Distribution, Feed, Progress, Recipient, Revision};
+use crate::conflicts;
+use crate::distribution::{Debt, Distribution, Feed, Progress, Recipient, Recipients, Revision};
 use crate::metrics::Metrics;
 use crate::registration::{HEALTH_INFORMATION, Registration, Registrations};
+use crate::settings;
 
 /// The types that the engine makes.
 const TYPES: [&str; 6] = [
@@ -65,9 +67,18 @@ struct State {
 #[derive(Default)]
 struct Streams {
     by_id: HashMap<u64, Stream>,
-    by_class: HashMap<Arc<Class>, BTreeSet<u64>>,
+    by_class: HashMap<Arc<Class>, Members>,
     /// By namespace and the Pod's name.
     by_place: BTreeMap<(Namespace, String), BTreeSet<u64>>,
+    /// Counts who came, went, or moved to another class.
+    membership: u64,
+}
+
+/// The streams of a class.
+struct Members {
+    /// The revision after which the class came.
+    since: Revision,
+    ids: BTreeSet<u64>,
 }
 
 struct Stream {
@@ -90,6 +101,8 @@ struct Inside {
     /// When the oldest change came that waits to be taken up, and the oldest that is not acknowledged as a whole.
     waiting_since: Option<Instant>,
     under_way_since: Option<Instant>,
+    /// When a letter was taken up last.
+    taken_at: Option<Instant>,
     /// The stream is to end.
     closed: bool,
 }
@@ -168,10 +181,27 @@ impl Discovery {
 
     /// How far each of these objects has come; nothing for those that are not known.
     pub(crate) fn progress(&self, references: &[ConfigReference]) -> Vec<Option<Progress>> {
+        if references.is_empty() {
+            return Vec::new();
+        }
         let state = self.shared.state.lock();
-        let recipients: Vec<Recipient> = state.streams.by_id.values().map(Stream::recipient).collect();
-        let snapshot = state.engine.snapshot();
-        state.distribution.progress(references, snapshot, &recipients)
+        let recipients = state.streams.recipients();
+        state.distribution.progress(references, &state.engine, &recipients)
+    }
+
+    /// Changes whenever proxies come, go, or belong to another class.
+    pub(crate) fn membership(&self) -> u64 {
+        self.shared.state.lock().streams.membership
+    }
+
+    /// What in the configuration is in conflict, by metric and object.
+    pub(crate) fn conflicts(&self) -> serde_json::Value {
+        serde_json::json!(conflicts::find(&self.snapshot()))
+    }
+
+    /// How many classes of proxies, and groups of them, are kept.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        self.shared.state.lock().engine.sizes()
     }
 
     /// What the proxy `POD.NAMESPACE` should hold; nothing where it is not connected here.
@@ -199,8 +229,10 @@ impl Discovery {
         let begun = Instant::now();
         let mut guard = self.shared.state.lock();
         let state = &mut *guard;
-        self.shared.metrics.services.set(snapshot.service_count().try_into().unwrap_or(i64::MAX));
-        self.shared.metrics.arrived(&snapshot, changes);
+        self.shared.metrics.arrived(state.engine.snapshot(), &snapshot, changes);
+        if changes.mesh || changes.full {
+            report_settings(state.engine.snapshot(), &snapshot);
+        }
         let applied = state.engine.apply(snapshot, changes);
         state.ready = true;
         let revision = state.distribution.begin();
@@ -209,16 +241,18 @@ impl Discovery {
         // Classes that share a change share what is made of it.
         let mut made: Option<(*const lateen_pilot::Changed, Arc<lateen_xds::ChangeSet>)> = None;
         for change in &applied.classes {
-            let Some(ids) = state.streams.by_class.get(&change.class) else { continue };
+            let Some(members) = state.streams.by_class.get(&change.class) else { continue };
             let known = made.take().filter(|(of, _)| std::ptr::eq(*of, &*change.changed));
             let (of, changes) = known.unwrap_or_else(|| (&*change.changed, Arc::new(named(&change.changed))));
             let letter = Letter { view: Arc::new(Shown(state.engine.view(&change.class))), changes };
-            for stream in ids.iter().filter_map(|id| state.streams.by_id.get(id)) {
+            for stream in members.ids.iter().filter_map(|id| state.streams.by_id.get(id)) {
                 stream.letterbox.put(revision, letter.clone());
             }
             made = Some((of, letter.changes));
         }
-        concerned.extend(state.reclassify(revision, &applied.reclassify));
+        let moved = state.reclassify(revision, &applied.reclassify);
+        self.shared.metrics.reclassified(moved.len());
+        concerned.extend(moved);
         state.distribution.applied(state.engine.snapshot(), changes, concerned.iter());
         state.feeds.retain(|feed| {
             feed.upgrade().inspect(|feed| feed.put(state.engine.snapshot(), changes)).is_some()
@@ -239,7 +273,7 @@ impl State {
                 let view = Arc::new(Shown(self.engine.view(&class)));
                 stream.letterbox.put(revision, Letter { view, changes: Arc::new(everything()) });
                 moved.push(Arc::clone(&class));
-                self.streams.set_class(id, class);
+                self.streams.set_class(id, class, revision);
             }
         }
         moved
@@ -251,7 +285,6 @@ impl Stream {
         let inside = self.letterbox.inside.lock();
         Recipient {
             proxy: format!("{}.{}", self.node.name, self.node.namespace),
-            class: Arc::clone(&self.class),
             debt: inside.debt,
             rejection: inside.rejections.values().next().cloned(),
         }
@@ -259,8 +292,8 @@ impl Stream {
 }
 
 impl Streams {
-    fn insert(&mut self, id: u64, stream: Stream) {
-        self.by_class.entry(Arc::clone(&stream.class)).or_default().insert(id);
+    fn insert(&mut self, id: u64, stream: Stream, now: Revision) {
+        self.join_class(id, Arc::clone(&stream.class), now);
         let place = (stream.node.namespace.clone(), stream.node.name.clone());
         self.by_place.entry(place).or_default().insert(id);
         self.by_id.insert(id, stream);
@@ -278,20 +311,37 @@ impl Streams {
         }
     }
 
-    fn set_class(&mut self, id: u64, class: Arc<Class>) {
+    fn set_class(&mut self, id: u64, class: Arc<Class>, now: Revision) {
         let Some(stream) = self.by_id.get_mut(&id) else { return };
         let old = std::mem::replace(&mut stream.class, Arc::clone(&class));
         self.leave_class(id, &old);
-        self.by_class.entry(class).or_default().insert(id);
+        self.join_class(id, class, now);
+    }
+
+    fn join_class(&mut self, id: u64, class: Arc<Class>, now: Revision) {
+        self.membership += 1;
+        let new = || Members { since: now, ids: BTreeSet::new() };
+        self.by_class.entry(class).or_insert_with(new).ids.insert(id);
     }
 
     fn leave_class(&mut self, id: u64, class: &Arc<Class>) {
-        if let Some(ids) = self.by_class.get_mut(class) {
-            ids.remove(&id);
-            if ids.is_empty() {
+        self.membership += 1;
+        if let Some(members) = self.by_class.get_mut(class) {
+            members.ids.remove(&id);
+            if members.ids.is_empty() {
                 self.by_class.remove(class);
             }
         }
+    }
+
+    /// All streams, by class.
+    fn recipients(&self) -> Vec<Recipients> {
+        let of_class = |(class, members): (&Arc<Class>, &Members)| Recipients {
+            class: Arc::clone(class),
+            since: members.since,
+            streams: members.ids.iter().filter_map(|id| self.by_id.get(id)).map(Stream::recipient).collect(),
+        };
+        self.by_class.iter().map(of_class).collect()
     }
 
     /// The streams of the proxy `POD.NAMESPACE`.
@@ -331,6 +381,14 @@ impl Streams {
             found.extend(self.in_namespace(namespace).filter(selected));
         }
         found.into_iter().collect()
+    }
+}
+
+/// Says which of the mesh's settings have no effect, where that is news.
+fn report_settings(before: &Snapshot, after: &Snapshot) {
+    let known = settings::unhandled(before.mesh());
+    for field in settings::unhandled(after.mesh()).into_iter().filter(|field| !known.contains(field)) {
+        tracing::warn!("the mesh's settings: data.mesh.{field}: has no effect in this version of Lateen");
     }
 }
 
@@ -376,6 +434,7 @@ impl Letterbox {
                 }
                 if let Some(letter) = inside.letter.take() {
                     inside.debt.taken();
+                    inside.taken_at = Some(Instant::now());
                     if let Some(since) = inside.waiting_since.take() {
                         metrics.queued(since.elapsed());
                         inside.under_way_since.get_or_insert(since);
@@ -398,8 +457,14 @@ impl Letterbox {
         match event {
             Event::Settled => {
                 inside.debt.settled();
+                inside.taken_at = None;
                 if let Some(since) = inside.under_way_since.take() {
                     metrics.converged(since.elapsed());
+                }
+            }
+            Event::Sent { type_url, .. } => {
+                if let Some(taken) = inside.taken_at {
+                    metrics.push_time(type_url, taken.elapsed());
                 }
             }
             Event::Accepted { type_url, .. } => drop(inside.rejections.remove(type_url)),
@@ -427,15 +492,19 @@ impl ResourceSource for Discovery {
         let inside = Inside { debt: Debt::of_a_new_stream(), ..Inside::default() };
         let letterbox = Arc::new(Letterbox { inside: Mutex::new(inside), arrived: Notify::new() });
         tracing::info!(node = node.id, stream = id, "a proxy connected");
-        state.streams.insert(id, Stream { node, class, letterbox: Arc::clone(&letterbox) });
-        self.shared.metrics.connected.set(state.streams.by_id.len().try_into().unwrap_or(i64::MAX));
-        Ok(Box::new(Proxy { id, shared: Arc::clone(&self.shared), view, letterbox, registration }))
+        let version = node.version.clone();
+        let now = state.distribution.revision();
+        state.streams.insert(id, Stream { node, class, letterbox: Arc::clone(&letterbox) }, now);
+        self.shared.metrics.connected(&version, true);
+        Ok(Box::new(Proxy { id, version, shared: Arc::clone(&self.shared), view, letterbox, registration }))
     }
 }
 
 /// One connected proxy.
 struct Proxy {
     id: u64,
+    /// What it says of its version.
+    version: String,
     shared: Arc<Shared>,
     view: Arc<Shown>,
     letterbox: Arc<Letterbox>,
@@ -501,7 +570,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.streams.remove(self.id);
-        self.shared.metrics.connected.set(state.streams.by_id.len().try_into().unwrap_or(i64::MAX));
+        self.shared.metrics.connected(&self.version, false);
         tracing::info!(stream = self.id, "a proxy disconnected");
     }
 }

@@ -3,14 +3,15 @@
 //! Every applied set of changes has a revision. A stream remembers the oldest revision that it has not yet acknowledged
 //! as a whole; a configuration object remembers the revision that it last changed in, and the classes of proxies whose
 //! resources changed then. An object has reached a stream once the stream owes nothing as old as the object's revision.
+//! Classes that came later, after a restart for instance, are concerned if the object is visible to them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use lateen_model::{ChangeSet, ConfigReference, Snapshot};
-use lateen_pilot::Class;
+use lateen_pilot::{Class, Engine};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts the sets of changes that were applied.
 pub(crate) type Revision = u64;
@@ -26,9 +27,9 @@ pub(crate) struct Distribution {
 #[derive(Debug)]
 struct Applied {
     revision: Revision,
-    /// Weak: a class that nobody has any more concerns nobody. Without a list it is everybody: at a start, proxies come
-    /// after the objects, and nobody knows whom they concern.
-    concerned: Option<Vec<Weak<Class>>>,
+    /// By address, which a weak pointer keeps from being used again. Without a list, as at a start, proxies come after
+    /// the objects, and visibility alone says whom they concern.
+    concerned: Option<HashMap<usize, Weak<Class>>>,
 }
 
 /// What changed since somebody last looked, for who writes statuses. A reader that is slow finds it merged.
@@ -55,19 +56,27 @@ pub(crate) struct Debt {
     under_way: Option<Revision>,
 }
 
+/// The streams of one class.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipients {
+    pub(crate) class: Arc<Class>,
+    /// The revision after which the class came.
+    pub(crate) since: Revision,
+    pub(crate) streams: Vec<Recipient>,
+}
+
 /// A stream, as far as distribution is concerned.
 #[derive(Debug, Clone)]
 pub(crate) struct Recipient {
     /// `POD.NAMESPACE`.
     pub(crate) proxy: String,
-    pub(crate) class: Arc<Class>,
     pub(crate) debt: Debt,
     /// Why it refuses what it was sent last, if it does.
     pub(crate) rejection: Option<String>,
 }
 
 /// How far one object has come.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// The generation of the object that this is about.
     pub(crate) generation: i64,
@@ -79,10 +88,14 @@ pub(crate) struct Progress {
     pub(crate) waiting: Vec<String>,
     /// Those that refuse what they were sent, and why.
     pub(crate) rejected: Vec<Rejected>,
+    /// Replicas of the control plane that do not know of this generation yet, or that do not answer: what their proxies
+    /// have is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) behind: Vec<String>,
 }
 
 /// A proxy that refuses its configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rejected {
     /// `POD.NAMESPACE`.
     pub(crate) proxy: String,
@@ -109,7 +122,8 @@ impl Distribution {
         if changes.configs.is_empty() && !changes.full {
             return;
         }
-        let concerned = (!changes.full).then(|| concerned.map(Arc::downgrade).collect());
+        let by_address = |class: &'a Arc<Class>| (Arc::as_ptr(class).addr(), Arc::downgrade(class));
+        let concerned = (!changes.full).then(|| concerned.map(by_address).collect());
         let applied = Arc::new(Applied { revision: self.revision, concerned });
         if changes.full {
             self.objects.clear();
@@ -126,30 +140,32 @@ impl Distribution {
         }
     }
 
+    /// The present revision.
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+
     /// How far each of these objects has come; nothing for those that the control plane does not know.
     pub(crate) fn progress(
         &self,
         references: &[ConfigReference],
-        snapshot: &Snapshot,
-        recipients: &[Recipient],
+        engine: &Engine,
+        recipients: &[Recipients],
     ) -> Vec<Option<Progress>> {
-        // Objects that changed together have come equally far.
-        let mut known: HashMap<Revision, Progress> = HashMap::new();
-        let mut progress = |reference: &ConfigReference| {
+        let progress = |reference: &ConfigReference| {
             let applied = self.objects.get(reference)?;
-            let generation = snapshot.configs().meta(reference)?.generation;
-            let shared = known.entry(applied.revision).or_insert_with(|| applied.progress(recipients));
-            Some(Progress { generation, ..shared.clone() })
+            let generation = engine.snapshot().configs().meta(reference)?.generation;
+            let concerned = recipients.iter().filter(|of| applied.concerns(of, reference, engine));
+            Some(applied.progress(generation, concerned))
         };
-        references.iter().map(&mut progress).collect()
+        references.iter().map(progress).collect()
     }
 }
 
 impl Applied {
-    /// The progress of each of its objects, but for their generations.
-    fn progress(&self, recipients: &[Recipient]) -> Progress {
-        let mut progress = Progress::default();
-        for recipient in recipients.iter().filter(|recipient| self.concerns(&recipient.class)) {
+    fn progress<'a>(&self, generation: i64, recipients: impl Iterator<Item = &'a Recipients>) -> Progress {
+        let mut progress = Progress { generation, ..Progress::default() };
+        for recipient in recipients.flat_map(|of| &of.streams) {
             progress.concerned += 1;
             if let Some(reason) = &recipient.rejection {
                 progress.rejected.push(Rejected { proxy: recipient.proxy.clone(), reason: reason.clone() });
@@ -159,14 +175,14 @@ impl Applied {
                 progress.acknowledged += 1;
             }
         }
-        progress.waiting.sort();
-        progress.rejected.sort_by(|one, other| one.proxy.cmp(&other.proxy));
+        progress.sort();
         progress
     }
 
-    fn concerns(&self, class: &Arc<Class>) -> bool {
-        let is_it = |concerned: &Weak<Class>| std::ptr::eq(concerned.as_ptr(), Arc::as_ptr(class));
-        self.concerned.as_ref().is_none_or(|classes| classes.iter().any(is_it))
+    fn concerns(&self, recipients: &Recipients, reference: &ConfigReference, engine: &Engine) -> bool {
+        let Some(concerned) = &self.concerned else { return engine.concerns(&recipients.class, reference) };
+        concerned.contains_key(&Arc::as_ptr(&recipients.class).addr())
+            || recipients.since >= self.revision && engine.concerns(&recipients.class, reference)
     }
 }
 
@@ -175,7 +191,24 @@ impl Applied {
 impl Progress {
     /// Whether every proxy concerned has acknowledged it.
     pub(crate) fn is_complete(&self) -> bool {
-        self.acknowledged == self.concerned
+        self.acknowledged == self.concerned && self.behind.is_empty()
+    }
+
+    /// Adds what another replica says of the proxies that are connected to it.
+    pub(crate) fn add(&mut self, replica: &str, theirs: Option<&Progress>) {
+        let Some(theirs) = theirs.filter(|theirs| theirs.generation >= self.generation) else {
+            return self.behind.push(replica.to_owned());
+        };
+        self.concerned += theirs.concerned;
+        self.acknowledged += theirs.acknowledged;
+        self.waiting.extend(theirs.waiting.iter().cloned());
+        self.rejected.extend(theirs.rejected.iter().cloned());
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.waiting.sort();
+        self.rejected.sort_by(|one, other| one.proxy.cmp(&other.proxy));
     }
 }
 
@@ -267,46 +300,74 @@ mod tests {
     }
 
     #[test]
-    fn at_a_start_objects_concern_whoever_comes() {
-        let reference = ConfigReference {
-            kind: ConfigKind::Gateway,
-            namespace: "default".into(),
-            name: "edge".to_owned(),
+    fn replicas_count_together() {
+        let of = |generation, acknowledged, concerned| Progress {
+            generation,
+            acknowledged,
+            concerned,
+            ..Progress::default()
         };
-        let meta = Meta { namespace: "default".into(), name: "edge".to_owned(), ..Meta::default() };
-        let object = ConfigObject::from_json(ConfigKind::Gateway, meta, serde_json::json!({})).unwrap();
+        for (name, theirs, complete, counts) in [
+            ("all have it", Some(of(3, 2, 2)), true, (3, 3)),
+            ("some there do not", Some(of(3, 1, 2)), false, (2, 3)),
+            ("nobody there", Some(of(3, 0, 0)), true, (1, 1)),
+            ("it is ahead", Some(of(4, 2, 2)), true, (3, 3)),
+            ("it is behind", Some(of(2, 2, 2)), false, (1, 1)),
+            ("it knows nothing of it", None, false, (1, 1)),
+        ] {
+            let mut ours = of(3, 1, 1);
+            ours.add("other", theirs.as_ref());
+            assert_eq!(ours.is_complete(), complete, "{name}");
+            assert_eq!((ours.acknowledged, ours.concerned), counts, "{name}");
+        }
+    }
+
+    #[test]
+    fn objects_concern_who_comes_later_and_sees_them() {
+        let named =
+            |kind, name: &str| ConfigReference { kind, namespace: "default".into(), name: name.into() };
+        let meta =
+            |name: &str| Meta { namespace: "default".into(), name: name.to_owned(), ..Meta::default() };
+        let object = |kind, name: &str, spec| ConfigObject::from_json(kind, meta(name), spec).unwrap();
         let mut edit = Snapshot::default().edit();
-        edit.put_config(object);
+        edit.put_config(object(ConfigKind::Gateway, "edge", serde_json::json!({})));
+        let route = serde_json::json!([{"route": [{"destination": {"host": "a"}}]}]);
+        let rule = serde_json::json!({"hosts": ["a"], "http": route});
+        edit.put_config(object(ConfigKind::VirtualService, "a", rule));
         let (snapshot, _) = edit.finish();
+        let mut engine = Engine::new();
+        engine.apply(snapshot, &ChangeSet::full());
+        let snapshot = Arc::clone(engine.snapshot());
         let mut distribution = Distribution::default();
         distribution.begin();
         distribution.applied(&snapshot, &ChangeSet::full(), std::iter::empty());
 
         let id = "sidecar~10.0.0.1~a.default~default.svc.cluster.local";
         let node = ProxyNode::parse(id, &serde_json::Map::new()).unwrap();
-        let mut recipient = Recipient {
-            proxy: "a.default".to_owned(),
-            class: lateen_pilot::Engine::new().proxy_class(&node),
-            debt: Debt::of_a_new_stream(),
-            rejection: None,
+        let stream =
+            Recipient { proxy: "a.default".to_owned(), debt: Debt::of_a_new_stream(), rejection: None };
+        let mut of_class = Recipients {
+            class: engine.proxy_class(&node),
+            since: distribution.revision(),
+            streams: vec![stream],
         };
-        let complete = |recipient: &Recipient| {
-            let all = distribution.progress(
-                std::slice::from_ref(&reference),
-                &snapshot,
-                std::slice::from_ref(recipient),
-            );
+        let said = |distribution: &Distribution, of_class: &Recipients, reference: ConfigReference| {
+            let all = distribution.progress(&[reference], &engine, std::slice::from_ref(of_class));
             let progress = all[0].clone().unwrap();
             (progress.concerned, progress.is_complete())
         };
-        assert_eq!(complete(&recipient), (1, false), "it has come, and has not answered");
-        recipient.debt.settled();
-        assert_eq!(complete(&recipient), (1, true));
+        let rule = || named(ConfigKind::VirtualService, "a");
+        assert_eq!(said(&distribution, &of_class, rule()), (1, false), "it has come, and has not answered");
+        let gateway = named(ConfigKind::Gateway, "edge");
+        assert_eq!(said(&distribution, &of_class, gateway), (0, true), "no sidecar is concerned");
+        of_class.streams[0].debt.settled();
+        assert_eq!(said(&distribution, &of_class, rule()), (1, true));
 
         distribution.begin();
-        let changes = ChangeSet { configs: [reference.clone()].into(), ..ChangeSet::default() };
+        let changes = ChangeSet { configs: [rule()].into(), ..ChangeSet::default() };
         distribution.applied(&snapshot, &changes, std::iter::empty());
-        let later = distribution.progress(&[reference], &snapshot, &[recipient]);
-        assert_eq!(later[0].as_ref().unwrap().concerned, 0, "a change concerns whom it touched");
+        assert_eq!(said(&distribution, &of_class, rule()).0, 0, "a change concerns whom it touched");
+        of_class.since = distribution.revision();
+        assert_eq!(said(&distribution, &of_class, rule()).0, 1, "and who came later and sees it");
     }
 }

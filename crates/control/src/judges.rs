@@ -22,7 +22,11 @@ pub(crate) fn webhooks(arguments: &RunArguments, client: Client, metrics: &Metri
         inject: Box::new(move |request| {
             let (client, settings, counters) = (client.clone(), Arc::clone(&settings), injections.clone());
             async move {
+                let begun = std::time::Instant::now();
                 let answer = inject(request, client, settings).await;
+                if let Some(time) = &counters.time {
+                    time.observe(begun.elapsed().as_secs_f64());
+                }
                 counters.requests.inc();
                 match (&answer.refusal, &answer.patch) {
                     (Some(_), _) => counters.failures.inc(),
@@ -49,6 +53,23 @@ fn settings(arguments: &RunArguments) -> Settings {
         proxy_binary: envoy.map(|path| path.display().to_string()),
         ..Settings::default()
     }
+}
+
+/// What injection goes by, for the debug page.
+pub(crate) fn injection_settings(arguments: &RunArguments) -> Value {
+    let settings = settings(arguments);
+    serde_json::json!({
+        "image": settings.image,
+        "revision": settings.revision,
+        "discoveryAddress": settings.discovery_address,
+        "meshID": settings.mesh_id,
+        "trustDomain": settings.trust_domain,
+        "clusterID": settings.cluster_id,
+        "network": settings.network,
+        "proxyConfig": settings.proxy_config,
+        "proxyBinary": settings.proxy_binary,
+        "environment": settings.extra_environment,
+    })
 }
 
 async fn inject(request: Value, client: Client, settings: Arc<Settings>) -> Answer {

@@ -8,6 +8,7 @@
 mod allocation;
 pub mod arguments;
 mod callers;
+mod conflicts;
 mod debug;
 mod discovery;
 mod distribution;
@@ -21,8 +22,11 @@ mod ports;
 mod registration;
 #[cfg(test)]
 mod remote_tests;
+mod replicas;
 mod root_certificate;
 mod run;
+mod settings;
+mod shared_root;
 mod standalone;
 mod status;
 #[cfg(test)]

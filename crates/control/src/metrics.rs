@@ -1,5 +1,7 @@
 //! Metrics under Istio's names (`pilot_*`, `galley_*`, `sidecar_injection_*`), on port 15014.
 
+mod world;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,19 +15,22 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
+use self::world::World;
+use crate::debug::Platforms;
+
 /// The control plane's metrics. Clones share.
 #[derive(Clone)]
 pub(crate) struct Metrics {
-    /// `pilot_xds`: connected proxies.
-    pub(crate) connected: Gauge,
-    /// `pilot_services`: known services.
-    pub(crate) services: Gauge,
-    virtual_services: Gauge,
-    destination_subsets: Gauge,
+    connected: Family<VersionLabel, Gauge>,
+    world: World,
     updates: Family<TypeLabel, Counter>,
+    triggers: Family<TypeLabel, Counter>,
+    config_events: Family<EventLabel, Counter>,
+    registry_events: Family<EventLabel, Counter>,
     pushes: Family<TypeLabel, Counter>,
     rejections: Family<TypeLabel, Counter>,
     sizes: Family<TypeLabel, Histogram>,
+    push_times: Family<TypeLabel, Histogram>,
     applied: Histogram,
     queued: Histogram,
     converged: Histogram,
@@ -33,6 +38,14 @@ pub(crate) struct Metrics {
     refusals: Family<RefusalLabel, Counter>,
     /// How injection ended.
     pub(crate) injections: Injections,
+    /// Failures to bring the API's objects to where they should be.
+    pub(crate) sync_errors: Counter,
+    /// What became of workloads that register themselves.
+    pub(crate) registrations: RegistrationCounters,
+    /// Reviews that could not be judged, by status.
+    webhook_errors: Family<StatusLabel, Counter>,
+    root_expiry: Gauge,
+    root_expiry_seconds: Gauge,
     uptime: Gauge,
     started: Instant,
     registry: Arc<Mutex<Registry>>,
@@ -49,6 +62,34 @@ pub(crate) struct Injections {
     pub(crate) failures: Counter,
     /// Pods that are to have none.
     pub(crate) skips: Counter,
+    /// How long it took, in seconds.
+    pub(crate) time: Option<Histogram>,
+}
+
+/// What became of workloads that register themselves, one counter an outcome.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RegistrationCounters {
+    /// Entries made.
+    pub(crate) successes: Counter,
+    /// Entries of workloads that came back, perhaps to another replica.
+    pub(crate) updates: Counter,
+    /// Workloads that went.
+    pub(crate) unregistered: Counter,
+    /// Entries removed because nobody came back.
+    pub(crate) deletes: Counter,
+    /// Workloads that could not be registered.
+    pub(crate) errors: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    r#type: String,
+    event: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    status: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,8 +128,12 @@ fn sizes() -> Histogram {
 }
 
 /// Counters whose names Istio's dashboards expect as they are.
-const WITHOUT_TOTAL: [&str; 5] = [
+const WITHOUT_TOTAL: [&str; 9] = [
     "pilot_inbound_updates",
+    "pilot_push_triggers",
+    "pilot_k8s_cfg_events",
+    "pilot_k8s_reg_events",
+    "galley_validation_http_error",
     "pilot_xds_pushes",
     "pilot_total_xds_rejects",
     "galley_validation_passed",
@@ -98,26 +143,35 @@ const WITHOUT_TOTAL: [&str; 5] = [
 impl Metrics {
     pub(crate) fn new() -> Self {
         let metrics = Self {
-            connected: Gauge::default(),
-            services: Gauge::default(),
-            virtual_services: Gauge::default(),
-            destination_subsets: Gauge::default(),
+            connected: Family::default(),
+            world: World::new(),
             updates: Family::default(),
+            triggers: Family::default(),
+            config_events: Family::default(),
+            registry_events: Family::default(),
             pushes: Family::default(),
             rejections: Family::default(),
             sizes: Family::new_with_constructor(sizes),
+            push_times: Family::new_with_constructor(times),
             applied: times(),
             queued: times(),
             converged: times(),
             validations: Family::default(),
             refusals: Family::default(),
-            injections: Injections::default(),
+            injections: Injections { time: Some(times()), ..Injections::default() },
+            sync_errors: Counter::default(),
+            registrations: RegistrationCounters::default(),
+            webhook_errors: Family::default(),
+            root_expiry: Gauge::default(),
+            root_expiry_seconds: Gauge::default(),
             uptime: Gauge::default(),
             started: Instant::now(),
             registry: Arc::default(),
         };
         metrics.register_discovery();
         metrics.register_webhooks();
+        metrics.register_upkeep();
+        metrics.world.register(&metrics);
         metrics
     }
 
@@ -131,14 +185,20 @@ impl Metrics {
         self.register("pilot_info", "The version that runs", version);
         self.register("istiod_uptime_seconds", "Time since the start, in seconds", self.uptime.clone());
         self.register("pilot_xds", "Proxies that are connected", self.connected.clone());
-        self.register("pilot_services", "Services that are known", self.services.clone());
-        self.register("pilot_virt_services", "VirtualServices that are known", self.virtual_services.clone());
-        self.register(
-            "pilot_destrule_subsets",
-            "Subsets that DestinationRules define",
-            self.destination_subsets.clone(),
-        );
         self.register("pilot_inbound_updates", "Changes that arrived, by what changed", self.updates.clone());
+        self.register("pilot_push_triggers", "What made pushes necessary", self.triggers.clone());
+        self.register(
+            "pilot_k8s_cfg_events",
+            "Configuration objects that changed",
+            self.config_events.clone(),
+        );
+        self.register(
+            "pilot_k8s_reg_events",
+            "Objects of the platforms that changed",
+            self.registry_events.clone(),
+        );
+        let help = "Time from taking up a change to the response, in seconds, by type of resource";
+        self.register("pilot_xds_push_time", help, self.push_times.clone());
         self.register("pilot_xds_pushes", "Responses sent, by type of resource", self.pushes.clone());
         self.register("pilot_total_xds_rejects", "Responses that proxies refused", self.rejections.clone());
         self.register("pilot_xds_config_size_bytes", "Sizes of responses, in bytes", self.sizes.clone());
@@ -162,7 +222,13 @@ impl Metrics {
     fn register_webhooks(&self) {
         self.register("galley_validation_passed", "Objects that were accepted", self.validations.clone());
         self.register("galley_validation_failed", "Objects that were refused", self.refusals.clone());
+        let help = "Reviews that could not be judged, by status";
+        self.register("galley_validation_http_error", help, self.webhook_errors.clone());
         let injections = &self.injections;
+        if let Some(time) = &injections.time {
+            let help = "Time to judge whether and how a Pod gets a sidecar, in seconds";
+            self.register("sidecar_injection_time_seconds", help, time.clone());
+        }
         self.register("sidecar_injection_requests", "Pods looked at", injections.requests.clone());
         self.register("sidecar_injection_success", "Pods given a sidecar", injections.successes.clone());
         self.register(
@@ -173,28 +239,123 @@ impl Metrics {
         self.register("sidecar_injection_skip", "Pods that are to have none", injections.skips.clone());
     }
 
+    fn register_upkeep(&self) {
+        let counters = &self.registrations;
+        for (name, help, counter) in [
+            (
+                "auto_registration_success",
+                "WorkloadEntries made for workloads that came",
+                &counters.successes,
+            ),
+            ("auto_registration_updates", "WorkloadEntries of workloads that came back", &counters.updates),
+            ("auto_registration_unregister", "Registered workloads that went", &counters.unregistered),
+            ("auto_registration_deletes", "WorkloadEntries removed as nobody came back", &counters.deletes),
+            ("auto_registration_errors", "Workloads that could not be registered", &counters.errors),
+            ("controller_sync_errors", "Failures to write what belongs into the API", &self.sync_errors),
+        ] {
+            self.register(name, help, counter.clone());
+        }
+        let help = "When the mesh's root certificate ends, in seconds since 1970";
+        self.register("citadel_server_root_cert_expiry_timestamp", help, self.root_expiry.clone());
+        let help = "Until the mesh's root certificate ends, in seconds";
+        self.register("citadel_server_root_cert_expiry_seconds", help, self.root_expiry_seconds.clone());
+    }
+
+    /// The mesh's root certificate ends then, in seconds since 1970.
+    pub(crate) fn root_certificate(&self, expiry: i64) {
+        self.root_expiry.set(expiry);
+    }
+
     /// Shows what `collector` collects, too.
     pub(crate) fn collect(&self, collector: Box<dyn Collector>) {
         self.registry.lock().register_collector(collector);
     }
 
-    /// A change arrived.
-    pub(crate) fn arrived(&self, snapshot: &Snapshot, changes: &ChangeSet) {
-        let note = |kind: &str, count: usize| {
+    /// A change arrived, after which things are as in `after`.
+    pub(crate) fn arrived(&self, before: &Snapshot, after: &Snapshot, changes: &ChangeSet) {
+        let count = |family: &Family<TypeLabel, Counter>, kind: &str, count: usize| {
             if count > 0 {
                 let label = TypeLabel { r#type: kind.to_owned() };
-                self.updates.get_or_create(&label).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+                family.get_or_create(&label).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
             }
         };
-        note("svc", changes.services.len());
-        note("eds", changes.endpoints.len());
-        note("config", changes.configs.len() + usize::from(changes.mesh));
-        if changes.full || !changes.configs.is_empty() {
-            let configs = snapshot.configs();
-            let subsets = configs.destination_rules.values().map(|rule| rule.spec.subsets.len()).sum();
-            set(&self.virtual_services, configs.virtual_services.len());
-            set(&self.destination_subsets, subsets);
+        let gone = changes.services.iter().filter(|key| after.service(key).is_none()).count();
+        count(&self.updates, "svc", changes.services.len() - gone);
+        count(&self.updates, "svcdelete", gone);
+        count(&self.updates, "eds", changes.endpoints.len());
+        count(&self.updates, "config", changes.configs.len() + usize::from(changes.mesh));
+        count(&self.triggers, "service", changes.services.len());
+        count(&self.triggers, "endpoint", changes.endpoints.len());
+        count(&self.triggers, "config", changes.configs.len());
+        count(&self.triggers, "namespace", changes.namespaces.len());
+        count(&self.triggers, "global", usize::from(changes.mesh || changes.full));
+        let event = |family: &Family<EventLabel, Counter>, kind: &str, was: bool, is: bool| {
+            let event = match (was, is) {
+                (false, true) => "add",
+                (_, false) => "delete",
+                (true, true) => "update",
+            };
+            family.get_or_create(&EventLabel { r#type: kind.to_owned(), event }).inc();
+        };
+        for reference in &changes.configs {
+            let (was, is) = (before.configs().contains(reference), after.configs().contains(reference));
+            event(&self.config_events, reference.kind.as_str(), was, is);
         }
+        for key in &changes.services {
+            event(
+                &self.registry_events,
+                "Services",
+                before.service(key).is_some(),
+                after.service(key).is_some(),
+            );
+        }
+        for key in &changes.endpoints {
+            let (was, is) = (before.endpoints(key).is_some(), after.endpoints(key).is_some());
+            event(&self.registry_events, "EndpointSlice", was, is);
+        }
+        for key in &changes.workloads {
+            event(
+                &self.registry_events,
+                "Pods",
+                before.workload(key).is_some(),
+                after.workload(key).is_some(),
+            );
+        }
+        for name in &changes.namespaces {
+            let (was, is) = (before.namespace(name).is_some(), after.namespace(name).is_some());
+            event(&self.registry_events, "Namespaces", was, is);
+        }
+    }
+
+    /// A proxy of this version came, or went.
+    pub(crate) fn connected(&self, version: &str, came: bool) {
+        let gauge = self.connected.get_or_create(&VersionLabel { version: version.to_owned() });
+        if came {
+            gauge.inc();
+            let label = TypeLabel { r#type: "proxyrequest".to_owned() };
+            self.triggers.get_or_create(&label).inc();
+        } else {
+            gauge.dec();
+        }
+    }
+
+    /// So many proxies belong to other classes now.
+    pub(crate) fn reclassified(&self, proxies: usize) {
+        if proxies > 0 {
+            let label = TypeLabel { r#type: "proxy".to_owned() };
+            self.triggers.get_or_create(&label).inc_by(u64::try_from(proxies).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// So long after a change was taken up a response of this type was sent.
+    pub(crate) fn push_time(&self, type_url: &str, duration: Duration) {
+        let label = TypeLabel { r#type: short_type(type_url).to_ascii_lowercase() };
+        self.push_times.get_or_create(&label).observe(duration.as_secs_f64());
+    }
+
+    /// A webhook was asked something that it could not judge.
+    pub(crate) fn webhook_error(&self, status: u16) {
+        self.webhook_errors.get_or_create(&StatusLabel { status: status.to_string() }).inc();
     }
 
     /// A response of this type was sent.
@@ -236,7 +397,11 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub(crate) fn render(&self) -> String {
+    pub(crate) fn render(&self, snapshot: &Snapshot, platforms: &dyn Platforms) -> String {
+        self.world.show(snapshot, platforms);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now: i64 = now.as_secs().try_into().unwrap_or(i64::MAX);
+        self.root_expiry_seconds.set(self.root_expiry.get() - now);
         set(&self.uptime, usize::try_from(self.started.elapsed().as_secs()).unwrap_or(usize::MAX));
         let mut text = String::new();
         // Writing into a string does not fail.
@@ -245,7 +410,8 @@ impl Metrics {
         for name in WITHOUT_TOTAL {
             text = text.replace(&format!("{name}_total"), name);
         }
-        text
+        // What is read as a gauge is a counter to those who ask for it.
+        text.replace("process_cpu_seconds ", "process_cpu_seconds_total ")
     }
 }
 
@@ -261,25 +427,225 @@ pub(crate) fn short_type(type_url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use lateen_envoy::type_urls::CLUSTER;
+    use lateen_model::{
+        Address, ConfigKind, ConfigObject, ConfigReference, Endpoint, EndpointSet, Health, Meta, Service,
+        ServiceKey,
+    };
+    use serde_json::json;
+
     use super::*;
 
+    fn object(kind: ConfigKind, name: &str, spec: serde_json::Value) -> ConfigObject {
+        let meta = Meta { namespace: "shop".into(), name: name.to_owned(), ..Meta::default() };
+        ConfigObject::from_json(kind, meta, spec).unwrap()
+    }
+
+    fn reference(kind: ConfigKind, name: &str) -> ConfigReference {
+        ConfigReference { kind, namespace: "shop".into(), name: name.to_owned() }
+    }
+
+    fn virtual_service(name: &str, host: &str) -> ConfigObject {
+        let route = json!([{"route": [{"destination": {"host": host}}]}]);
+        object(ConfigKind::VirtualService, name, json!({"hosts": [host], "http": route}))
+    }
+
+    fn service(host: &str) -> Service {
+        let key =
+            ServiceKey { hostname: host.into(), namespace: "shop".into(), cluster: "Kubernetes".into() };
+        Service::new(key)
+    }
+
+    /// No platform at all.
+    struct Nothing;
+
+    impl Platforms for Nothing {
+        fn statuses(&self) -> Vec<lateen_registry::PlatformStatus> {
+            Vec::new()
+        }
+
+        fn problems(&self) -> Vec<lateen_registry::Problem> {
+            Vec::new()
+        }
+    }
+
+    /// What one event does to one line.
     #[test]
-    fn metrics_have_istios_names() {
+    fn each_moves_for_its_reason() {
+        let empty = Arc::new(Snapshot::default());
+        let with = |edit: &dyn Fn(&mut lateen_model::Edit)| {
+            let mut next = empty.edit();
+            edit(&mut next);
+            next.finish().0
+        };
+        let one_rule = with(&|edit| edit.put_config(virtual_service("a", "a.shop.svc.cluster.local")));
+        let one_service = with(&|edit| edit.put_service(service("a.shop.svc.cluster.local")));
+        let rule = ChangeSet {
+            configs: [reference(ConfigKind::VirtualService, "a")].into(),
+            ..ChangeSet::default()
+        };
+        let key = service("a.shop.svc.cluster.local").key;
+        let of_service = ChangeSet { services: [key.clone()].into(), ..ChangeSet::default() };
+        let of_endpoints = ChangeSet { endpoints: [key].into(), ..ChangeSet::default() };
+        type Do<'a> = Box<dyn Fn(&Metrics) + 'a>;
+        let rows: Vec<(&str, Do<'_>)> = vec![
+            ("pilot_xds{version=\"1.31\"} 1", Box::new(|metrics| metrics.connected("1.31", true))),
+            (
+                "pilot_push_triggers{type=\"proxyrequest\"} 1",
+                Box::new(|metrics| metrics.connected("1.31", true)),
+            ),
+            ("pilot_push_triggers{type=\"proxy\"} 2", Box::new(|metrics| metrics.reclassified(2))),
+            (
+                "pilot_push_triggers{type=\"config\"} 1",
+                Box::new(|metrics| metrics.arrived(&empty, &one_rule, &rule)),
+            ),
+            (
+                "pilot_inbound_updates{type=\"config\"} 1",
+                Box::new(|metrics| metrics.arrived(&empty, &one_rule, &rule)),
+            ),
+            (
+                "pilot_k8s_cfg_events{type=\"VirtualService\",event=\"add\"} 1",
+                Box::new(|metrics| metrics.arrived(&empty, &one_rule, &rule)),
+            ),
+            (
+                "pilot_k8s_cfg_events{type=\"VirtualService\",event=\"update\"} 1",
+                Box::new(|metrics| metrics.arrived(&one_rule, &one_rule, &rule)),
+            ),
+            (
+                "pilot_k8s_cfg_events{type=\"VirtualService\",event=\"delete\"} 1",
+                Box::new(|metrics| metrics.arrived(&one_rule, &empty, &rule)),
+            ),
+            (
+                "pilot_inbound_updates{type=\"svc\"} 1",
+                Box::new(|metrics| metrics.arrived(&empty, &one_service, &of_service)),
+            ),
+            (
+                "pilot_inbound_updates{type=\"svcdelete\"} 1",
+                Box::new(|metrics| metrics.arrived(&one_service, &empty, &of_service)),
+            ),
+            (
+                "pilot_k8s_reg_events{type=\"Services\",event=\"add\"} 1",
+                Box::new(|metrics| metrics.arrived(&empty, &one_service, &of_service)),
+            ),
+            (
+                "pilot_inbound_updates{type=\"eds\"} 1",
+                Box::new(|metrics| metrics.arrived(&one_service, &one_service, &of_endpoints)),
+            ),
+            (
+                "pilot_push_triggers{type=\"endpoint\"} 1",
+                Box::new(|metrics| metrics.arrived(&one_service, &one_service, &of_endpoints)),
+            ),
+            (
+                "pilot_push_triggers{type=\"global\"} 1",
+                Box::new(|metrics| metrics.arrived(&empty, &empty, &ChangeSet::full())),
+            ),
+            ("pilot_xds_pushes{type=\"cds\"} 1", Box::new(|metrics| metrics.sent(CLUSTER, 2000))),
+            (
+                "pilot_xds_config_size_bytes_count{type=\"cds\"} 1",
+                Box::new(|metrics| metrics.sent(CLUSTER, 2000)),
+            ),
+            (
+                "pilot_xds_push_time_count{type=\"cds\"} 1",
+                Box::new(|metrics| metrics.push_time(CLUSTER, Duration::from_millis(3))),
+            ),
+            ("pilot_total_xds_rejects{type=\"CDS\"} 1", Box::new(|metrics| metrics.rejected(CLUSTER))),
+            (
+                "pilot_pushcontext_init_seconds_count 1",
+                Box::new(|metrics| metrics.applied(Duration::from_millis(3))),
+            ),
+            ("pilot_proxy_queue_time_count 1", Box::new(|metrics| metrics.queued(Duration::from_millis(3)))),
+            (
+                "pilot_proxy_convergence_time_count 1",
+                Box::new(|metrics| metrics.converged(Duration::from_millis(3))),
+            ),
+            (
+                "galley_validation_failed{group=\"g\",version=\"v1\",resource=\"r\",reason=\"invalid_resource\"} 1",
+                Box::new(|metrics| metrics.validated("g", "v1", "r", true)),
+            ),
+            (
+                "galley_validation_passed{group=\"g\",version=\"v1\",resource=\"r\"} 1",
+                Box::new(|metrics| metrics.validated("g", "v1", "r", false)),
+            ),
+            (
+                "galley_validation_http_error{status=\"400\"} 1",
+                Box::new(|metrics| metrics.webhook_error(400)),
+            ),
+            ("sidecar_injection_requests_total 1", Box::new(|metrics| _ = metrics.injections.requests.inc())),
+            ("sidecar_injection_success_total 1", Box::new(|metrics| _ = metrics.injections.successes.inc())),
+            (
+                "auto_registration_success_total 1",
+                Box::new(|metrics| _ = metrics.registrations.successes.inc()),
+            ),
+            ("controller_sync_errors_total 1", Box::new(|metrics| _ = metrics.sync_errors.inc())),
+            (
+                "citadel_server_root_cert_expiry_timestamp 2000000000",
+                Box::new(|metrics| metrics.root_certificate(2_000_000_000)),
+            ),
+        ];
+        for (line, event) in rows {
+            let metrics = Metrics::new();
+            let has =
+                |metrics: &Metrics| metrics.render(&empty, &Nothing).lines().any(|written| written == line);
+            assert!(!has(&metrics), "{line} is there before anything happened");
+            event(&metrics);
+            assert!(has(&metrics), "{line} is not in\n{}", metrics.render(&empty, &Nothing));
+        }
+    }
+
+    /// What the configuration says.
+    #[test]
+    fn what_is_known_is_shown() {
+        let entry = |name: &str| {
+            object(
+                ConfigKind::ServiceEntry,
+                name,
+                json!({"hosts": ["api.example.com"], "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]}),
+            )
+        };
+        type Change = fn(&mut lateen_model::Edit);
+        let rows: [(&str, Change); 6] = [
+            ("pilot_services 1", |edit| edit.put_service(service("a.shop.svc.cluster.local"))),
+            ("pilot_eds_no_instances 1", |edit| edit.put_service(service("a.shop.svc.cluster.local"))),
+            ("pilot_virt_services 1", |edit| edit.put_config(virtual_service("a", "a"))),
+            ("pilot_vservice_dup_domain 1", |edit| {
+                edit.put_config(virtual_service("a", "a"));
+                edit.put_config(virtual_service("b", "a.shop.svc.cluster.local"));
+            }),
+            ("pilot_destrule_subsets 2", |edit| {
+                let spec = json!({"host": "a", "subsets": [{"name": "v1"}, {"name": "v2"}]});
+                edit.put_config(object(ConfigKind::DestinationRule, "a", spec));
+            }),
+            ("pilot_endpoint_not_ready 1", |edit| {
+                let service = service("a.shop.svc.cluster.local");
+                let mut endpoint = Endpoint::new(Address::Ip(vec!["10.0.0.1".parse().unwrap()]));
+                endpoint.health = Health::Unhealthy;
+                let key = service.key.clone();
+                edit.put_service(service);
+                edit.put_endpoints(EndpointSet { service: key, endpoints: vec![Arc::new(endpoint)] });
+            }),
+        ];
+        for (line, change) in rows {
+            let metrics = Metrics::new();
+            let has = |snapshot: &Snapshot| {
+                metrics.render(snapshot, &Nothing).lines().any(|written| written == line)
+            };
+            assert!(!has(&Snapshot::default()), "{line} of an empty mesh");
+            let mut edit = Snapshot::default().edit();
+            change(&mut edit);
+            let (snapshot, _) = edit.finish();
+            assert!(has(&snapshot), "{line} is not in\n{}", metrics.render(&snapshot, &Nothing));
+        }
         let metrics = Metrics::new();
-        metrics.sent(lateen_envoy::type_urls::CLUSTER, 2000);
-        metrics.rejected(lateen_envoy::type_urls::LISTENER);
-        metrics.validated("networking.istio.io", "v1", "virtualservices", true);
-        metrics.injections.successes.inc();
-        let text = metrics.render();
-        for line in [
-            "pilot_xds_pushes{type=\"cds\"} 1",
-            "pilot_total_xds_rejects{type=\"LDS\"} 1",
-            "pilot_xds_config_size_bytes_count{type=\"cds\"} 1",
-            "galley_validation_failed{group=\"networking.istio.io\",version=\"v1\",resource=\"virtualservices\",reason=\"invalid_resource\"} 1",
-            "sidecar_injection_success_total 1",
-            "pilot_virt_services 0",
-        ] {
+        let mut edit = Snapshot::default().edit();
+        edit.put_config(entry("a"));
+        edit.put_config(entry("b"));
+        let (snapshot, _) = edit.finish();
+        let text = metrics.render(&snapshot, &Nothing);
+        for line in ["pilot_duplicate_envoy_clusters 1", "pilot_no_ip 0", "endpoint_no_pod 0"] {
             assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
+        }
+        for name in ["istio_build{component=\"pilot\"", "process_cpu_seconds_total ", "pilot_info{"] {
+            assert!(text.lines().any(|written| written.starts_with(name)), "{name} is not in\n{text}");
         }
     }
 }

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::leader::Leadership;
+use crate::metrics::RegistrationCounters;
 use crate::objects::config_api;
 
 /// The type of the reports on health.
@@ -51,6 +52,8 @@ struct Shared {
     replica: String,
     /// How long an entry outlives its proxy's connection.
     grace: Duration,
+    /// What became of workloads.
+    counters: RegistrationCounters,
     /// What is connected here, with how many streams.
     connected: Mutex<BTreeMap<ConfigKey, usize>>,
 }
@@ -81,8 +84,13 @@ struct Request<'a> {
 }
 
 impl Registrations {
-    pub(crate) fn new(client: Client, replica: String, grace: Duration) -> Self {
-        Self { shared: Arc::new(Shared { client, replica, grace, connected: Mutex::default() }) }
+    pub(crate) fn new(
+        client: Client,
+        replica: String,
+        grace: Duration,
+        counters: RegistrationCounters,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { client, replica, grace, counters, connected: Mutex::default() }) }
     }
 
     /// Registers a proxy that asks for it; nothing for any other.
@@ -109,15 +117,16 @@ impl Registrations {
         if !request.group.is_empty() {
             let group = ConfigKey { namespace: node.namespace.clone(), name: request.group.clone() };
             let Some(group) = snapshot.configs().workload_groups.get(&group) else {
+                self.shared.counters.errors.inc();
                 return Err(Status::failed_precondition(format!(
                     "there is no WorkloadGroup {}/{}; create it before its workloads connect",
                     node.namespace, request.group
                 )));
             };
-            check_account(group, node)?;
-            self.shared
-                .put(&entry, group, &request, &connected_at)
-                .await
+            let counters = &self.shared.counters;
+            check_account(group, node).inspect_err(|_| _ = counters.errors.inc())?;
+            let put = self.shared.put(&entry, group, &request, &connected_at).await;
+            put.inspect_err(|_| _ = counters.errors.inc())
                 .map_err(|error| Status::unavailable(format!("the workload is not registered: {error}")))?;
         }
         *self.shared.connected.lock().entry(entry.clone()).or_default() += 1;
@@ -245,7 +254,7 @@ impl Shared {
         let take_over = Patch::Merge(json!({"metadata": {"annotations": ours}}));
         match api.patch(&entry.name, &PatchParams::default(), &take_over).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            other => return other.map(drop),
+            other => return other.map(|_| _ = self.counters.updates.inc()),
         }
         let mut object = entry_object(entry, group, request);
         object["metadata"]["annotations"][CONTROLLER] = json!(self.replica);
@@ -262,9 +271,10 @@ impl Shared {
         match api.create(&PostParams::default(), &object).await {
             // Another replica was quicker.
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                api.patch(&entry.name, &PatchParams::default(), &take_over).await.map(drop)
+                let taken = api.patch(&entry.name, &PatchParams::default(), &take_over).await;
+                taken.map(|_| _ = self.counters.updates.inc())
             }
-            other => other.map(drop),
+            other => other.map(|_| _ = self.counters.successes.inc()),
         }
     }
 
@@ -282,7 +292,7 @@ impl Shared {
         match api.patch(&entry.name, &PatchParams::default(), &Patch::Merge(gone)).await {
             // Changed meanwhile: whoever did it knows more, or the sweep comes back to it.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            other => other.map(drop),
+            other => other.map(|_| _ = self.counters.unregistered.inc()),
         }
     }
 
@@ -300,6 +310,7 @@ impl Shared {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => {
+                self.counters.deletes.inc();
                 tracing::info!(?entry, "a workload did not come back; its WorkloadEntry is removed");
                 Ok(())
             }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use lateen_base::drain;
 use lateen_base::readiness::Readiness;
-use lateen_base::{admin, drain};
 use lateen_registry::{
-    Kubernetes, KubernetesOptions, Registry, RegistryOptions, RemoteClusters, StoreOptions,
+    Kubernetes, KubernetesOptions, PlatformStatus, Problem, Registry, RegistryOptions, RemoteClusters,
+    StoreOptions,
 };
 use lateen_xds::{AdsServer, ServerOptions};
 use tokio::net::TcpListener;
@@ -21,6 +22,7 @@ use crate::debug::{self, Debug};
 use crate::discovery::Discovery;
 use crate::metrics::Metrics;
 use crate::registration::{self, Registrations};
+use crate::replicas::Replicas;
 use crate::{allocation, install, judges, leader, manifests, root_certificate, standalone, status, webhooks};
 
 /// How long requests under way may take at the end.
@@ -30,7 +32,7 @@ const LEASE: &str = "lateen-leader";
 
 /// Runs until SIGTERM.
 pub(crate) fn main(arguments: RunArguments) -> ExitCode {
-    lateen_base::logging::init("info,kube_runtime=warn");
+    lateen_base::logging::init("info,kube_runtime=warn,kube_client::client::builder=off");
     lateen_identity::tls::install_provider();
     let finished = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -40,7 +42,10 @@ pub(crate) fn main(arguments: RunArguments) -> ExitCode {
     match finished {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            // One line, whatever a parser draws.
+            let text = format!("{error:#}");
+            let line: Vec<&str> = text.split_whitespace().collect();
+            tracing::error!("{}", line.join(" "));
             ExitCode::FAILURE
         }
     }
@@ -90,7 +95,10 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     let judges = Arc::new(judges::webhooks(arguments, client.clone(), &metrics));
     let tls = lateen_identity::tls::server_config(&serving.certificate, &serving.key, &[b"http/1.1"])?;
     let listener = listen(arguments, arguments.ports.webhooks).await?;
-    tokio::spawn(webhooks::serve(listener, tls, judges, drain.clone()));
+    tokio::spawn(webhooks::serve(listener, tls, judges, metrics.clone(), drain.clone()));
+    if let Some(expiry) = standalone.root.not_after() {
+        metrics.root_certificate(expiry);
+    }
 
     if standalone.is_embedded() {
         install::kinds(client).await?;
@@ -118,14 +126,40 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
     let registry = Arc::new(registry);
     tokio::spawn(RemoteClusters::new(client.clone(), options, registry.platforms()).run());
     let identity = replica(standalone.is_embedded());
-    let registrations = Registrations::new(client.clone(), identity.clone(), registration::GRACE);
-    let discovery = Discovery::new(Callers::new(client.clone()), registrations.clone(), metrics.clone());
+    let registrations = Registrations::new(
+        client.clone(),
+        identity.clone(),
+        registration::GRACE,
+        metrics.registrations.clone(),
+    );
+    let callers = Callers::new(client.clone());
+    let discovery = Discovery::new(callers.clone(), registrations.clone(), metrics.clone());
     tokio::spawn(discovery.clone().follow(registry.subscribe(), drain.clone()));
 
     let timing = leader::Timing::default();
     let leadership = leader::elect(client, namespace, LEASE, &identity, timing, drain.clone());
-    tokio::spawn(status::write(client.clone(), discovery.clone(), leadership.clone(), drain.clone()));
-    tokio::spawn(allocation::run(client.clone(), registry.subscribe(), leadership.clone(), drain.clone()));
+    let replicas = Replicas::new(
+        client.clone(),
+        namespace,
+        &arguments.revision,
+        &identity,
+        arguments.ports.debug,
+        discovery.clone(),
+    );
+    let statuses = status::Settings {
+        client: client.clone(),
+        discovery: discovery.clone(),
+        replicas: Arc::clone(&replicas),
+        errors: metrics.sync_errors.clone(),
+    };
+    tokio::spawn(status::write(statuses, leadership.clone(), drain.clone()));
+    tokio::spawn(allocation::run(
+        client.clone(),
+        registry.subscribe(),
+        leadership.clone(),
+        metrics.sync_errors.clone(),
+        drain.clone(),
+    ));
     tokio::spawn(registrations.tidy(registry.subscribe(), namespace.clone(), leadership, drain.clone()));
 
     let reports = vec![registration::HEALTH_INFORMATION.into()];
@@ -134,18 +168,23 @@ async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<
         discovery,
         streams: ads.streams(),
         readiness: readiness.clone(),
-        platforms: platforms(&registry),
+        platforms: Box::new(Arc::clone(&registry)),
+        replicas,
+        callers,
+        root_namespace: namespace.clone(),
         identifier: identity,
+        injection: judges::injection_settings(arguments),
     };
     let identity = Identity::from_pem(&serving.certificate, &serving.key);
     serve_xds(listen(arguments, arguments.ports.xds).await?, ads.clone(), Some(identity), drain.clone())?;
     if arguments.plaintext_xds {
         serve_xds(listen(arguments, arguments.ports.plaintext).await?, ads, None, drain.clone())?;
     }
-    let pages = debug::debug_pages(Arc::new(debug));
-    tokio::spawn(admin::serve(listen(arguments, arguments.ports.debug).await?, pages, drain.clone()));
-    let pages = debug::monitoring_pages(metrics);
-    tokio::spawn(admin::serve(listen(arguments, arguments.ports.monitoring).await?, pages, drain));
+    let debug = Arc::new(debug);
+    let pages = debug::debug_pages(Arc::clone(&debug));
+    tokio::spawn(debug::serve(listen(arguments, arguments.ports.debug).await?, pages, drain.clone()));
+    let pages = debug::monitoring_pages(metrics, debug);
+    tokio::spawn(debug::serve(listen(arguments, arguments.ports.monitoring).await?, pages, drain));
 
     if standalone.is_embedded() {
         install::defaults(client, namespace).await?;
@@ -163,17 +202,14 @@ fn replica(embedded: bool) -> String {
     std::env::var("POD_NAME").unwrap_or_else(|_| other())
 }
 
-/// How the platforms fare, for the debug page.
-fn platforms(registry: &Arc<Registry>) -> debug::Platforms {
-    let registry = Arc::clone(registry);
-    Box::new(move || serde_json::json!({"platforms": registry.statuses(), "problems": problems(&registry)}))
-}
+impl debug::Platforms for Arc<Registry> {
+    fn statuses(&self) -> Vec<PlatformStatus> {
+        Registry::statuses(self)
+    }
 
-fn problems(registry: &Registry) -> Vec<String> {
-    let said = |problem: lateen_registry::Problem| {
-        format!("{:?} {}/{}: {}", problem.kind, problem.key.namespace, problem.key.name, problem.message)
-    };
-    registry.problems().into_iter().map(said).collect()
+    fn problems(&self) -> Vec<Problem> {
+        Registry::problems(self)
+    }
 }
 
 async fn listen(arguments: &RunArguments, port: u16) -> anyhow::Result<TcpListener> {

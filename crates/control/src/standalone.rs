@@ -12,6 +12,7 @@ use lateen_base::{descriptors, drain};
 use lateen_citadel::root::SelfSignedRoot;
 
 use crate::arguments::RunArguments;
+use crate::shared_root;
 
 /// The names under which the API server is known inside the cluster.
 const NAMES: [&str; 5] = [
@@ -42,10 +43,15 @@ impl Standalone {
 pub(crate) async fn start(arguments: &RunArguments, drain: drain::Watch) -> anyhow::Result<Standalone> {
     let state = StateDir::new(&arguments.state_dir);
     state.create().with_context(|| format!("cannot make the state folder {}", state.root().display()))?;
-    let root = SelfSignedRoot::load_or_create(&state.pki())?;
     match cluster(arguments).await? {
-        Some(config) => Ok(Standalone { client: Client::try_from(config)?, root, server: None }),
-        None => embedded(arguments, &state, root, drain).await,
+        Some(config) => {
+            let root = shared_root::load(&config, &arguments.root_namespace, &state.pki()).await?;
+            Ok(Standalone { client: Client::try_from(config)?, root, server: None })
+        }
+        None => {
+            let root = SelfSignedRoot::load_or_create(&state.pki())?;
+            embedded(arguments, &state, root, drain).await
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the mesh says of an object, written into its `status`: whether it was accepted, whether what it names is there,
 //! and whether the proxies that it concerns have acknowledged it.
 //!
-//! Only the leader writes. An object is written when it changed and once more when its distribution is complete; proxies
-//! that come later get it with everything else before they serve, and make no write. Conditions of other writers (health
-//! of a WorkloadEntry, addresses of a ServiceEntry) stay as they are.
+//! Only the leader writes, and it counts the proxies of all replicas. An object is written when it changed, once more
+//! when its distribution is complete, and when the counts are others because proxies came or went and that has calmed
+//! down. Conditions of other writers (health of a WorkloadEntry, addresses of a ServiceEntry) stay as they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -16,33 +18,50 @@ use lateen_base::drain;
 use lateen_galley::kind_schema;
 use lateen_model::{ConfigKind, ConfigReference, Snapshot};
 use lateen_pilot::References;
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::discovery::Discovery;
 use crate::distribution::Progress;
 use crate::leader::Leadership;
+use crate::replicas::Replicas;
 
 /// How often objects under way are looked at.
 const ROUND: Duration = Duration::from_millis(500);
+/// A new leader gives proxies so long to come (back) before it counts them.
+const FIRST: Duration = Duration::from_secs(3);
+/// How many objects are looked at in one step: what all of a big mesh takes must hold up nothing else.
+const STEP: usize = 64;
+/// How often the other replicas are asked whether proxies came or went.
+const MEMBERS: Duration = Duration::from_secs(5);
+/// Counts are written anew when no proxy has come or gone for so long, or ...
+const CALM: Duration = Duration::from_secs(5);
+/// ... at the latest after so long.
+const STALE: Duration = Duration::from_secs(60);
 /// An object that is not acknowledged by all after so long is written as it stands.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The least time between two writes: status must not crowd out configuration.
 const PACE: Duration = Duration::from_millis(20);
 
+/// What writing statuses takes.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) client: Client,
+    pub(crate) discovery: Discovery,
+    pub(crate) replicas: Arc<Replicas>,
+    /// Counts failures to write.
+    pub(crate) errors: Counter,
+}
+
 /// Writes statuses for as long as this replica leads, until the drain begins.
-pub(crate) async fn write(
-    client: Client,
-    discovery: Discovery,
-    mut leadership: Leadership,
-    drain: drain::Watch,
-) {
+pub(crate) async fn write(settings: Settings, mut leadership: Leadership, drain: drain::Watch) {
     loop {
         tokio::select! {
             () = leadership.gained() => {}
             () = drain.signaled() => return,
         }
-        let writer = Writer::new(client.clone(), discovery.clone());
+        let writer = Writer::new(settings.clone());
         tokio::select! {
             () = writer.run() => {}
             () = leadership.lost() => {}
@@ -52,29 +71,42 @@ pub(crate) async fn write(
 }
 
 struct Writer {
-    client: Client,
-    discovery: Discovery,
+    settings: Settings,
     /// Objects whose distribution is not known to be complete.
     under_way: BTreeMap<ConfigReference, Followed>,
     /// Objects that name what is not there.
     unresolved: BTreeMap<ConfigReference, Vec<String>>,
+    /// What the status of each object says, as a digest.
+    said: HashMap<ConfigReference, u64>,
+    members: Members,
 }
 
 /// An object under way.
 struct Followed {
     since: Instant,
-    written: Option<Conditions>,
+    /// When to look at it next.
+    due: Instant,
+    /// Whether it is looked at for its counts alone: what we wrote last is there still.
+    recount: bool,
+}
+
+/// Who is connected, and since when that is so.
+struct Members {
+    asked: Option<Instant>,
+    present: Vec<(String, u64)>,
+    /// The first and the last change that the counts do not tell of yet.
+    changed: Option<(Instant, Instant)>,
 }
 
 /// What is to be said of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Conditions {
     generation: i64,
     conditions: Vec<Condition>,
 }
 
 /// One condition; the time of its last transition is found when it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Condition {
     kind: &'static str,
     status: &'static str,
@@ -83,33 +115,56 @@ struct Condition {
 }
 
 impl Writer {
-    fn new(client: Client, discovery: Discovery) -> Self {
-        Self { client, discovery, under_way: BTreeMap::new(), unresolved: BTreeMap::new() }
+    fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            under_way: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
+            said: HashMap::new(),
+            members: Members { asked: None, present: Vec::new(), changed: None },
+        }
     }
 
     async fn run(mut self) {
         // A new leader does not know what the one before it has written: every object is looked at, and those whose
         // status says the same already cost a read.
-        let feed = self.discovery.follow_objects();
+        let feed = self.settings.discovery.follow_objects();
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut first = Some(Instant::now() + FIRST);
         loop {
             rounds.tick().await;
             let news = feed.take();
-            let snapshot = self.discovery.snapshot();
+            let snapshot = self.settings.discovery.snapshot();
             if news.references {
                 self.resolve(&snapshot);
             }
-            self.follow(news.objects);
-            if !self.under_way.is_empty() {
-                self.round().await;
-            }
+            self.follow(news.objects, first.take().unwrap_or_else(Instant::now));
+            self.count_members(&snapshot).await;
+            while self.step().await {}
         }
     }
 
-    fn follow(&mut self, objects: BTreeSet<ConfigReference>) {
+    fn follow(&mut self, objects: impl IntoIterator<Item = ConfigReference>, due: Instant) {
         for reference in objects.into_iter().filter(is_ours_to_write) {
-            self.under_way.insert(reference, Followed { since: Instant::now(), written: None });
+            self.under_way.insert(reference, Followed { since: Instant::now(), due, recount: false });
+        }
+    }
+
+    /// Looks whether proxies came or went, here or at other replicas; then all counts are looked at again.
+    async fn count_members(&mut self, snapshot: &Snapshot) {
+        let now = Instant::now();
+        if self.members.asked.is_some_and(|asked| now - asked < MEMBERS) {
+            return;
+        }
+        self.members.asked = Some(now);
+        let together = self.settings.replicas.ask(&[]).await;
+        if !self.members.note(together.membership, !together.silent.is_empty(), now) {
+            return;
+        }
+        for reference in snapshot.configs().references().into_iter().filter(is_ours_to_write) {
+            let followed = Followed { since: now, due: now, recount: true };
+            self.under_way.entry(reference).or_insert(followed);
         }
     }
 
@@ -128,34 +183,51 @@ impl Writer {
         let now = &self.unresolved;
         let differs = |reference: &&ConfigReference| before.get(reference) != now.get(reference);
         let changed: BTreeSet<_> = before.keys().chain(now.keys()).filter(differs).cloned().collect();
-        self.follow(changed);
+        self.follow(changed, Instant::now());
     }
 
-    /// Looks at all objects under way once.
-    async fn round(&mut self) {
-        let references: Vec<ConfigReference> = self.under_way.keys().cloned().collect();
-        let progresses = self.discovery.progress(&references);
-        for (reference, progress) in references.into_iter().zip(progresses) {
-            // It was deleted: there is nothing to write to.
-            let Some(progress) = progress else {
-                self.under_way.remove(&reference);
-                continue;
-            };
-            self.object(reference, &progress).await;
+    /// Looks at some of the objects under way; whether there are more.
+    async fn step(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.under_way.iter().filter(|(_, followed)| followed.due <= now);
+        let references: Vec<ConfigReference> =
+            due.take(STEP).map(|(reference, _)| reference.clone()).collect();
+        if references.is_empty() {
+            return false;
         }
+        let together = self.settings.replicas.ask(&references).await;
+        let full = references.len() == STEP;
+        for (reference, progress) in references.into_iter().zip(together.progress) {
+            match progress {
+                Some(progress) => self.object(reference, &progress).await,
+                // It was deleted: there is nothing to write to.
+                None => {
+                    self.under_way.remove(&reference);
+                    self.said.remove(&reference);
+                }
+            }
+        }
+        full
     }
 
     async fn object(&mut self, reference: ConfigReference, progress: &Progress) {
         let Some(followed) = self.under_way.get_mut(&reference) else { return };
+        followed.due = Instant::now() + ROUND;
         if !progress.is_complete() && followed.since.elapsed() < PATIENCE {
             return;
         }
         let missing = self.unresolved.get(&reference).map(Vec::as_slice).unwrap_or_default();
         let conditions = conditions(missing, progress);
-        if followed.written.as_ref() != Some(&conditions) {
-            match put(&self.client, &reference, &conditions).await {
-                Ok(()) => followed.written = Some(conditions),
+        let digest = digest(&conditions);
+        if !followed.recount || self.said.get(&reference) != Some(&digest) {
+            match put(&self.settings.client, &reference, &conditions).await {
+                Ok(()) => {
+                    // From now on only what differs from this is written.
+                    followed.recount = true;
+                    self.said.insert(reference.clone(), digest);
+                }
                 Err(error) => {
+                    self.settings.errors.inc();
                     tracing::debug!(?reference, "the status was not written, and is tried again: {error}");
                     return;
                 }
@@ -166,6 +238,31 @@ impl Writer {
             self.under_way.remove(&reference);
         }
     }
+}
+
+impl Members {
+    /// Takes in who is connected now, and says whether to count anew. While a replica does not `answer`, its proxies are
+    /// on their way elsewhere: that is waited for.
+    fn note(&mut self, present: Vec<(String, u64)>, some_silent: bool, now: Instant) -> bool {
+        if present != self.present {
+            self.present = present;
+            let (first, _) = self.changed.unwrap_or((now, now));
+            self.changed = Some((first, now));
+        }
+        let Some((first, last)) = self.changed else { return false };
+        let calm = now - last >= CALM && !some_silent;
+        if calm || now - first >= STALE {
+            self.changed = None;
+            return true;
+        }
+        false
+    }
+}
+
+fn digest(conditions: &Conditions) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    conditions.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether the status of an object is of the mesh's own form. Other APIs' kinds have forms of their own, and what is
@@ -218,14 +315,18 @@ fn conditions(unresolved: &[String], progress: &Progress) -> Conditions {
             message: format!("{acknowledged} of {concerned} proxies that it concerns have acknowledged it"),
         }
     } else {
-        Condition {
-            kind: "Reconciled",
-            status: "False",
-            reason: "Waiting",
-            message: format!("{acknowledged} of {concerned} proxies that it concerns have acknowledged it"),
-        }
+        Condition { kind: "Reconciled", status: "False", reason: "Waiting", message: waiting(progress) }
     };
     Conditions { generation: progress.generation, conditions: vec![accepted, resolved, distributed] }
+}
+
+fn waiting(progress: &Progress) -> String {
+    let (acknowledged, concerned) = (progress.acknowledged, progress.concerned);
+    let mut text = format!("{acknowledged} of {concerned} proxies that it concerns have acknowledged it");
+    if !progress.behind.is_empty() {
+        text.push_str(&format!("; replicas that do not know it yet: {}", progress.behind.join(", ")));
+    }
+    text
 }
 
 /// Reads the object, and writes its status where that says something else.
@@ -313,6 +414,13 @@ mod tests {
             ),
             ("some", of(1, 3), "False", "Waiting", "1 of 3 proxies that it concerns have acknowledged it"),
             (
+                "a replica does not answer",
+                Progress { behind: vec!["10.0.0.2:8080".into()], ..of(1, 1) },
+                "False",
+                "Waiting",
+                "1 of 1 proxies that it concerns have acknowledged it; replicas that do not know it yet: 10.0.0.2:8080",
+            ),
+            (
                 "refused",
                 Progress {
                     rejected: vec![Rejected { proxy: "a.default".into(), reason: "bad".into() }],
@@ -324,6 +432,26 @@ mod tests {
             ),
         ] {
             assert_eq!(reconciled(progress), (status, reason, message.to_owned()), "{name}");
+        }
+    }
+
+    #[test]
+    fn counts_are_made_anew_when_proxies_have_come_to_rest() {
+        let start = Instant::now();
+        let mut members = Members { asked: None, present: Vec::new(), changed: None };
+        let at = |count| vec![("a".to_owned(), count)];
+        for (name, second, count, silent, anew) in [
+            ("somebody came", 0, 1, false, false),
+            ("another", 4, 2, false, false),
+            ("not for long", 8, 2, false, false),
+            ("for long", 9, 2, false, true),
+            ("nothing since", 30, 2, false, false),
+            ("they leave a replica that died", 31, 1, true, false),
+            ("it is waited for", 40, 1, true, false),
+            ("not for ever", 91, 1, true, true),
+        ] {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(members.note(at(count), silent, now), anew, "{name}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,6 +17,8 @@ use lateen_base::drain;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+
+use crate::metrics::Metrics;
 
 /// Larger than any object that the API server takes.
 const MAX_REVIEW: usize = 16 << 20;
@@ -53,6 +56,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     webhooks: Arc<Webhooks>,
+    metrics: Metrics,
     drain: drain::Watch,
 ) {
     let acceptor = TlsAcceptor::from(tls);
@@ -69,9 +73,20 @@ pub(crate) async fn serve(
             () = drain.signaled() => return,
         };
         let (acceptor, webhooks, drain) = (acceptor.clone(), Arc::clone(&webhooks), drain.clone());
+        let metrics = metrics.clone();
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
-            let service = hyper::service::service_fn(|request| answer(&webhooks, request));
+            let service = hyper::service::service_fn(|request| {
+                let answer = answer(&webhooks, request);
+                let count = |answer: Result<Response<Full<Bytes>>, std::convert::Infallible>| {
+                    let status = answer.as_ref().map_or(StatusCode::OK, Response::status);
+                    if !status.is_success() {
+                        metrics.webhook_error(status.as_u16());
+                    }
+                    answer
+                };
+                answer.map(count)
+            });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), service);

@@ -102,6 +102,15 @@ impl Engine {
         &self.snapshot
     }
 
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// What a class sees; nothing for one that is forgotten.
+    pub(crate) fn scope_of(&self, class: &Class) -> Option<&Scope> {
+        self.scopes.get(&class.scope_key()).map(|entry| &entry.scope)
+    }
+
     /// The class of a proxy, its resources made if it is the first of its class. Streams hold the `Arc`: a class that
     /// nobody holds is forgotten in time.
     pub fn proxy_class(&mut self, node: &ProxyNode) -> Arc<Class> {

@@ -60,6 +60,11 @@ pub(crate) struct IndexChange {
 }
 
 impl Index {
+    /// The VirtualServices that delegate to this one.
+    pub(crate) fn delegating(&self, key: &ConfigKey) -> impl Iterator<Item = &ConfigKey> {
+        self.parents.get(key).into_iter().flatten()
+    }
+
     /// Takes in what changed.
     pub(crate) fn update(&mut self, snapshot: &Snapshot, changes: &ChangeSet) -> IndexChange {
         let places = self.asked_places.update(snapshot, changes);

@@ -13,6 +13,7 @@
 
 pub mod class;
 pub mod cluster;
+mod concern;
 mod delegate;
 mod dynamic;
 mod encoded;

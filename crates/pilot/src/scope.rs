@@ -178,6 +178,11 @@ impl Scope {
         &self.key
     }
 
+    /// Whether a VirtualService is seen in it.
+    pub(crate) fn is_placed(&self, rule: &ConfigKey) -> bool {
+        self.placed.contains_key(rule)
+    }
+
     /// The hosts that VirtualServices it sees send to.
     pub(crate) fn wanted(&self) -> impl Iterator<Item = &Hostname> {
         self.listeners.iter().flat_map(|listener| listener.wanted.keys())

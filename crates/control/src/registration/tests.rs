@@ -71,7 +71,7 @@ impl Mesh {
     }
 
     fn replica(&self, name: &str, grace: Duration) -> Registrations {
-        Registrations::new(self.api.client.clone(), name.to_owned(), grace)
+        Registrations::new(self.api.client.clone(), name.to_owned(), grace, RegistrationCounters::default())
     }
 
     async fn entry(&self) -> Option<DynamicObject> {

@@ -16,8 +16,12 @@ const NAME: &str = "istio-ca-root-cert";
 /// Writes the certificate into every namespace that is there or comes, until the drain begins.
 pub(crate) async fn distribute(client: Client, root: String, drain: drain::Watch) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let mut events =
-        watcher(namespaces, watcher::Config::default()).default_backoff().applied_objects().boxed();
+    let begin = || {
+        let events = watcher(namespaces.clone(), watcher::Config::default());
+        events.default_backoff().applied_objects().boxed()
+    };
+    let mut events = begin();
+    let mut failing = false;
     loop {
         let namespace = tokio::select! {
             event = events.try_next() => match event {
@@ -25,12 +29,22 @@ pub(crate) async fn distribute(client: Client, root: String, drain: drain::Watch
                 Ok(None) => return,
                 // The watch starts again by itself, after a delay.
                 Err(error) => {
-                    tracing::warn!("namespaces cannot be watched: {error}");
+                    // Where the API says before the watch begins that a version is too old, the library asks for the
+                    // same again, without end.
+                    if let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = &error
+                        && status.code == 410
+                    {
+                        events = begin();
+                    }
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!("namespaces cannot be watched: {error}");
+                    }
                     continue;
                 }
             },
             () = drain.signaled() => return,
         };
+        failing = false;
         if namespace.metadata.deletion_timestamp.is_some() {
             continue;
         }

@@ -32,7 +32,7 @@ const LEASE: &str = "lateen-leader";
 
 /// Runs until SIGTERM.
 pub(crate) fn main(arguments: RunArguments) -> ExitCode {
-    lateen_base::logging::init("info,kube_runtime=warn,kube_client::client::builder=off");
+    lateen_base::logging::init("info,kube_runtime=warn,kube_client=off");
     lateen_identity::tls::install_provider();
     let finished = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -48,10 +48,15 @@ async fn an_api_that_comes_late_goes_and_comes_again_is_followed() {
     until("a service that came after", holds("b")).await;
     until("the word that the cluster answers", || async {
         let clusters = replica.page("/debug/clusterz").await;
-        eprintln!("{clusters}");
         (clusters[0]["syncStatus"] == "synced").then_some(())
     })
     .await;
+    let log = replica.log();
+    for line in
+        ["namespaces cannot be watched", "the Secrets of further clusters cannot", "the platform fails"]
+    {
+        assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
+    }
     let restarts = replica.log().matches("a proxy connected").count();
     assert_eq!(restarts, 1, "the proxy's stream was not touched");
 

@@ -180,8 +180,7 @@ async fn watch<K>(
 ) where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let stream = watcher(api, config);
-    follow(stream, kind, sink, convert).await;
+    follow(|| watcher(api.clone(), config.clone()), kind, sink, convert).await;
 }
 
 async fn watch_dynamic(
@@ -190,17 +189,19 @@ async fn watch_dynamic(
     sink: Sink,
     convert: impl Fn(DynamicObject) -> Converted + Send + 'static,
 ) {
-    let stream = watcher(api, watcher::Config::default());
-    follow(stream, kind, sink, convert).await;
+    follow(|| watcher(api.clone(), watcher::Config::default()), kind, sink, convert).await;
 }
 
 /// Turns the events of one watch into changes. A list is gathered aside and sent whole.
-async fn follow<K: kube::ResourceExt>(
-    stream: impl futures::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+async fn follow<K: kube::ResourceExt, S>(
+    begin: impl Fn() -> S,
     kind: Kind,
     sink: Sink,
     convert: impl Fn(K) -> Converted,
-) {
+) where
+    S: futures::Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+{
+    let stream = begin();
     pin_mut!(stream);
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     let mut listed = false;
@@ -213,7 +214,8 @@ async fn follow<K: kube::ResourceExt>(
             continue;
         };
         let Some(event) = event else { return };
-        if event.is_ok() {
+        // The beginning of a list is no answer yet.
+        if !matches!(event, Ok(watcher::Event::Init) | Err(_)) {
             backoff.reset();
             failing = false;
         }
@@ -266,7 +268,11 @@ async fn follow<K: kube::ResourceExt>(
                 } else {
                     debug!(?kind, ?delay, "a watch broke: {error}");
                     // A watch that ran out, or a version that is too old, is answered by a new list.
-                    if !is_expired(&error) {
+                    if is_expired(&error) {
+                        // Where the API says so before the watch begins, the library asks for the same version again,
+                        // without end.
+                        stream.set(begin());
+                    } else {
                         failing = true;
                         sink.failed(kind, &failure(kind, &error));
                     }

@@ -43,13 +43,18 @@ impl RemoteClusters {
     /// Follows the Secrets until the registry is closed.
     pub async fn run(mut self) {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.options.root_namespace);
-        let stream = watcher(api, watcher::Config::default().labels(LABEL));
+        let begin = || watcher(api.clone(), watcher::Config::default().labels(LABEL));
+        let stream = begin();
         pin_mut!(stream);
+        let mut failing = false;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let (mut secrets, mut listing) = (BTreeMap::new(), BTreeMap::new());
         while let Some(event) = stream.next().await {
             match event {
-                Ok(watcher::Event::Init) => listing = BTreeMap::new(),
+                Ok(watcher::Event::Init) => {
+                    listing = BTreeMap::new();
+                    continue;
+                }
                 Ok(watcher::Event::InitApply(secret)) => {
                     listing.insert(key(&secret), kubeconfigs(secret));
                     continue;
@@ -63,12 +68,19 @@ impl RemoteClusters {
                 }
                 Err(error) => {
                     let delay = backoff.next_delay();
-                    warn!(?delay, "the Secrets of further clusters cannot be watched: {error}");
+                    if super::is_expired(&error) {
+                        stream.set(begin());
+                    }
+                    // Once an outage: the attempts go on.
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!("the Secrets of further clusters cannot be watched: {error}");
+                    }
                     tokio::time::sleep(delay).await;
                     continue;
                 }
             }
             backoff.reset();
+            failing = false;
             if !self.settle(wanted(&secrets, self.options.cluster.as_str())).await {
                 return;
             }

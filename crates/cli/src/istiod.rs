@@ -61,7 +61,7 @@ async fn through_service(
     match client.request_text(http::Request::get(uri).body(Vec::new())?).await {
         Ok(text) => Ok(Some(text)),
         Err(kube::Error::Api(status)) if status.code == 404 && !status.message.contains("istiod") => Ok(None),
-        Err(error) => Err(error).with_context(|| {
+        Err(error) => Err(anyhow::anyhow!(pod::reason(&error))).with_context(|| {
             format!(
                 "cannot ask the control plane (Service {namespace}/istiod, port {port}); is it running, and is -i its \
                  namespace?"

@@ -49,7 +49,8 @@ impl From<ExitStatus> for ExitCode {
 
 /// Parses the command line, runs it on this thread, and reports errors.
 pub fn main() -> ExitCode {
-    lateen_base::logging::init("warn");
+    // What a library says of a failed request is said again, and better, by who made it.
+    lateen_base::logging::init("warn,kube_client=off");
     let arguments = Arguments::parse();
     let mut printer = Printer::to_terminal();
     // One thread only: the kernel ties a child's "die with your parent" to the thread that made it.

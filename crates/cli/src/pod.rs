@@ -51,7 +51,7 @@ async fn of_deployment(client: &Client, text: &str, name: &str, namespace: &str)
 }
 
 /// The server's own words without the client's frame around them.
-fn reason(error: &kube::Error) -> String {
+pub(crate) fn reason(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),

@@ -60,7 +60,7 @@ pub(crate) async fn wait(arguments: &WaitArguments, printer: &mut Printer) -> an
         (WaitFor::Distribution, Some(generation)) => Some(generation),
         (WaitFor::Distribution, None) => match target.generation {
             Some(generation) => Some(generation),
-            None => bail!("there is no {what}"),
+            None => bail!("{}", nowhere(&resource.kind, arguments)),
         },
     };
     let deadline = Instant::now() + arguments.timeout;
@@ -100,6 +100,15 @@ pub(crate) async fn wait(arguments: &WaitArguments, printer: &mut Printer) -> an
             Verdict::NotYet => tokio::time::sleep(PACE).await,
         }
     }
+}
+
+fn nowhere(kind: &str, arguments: &WaitArguments) -> String {
+    let (name, namespace) = (&arguments.name, &arguments.cluster.namespace);
+    let mut text = format!("there is no {kind} {name} in namespace {namespace}");
+    if let Some((name, namespace)) = name.rsplit_once('.') {
+        text.push_str(&format!(", and none called {name} in namespace {namespace}"));
+    }
+    text
 }
 
 /// The object that a person means.

@@ -8,7 +8,7 @@
 
 use lateen_apiserver::{ApiServer, Config, kubeconfig};
 use lateen_base::drain;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use lateen_testkit::Authority;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,15 +25,12 @@ async fn main() -> Result<(), Error> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let server = format!("https://{}", listener.local_addr()?);
 
-    let mut parameters = CertificateParams::new(Vec::new())?;
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate()?;
-    let root = parameters.self_signed(&key)?.pem();
-    let issuer = Issuer::new(parameters, key);
-    let (chain, private_key) = issue(&issuer, "apiserver", "lateen", &["127.0.0.1", "localhost"])?;
-    let (certificate, key) = issue(&issuer, "admin", "system:masters", &[])?;
+    let authority = Authority::new("lateen");
+    let root = authority.pem();
+    let serving = authority.leaf(&["127.0.0.1", "localhost"]);
+    let admin = authority.user("admin", &["system:masters"]);
 
-    let mut config = Config::new(vec![listener], folder.join("store.redb"), chain, private_key);
+    let mut config = Config::new(vec![listener], folder.join("store.redb"), serving.chain, serving.key);
     config.client_ca = Some(root.clone());
     config.root_certificates = root.clone();
     config.advertised = Some(server.trim_start_matches("https://").parse()?);
@@ -41,7 +38,7 @@ async fn main() -> Result<(), Error> {
     let (trigger, watch) = drain::channel();
     let running = ApiServer::start(config, watch).await?;
 
-    let text = kubeconfig::render(&server, &root, &certificate, &key);
+    let text = kubeconfig::render(&server, &root, &admin.chain, &admin.key);
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -54,19 +51,4 @@ async fn main() -> Result<(), Error> {
     drop(running);
     trigger.drain(Duration::from_secs(10)).await;
     Ok(())
-}
-
-fn issue(
-    issuer: &Issuer<'_, KeyPair>,
-    name: &str,
-    group: &str,
-    hosts: &[&str],
-) -> Result<(String, String), Error> {
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let mut parameters = CertificateParams::new(hosts)?;
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.distinguished_name.push(DnType::OrganizationName, group);
-    let key = KeyPair::generate()?;
-    Ok((parameters.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
 }

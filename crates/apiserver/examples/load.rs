@@ -8,7 +8,7 @@
 use futures::StreamExt;
 use lateen_apiserver::{ApiServer, Config};
 use lateen_base::drain;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use lateen_testkit::Authority;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -62,15 +62,6 @@ fn main() -> Result<(), Error> {
     result
 }
 
-fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: &str) -> Result<(String, String), Error> {
-    let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.distinguished_name.push(DnType::OrganizationName, group);
-    let key = KeyPair::generate()?;
-    Ok((parameters.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
-}
-
 async fn serve(folder: &Path) -> Result<(), Error> {
     let read = |name: &str| std::fs::read_to_string(folder.join(name));
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -113,20 +104,17 @@ struct Measured {
 
 async fn drive(folder: &Path, load: &Load) -> Result<(), Error> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut parameters = CertificateParams::new(Vec::new())?;
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate()?;
-    let root = parameters.self_signed(&key)?.pem();
-    let issuer = Issuer::new(parameters, key);
-    let (chain, key) = issue(&issuer, "server", "lateen")?;
-    for (name, text) in [("root.pem", &root), ("chain.pem", &chain), ("key.pem", &key)] {
+    let authority = Authority::new("lateen");
+    let root = authority.pem();
+    let serving = authority.leaf(&["127.0.0.1"]);
+    for (name, text) in [("root.pem", &root), ("chain.pem", &serving.chain), ("key.pem", &serving.key)] {
         std::fs::write(folder.join(name), text)?;
     }
-    let (certificate, key) = issue(&issuer, "admin", "system:masters")?;
+    let identity = authority.user("admin", &["system:masters"]).identity();
     let client = || -> Result<reqwest::Client, Error> {
         Ok(reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(root.as_bytes())?])
-            .identity(reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes())?)
+            .identity(reqwest::Identity::from_pem(identity.as_bytes())?)
             .no_proxy()
             .build()?)
     };

@@ -2,30 +2,19 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests do.
 
+mod support;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use lateen_apiserver::{ApiServer, Config};
-use lateen_base::drain;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use lateen_testkit::Authority;
 use serde_json::{Value, json};
 use std::convert::Infallible;
-use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-fn leaf(issuer: &Issuer<'_, KeyPair>, name: &str, group: &str) -> (rcgen::Certificate, KeyPair) {
-    let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.distinguished_name.push(DnType::OrganizationName, group);
-    let key = KeyPair::generate().unwrap();
-    (parameters.signed_by(&key, issuer).unwrap(), key)
-}
+use support::{Cluster, listener};
 
 /// v1 has `spec.size: 3`, v2 has `spec.dimensions: {size: 3}`.
 async fn convert(request: hyper::Request<Incoming>) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
@@ -54,17 +43,9 @@ async fn convert(request: hyper::Request<Incoming>) -> Result<hyper::Response<Fu
     Ok(hyper::Response::new(Full::new(Bytes::from(answer.to_string()))))
 }
 
-async fn webhook(issuer: &Issuer<'_, KeyPair>) -> u16 {
-    let (certificate, key) = leaf(issuer, "hook", "hooks");
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private)
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+async fn webhook(authority: &Authority) -> u16 {
+    let config = authority.leaf(&["127.0.0.1"]).server();
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -129,23 +110,12 @@ fn definition(port: u16, bundle: &str) -> Value {
 
 #[tokio::test]
 async fn versions_are_converted_by_a_webhook() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let root = parameters.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(parameters, key);
-    let port = webhook(&issuer).await;
+    let cluster = Cluster::new();
+    let root = cluster.authority.pem();
+    let port = webhook(&cluster.authority).await;
     let folder = tempfile::tempdir().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (chain, key) = leaf(&issuer, "server", "lateen");
-    let mut config =
-        Config::new(vec![listener], folder.path().join("store.redb"), chain.pem(), key.serialize_pem());
-    config.client_ca = Some(root.clone());
-    let (_trigger, watch) = drain::channel();
-    let server = ApiServer::start(config, watch).await.unwrap();
-    let (certificate, key) = leaf(&issuer, "admin", "system:masters");
-    let identity = format!("{}{}", certificate.pem(), key.serialize_pem());
+    let (server, _trigger) = cluster.start(listener(), folder.path()).await;
+    let identity = cluster.admin.identity();
     let client = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(root.as_bytes()).unwrap()])
         .identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap())

@@ -5,12 +5,13 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests do.
 #![allow(clippy::print_stdout)] // The child says where it listens; what was skipped.
 
+mod support;
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use lateen_apiserver::{ApiServer, Config, kubeconfig};
+use lateen_apiserver::{ApiServer, Config};
 use lateen_base::drain;
 use rand::Rng;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use support::Cluster;
 
 const FOLDER: &str = "LATEEN_APISERVER_CRASH";
 const READY: &str = "serving at ";
@@ -46,28 +48,16 @@ fn child() {
     });
 }
 
-fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: &str) -> (String, String) {
-    let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.distinguished_name.push(DnType::OrganizationName, group);
-    let key = KeyPair::generate().unwrap();
-    (parameters.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
-}
-
-/// The certificates in a folder, and those of the client.
-fn certificates(folder: &Path) -> (String, String, String) {
-    let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let root = parameters.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(parameters, key);
-    let (chain, key) = issue(&issuer, "server", "lateen");
-    for (name, text) in [("root.pem", &root), ("chain.pem", &chain), ("key.pem", &key)] {
+/// Writes the certificates of a server into a folder.
+fn certificates(folder: &Path) -> Cluster {
+    let cluster = Cluster::new();
+    let serving = cluster.authority.leaf(&["127.0.0.1"]);
+    for (name, text) in
+        [("root.pem", &cluster.authority.pem()), ("chain.pem", &serving.chain), ("key.pem", &serving.key)]
+    {
         std::fs::write(folder.join(name), text).unwrap();
     }
-    let (certificate, key) = issue(&issuer, "admin", "system:masters");
-    (root, certificate, key)
+    cluster
 }
 
 /// Starts the server; answers with it and its address.
@@ -92,12 +82,8 @@ fn start(folder: &Path) -> (Child, String) {
     (child, address)
 }
 
-async fn maps(address: &str, (root, certificate, key): &(String, String, String)) -> Api<ConfigMap> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let text = kubeconfig::render(&format!("https://{address}"), root, certificate, key);
-    let config = kube::config::Kubeconfig::from_yaml(&text).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
-    Api::default_namespaced(kube::Client::try_from(config).unwrap())
+async fn maps(address: &str, cluster: &Cluster) -> Api<ConfigMap> {
+    Api::default_namespaced(cluster.client(address.parse().unwrap()).await)
 }
 
 fn map(name: &str, value: &str) -> ConfigMap {

@@ -3,62 +3,18 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests do.
 
+mod support;
+
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
-use lateen_apiserver::{ApiServer, Config, kubeconfig};
 use lateen_base::drain;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
-
-/// The certificates of a cluster, which outlive its servers.
-struct Authority {
-    root: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let root = parameters.self_signed(&key).unwrap().pem();
-        Authority { root, issuer: Issuer::new(parameters, key) }
-    }
-
-    fn issue(&self, name: &str, group: &str) -> (String, String) {
-        let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        parameters.distinguished_name = DistinguishedName::new();
-        parameters.distinguished_name.push(DnType::CommonName, name);
-        parameters.distinguished_name.push(DnType::OrganizationName, group);
-        let key = KeyPair::generate().unwrap();
-        (parameters.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    async fn start(&self, listener: TcpListener, folder: &Path) -> (ApiServer, drain::Trigger) {
-        let (chain, key) = self.issue("server", "lateen");
-        let mut config = Config::new(vec![listener], folder.join("store.redb"), chain, key);
-        config.client_ca = Some(self.root.clone());
-        config.root_certificates = self.root.clone();
-        let (trigger, watch) = drain::channel();
-        (ApiServer::start(config, watch).await.unwrap(), trigger)
-    }
-
-    async fn client(&self, address: SocketAddr) -> kube::Client {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (certificate, key) = self.issue("admin", "system:masters");
-        let text = kubeconfig::render(&format!("https://{address}"), &self.root, &certificate, &key);
-        let config = kube::config::Kubeconfig::from_yaml(&text).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
-        kube::Client::try_from(config).unwrap()
-    }
-}
+use support::{Cluster, listener};
 
 fn map(name: &str) -> ConfigMap {
     serde_json::from_value(
@@ -96,10 +52,9 @@ async fn next(events: &mut Events) -> String {
 #[tokio::test]
 async fn watches_work_with_both_ways_to_begin() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (server, _trigger) = authority.start(listener, folder.path()).await;
-    let client = authority.client(server.addresses()[0]).await;
+    let cluster = Cluster::new();
+    let (server, _trigger) = cluster.start(listener(), folder.path()).await;
+    let client = cluster.client(server.addresses()[0]).await;
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");
     maps.create(&PostParams::default(), &map("a")).await.unwrap();
     let mut streams =
@@ -131,11 +86,11 @@ async fn watches_work_with_both_ways_to_begin() {
 #[tokio::test]
 async fn watches_go_on_after_the_server_was_replaced() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
+    let cluster = Cluster::new();
     // As `lateen up` does it: the socket stays, so that connections queue while the server is away.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (server, trigger) = authority.start(listener.try_clone().unwrap(), folder.path()).await;
-    let client = authority.client(server.addresses()[0]).await;
+    let listener = listener();
+    let (server, trigger) = cluster.start(listener.try_clone().unwrap(), folder.path()).await;
+    let client = cluster.client(server.addresses()[0]).await;
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");
     maps.create(&PostParams::default(), &map("a")).await.unwrap();
     let mut events = watch(&maps, InitialListStrategy::ListWatch);
@@ -145,7 +100,7 @@ async fn watches_go_on_after_the_server_was_replaced() {
     );
     drop(server);
     assert_eq!(trigger.drain(Duration::from_secs(10)).await, drain::Outcome::Finished);
-    let (_server, _trigger) = authority.start(listener, folder.path()).await;
+    let (_server, _trigger) = cluster.start(listener, folder.path()).await;
     maps.create(&PostParams::default(), &map("b")).await.unwrap();
     // Nothing is listed again: the watch resumes from the revision it had.
     assert_eq!(next(&mut events).await, "apply b");
@@ -154,10 +109,9 @@ async fn watches_go_on_after_the_server_was_replaced() {
 #[tokio::test]
 async fn tokens_are_issued_and_reviewed() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (server, _trigger) = authority.start(listener, folder.path()).await;
-    let client = authority.client(server.addresses()[0]).await;
+    let cluster = Cluster::new();
+    let (server, _trigger) = cluster.start(listener(), folder.path()).await;
+    let client = cluster.client(server.addresses()[0]).await;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     assert_eq!(namespaces.list(&ListParams::default()).await.unwrap().items.len(), 4);
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
@@ -176,10 +130,9 @@ async fn tokens_are_issued_and_reviewed() {
 #[tokio::test]
 async fn controllers_apply() {
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (server, _trigger) = authority.start(listener, folder.path()).await;
-    let client = authority.client(server.addresses()[0]).await;
+    let cluster = Cluster::new();
+    let (server, _trigger) = cluster.start(listener(), folder.path()).await;
+    let client = cluster.client(server.addresses()[0]).await;
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");
     let applied = |data: serde_json::Value| {
         Patch::Apply(

@@ -2,6 +2,8 @@
 //! HTTP servers behind Services and Pods (with `kube` and the stock `kubectl`).
 #![allow(clippy::unwrap_used)] // Helpers of tests.
 
+mod support;
+
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Full};
@@ -11,13 +13,13 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use lateen_apiserver::{ApiServer, Config, kubeconfig};
+use lateen_apiserver::ApiServer;
 use lateen_base::drain;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
+use support::{Cluster, client, listener};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -33,41 +35,17 @@ struct Fixture {
     _server: ApiServer,
 }
 
-fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: &str) -> (String, String) {
-    let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.distinguished_name.push(DnType::OrganizationName, group);
-    let key = KeyPair::generate().unwrap();
-    (parameters.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
-}
-
 impl Fixture {
     async fn start() -> Fixture {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let cluster = Cluster::new();
         let folder = tempfile::tempdir().unwrap();
-        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let root = parameters.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(parameters, key);
-        let (chain, key) = issue(&issuer, "server", "lateen");
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("https://{}", listener.local_addr().unwrap());
-        let mut config = Config::new(vec![listener], folder.path().join("store.redb"), chain, key);
-        config.client_ca = Some(root.clone());
-        config.root_certificates = root.clone();
+        let mut config = cluster.config(listener(), folder.path());
         config.node_socket = Some(folder.path().join("node.sock"));
         let (trigger, watch) = drain::channel();
         let server = ApiServer::start(config, watch).await.unwrap();
-        let (certificate, key) = issue(&issuer, "admin", "system:masters");
-        let text = kubeconfig::render(&address, &root, &certificate, &key);
+        let text = cluster.kubeconfig(server.addresses()[0]);
         std::fs::write(folder.path().join("kubeconfig"), &text).unwrap();
-        let config = kube::config::Kubeconfig::from_yaml(&text).unwrap();
-        let mut config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
-        // A 503 is to be seen, not waited out.
-        config.default_retry = false;
-        let client = kube::Client::try_from(config).unwrap();
+        let client = client(&text).await;
         Fixture { folder, client, trigger, _server: server }
     }
 

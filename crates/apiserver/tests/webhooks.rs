@@ -10,9 +10,8 @@ use lateen_apiserver::schema::Schemas;
 use lateen_apiserver::seam::{
     FieldValidation, Objects, Operation, Resource, SchemaSide, UserInfo, WriteRequest,
 };
+use lateen_testkit::Authority;
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -55,28 +54,18 @@ struct Hook {
 }
 
 async fn serve() -> Hook {
-    let mut parameters = CertificateParams::new(Vec::new()).expect("an authority");
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key");
-    let root = parameters.self_signed(&key).expect("a root").pem();
-    let issuer = Issuer::new(parameters, key);
-    let key = KeyPair::generate().expect("a key");
-    let leaf = CertificateParams::new(vec!["hook.system.svc".to_owned()]).expect("a name");
-    let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], private)
-        .expect("a configuration");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let authority = Authority::new("hooks");
+    let config = authority.leaf(&["hook.system.svc"]).server();
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("its address").port();
     let (asked, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
-    let hook =
-        Hook { port, bundle: STANDARD.encode(root), asked: asked.clone(), connections: connections.clone() };
+    let hook = Hook {
+        port,
+        bundle: STANDARD.encode(authority.pem()),
+        asked: asked.clone(),
+        connections: connections.clone(),
+    };
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, asked) = (acceptor.clone(), asked.clone());

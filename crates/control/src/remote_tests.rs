@@ -1,7 +1,5 @@
 //! Two clusters, each a real API server: the second comes by a Secret, changes, breaks, dies, and goes.
 
-use std::time::{Duration, Instant};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
@@ -9,12 +7,11 @@ use kube::Client;
 use kube::api::{Api, DeleteParams};
 use lateen_model::{Address, ServiceKey};
 use lateen_registry::{Kubernetes, KubernetesOptions, Registry, RemoteClusters, StoreOptions};
+use lateen_testkit::eventually;
 use serde_json::{Value, json};
 
 use crate::objects::{Existing, ensure};
 use crate::testing;
-
-const LIMIT: Duration = Duration::from_secs(30);
 
 async fn put(client: &Client, object: Value) {
     ensure(client, &object, Existing::Merge).await.unwrap();
@@ -56,14 +53,6 @@ fn addresses(registry: &Registry) -> Vec<String> {
     endpoints.iter().map(|endpoint| text(&endpoint.address)).collect()
 }
 
-async fn until(what: &str, wanted: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !wanted() {
-        assert!(begun.elapsed() < LIMIT, "waited for {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_comes_changes_breaks_dies_and_goes() {
     let (home, east) = (testing::api().await, testing::api().await);
@@ -78,24 +67,24 @@ async fn a_cluster_comes_changes_breaks_dies_and_goes() {
     let platform = Kubernetes::new(home.client.clone(), options.clone());
     let registry = Registry::start(StoreOptions::default(), vec![Box::new(platform)], None);
     tokio::spawn(RemoteClusters::new(home.client.clone(), options, registry.platforms()).run());
-    until("the own cluster", || addresses(&registry) == ["10.0.0.1"]).await;
+    eventually("the own cluster", async || addresses(&registry) == ["10.0.0.1"]).await;
 
     put(&home.client, secret(&east.kubeconfig)).await;
-    until("the second cluster", || addresses(&registry) == ["10.0.0.1", "10.1.0.1"]).await;
+    eventually("the second cluster", async || addresses(&registry) == ["10.0.0.1", "10.1.0.1"]).await;
 
     // A kubeconfig that cannot be used changes nothing: the cluster is still followed.
     put(&home.client, secret("users: [{name: u, user: {exec: {command: sh}}}]")).await;
     put(&east.client, slice("x-more", "10.1.0.2")).await;
     let all = ["10.0.0.1", "10.1.0.1", "10.1.0.2"];
-    until("a further endpoint", || addresses(&registry) == all).await;
+    eventually("a further endpoint", async || addresses(&registry) == all).await;
 
     // A dead cluster keeps its last state, and is said to be failing.
     drop(east);
     let failing = || registry.statuses().iter().any(|status| status.name.as_str() == "east" && status.stale);
-    until("the failure", failing).await;
+    eventually("the failure", async || failing()).await;
     assert_eq!(addresses(&registry), all);
 
     let secrets: Api<Secret> = Api::namespaced(home.client.clone(), "istio-system");
     secrets.delete("east", &DeleteParams::default()).await.unwrap();
-    until("the end of the second cluster", || addresses(&registry) == ["10.0.0.1"]).await;
+    eventually("the end of the second cluster", async || addresses(&registry) == ["10.0.0.1"]).await;
 }

@@ -17,6 +17,7 @@ use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use lateen_envoy::json::from_json;
 use lateen_envoy::prost::Message;
 use lateen_proxy::{Proxy, ProxyOptions, bootstrap};
+use lateen_testkit::eventually;
 use lateen_xds::{AdsServer, ChangeSet, Client, EncodedResource, ResourceSource, ServerOptions, Subscriber};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -96,16 +97,6 @@ impl Source {
             .insert((M::TYPE_URL, name.to_owned()), Arc::new(EncodedResource::pack(name, &message)));
         self.version.send_modify(|version| *version += 1);
     }
-}
-
-async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if check().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what} did not come about");
 }
 
 /// Serves what a source has, on this port (0: any); gives the port.

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use lateen_testkit::eventually;
 use serde_json::{Value, json};
-use support::{Running, cluster, eventually, listener};
+use support::{Running, cluster, listener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -225,7 +225,8 @@ async fn a_chain_that_stays_keeps_its_connections() {
     // Another chain changes: nothing happens to this one, even after the drain time.
     apply(version(json!({}), elsewhere("b"), &echo));
     assert_eq!((stat("listener_in_place_updated"), stat("total_filter_chains_draining")), (1, 1));
-    support::eventually("the chain is drained", async || stat("total_filter_chains_draining") == 0).await;
+    lateen_testkit::eventually("the chain is drained", async || stat("total_filter_chains_draining") == 0)
+        .await;
     assert!(echoes(&mut kept).await);
     // Its own chain changes.
     apply(version(json!({}), elsewhere("b"), &says("now")));
@@ -241,7 +242,8 @@ async fn a_chain_that_stays_keeps_its_connections() {
     assert_eq!((stat("listener_in_place_updated"), stat("total_listeners_draining")), (3, 1));
     let end = tokio::time::timeout(Duration::from_secs(20), kept.read_to_end(&mut Vec::new())).await;
     assert!(end.is_ok(), "the connection ends with the drain time");
-    support::eventually("the version is drained", async || stat("total_listeners_draining") == 0).await;
+    lateen_testkit::eventually("the version is drained", async || stat("total_listeners_draining") == 0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

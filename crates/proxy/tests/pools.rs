@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use lateen_testkit::eventually;
 use serde_json::{Value, json};
 use support::{Running, cluster, listener};
 use tokio::net::TcpListener;
@@ -85,14 +86,6 @@ fn http_options(common: Value) -> Value {
         "common_http_protocol_options": common, "explicit_http_config": {"http_protocol_options": {}}}})
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come about");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test]
 async fn requests_wait_for_a_connection_and_overflow() {
     let server = server().await;
@@ -104,10 +97,10 @@ async fn requests_wait_for_a_connection_and_overflow() {
         tokio::spawn(async move { proxy.get("/held", &[]).await })
     };
     let first = get();
-    until("the first request", || server.requests.load(Relaxed) == 1).await;
+    eventually("the first request", async || server.requests.load(Relaxed) == 1).await;
     assert_eq!(stat("circuit_breakers.default.cx_open"), Some(1));
     let second = get();
-    until("the second request waiting", || stat("upstream_rq_pending_active") == Some(1)).await;
+    eventually("the second request waiting", async || stat("upstream_rq_pending_active") == Some(1)).await;
     assert_eq!(stat("circuit_breakers.default.rq_pending_open"), Some(1));
     assert_eq!(stat("circuit_breakers.default.remaining_pending"), Some(0));
     let third = proxy.get("/held", &[]).await;
@@ -132,12 +125,12 @@ async fn requests_at_a_time_are_limited() {
         let proxy = Arc::clone(&proxy);
         tokio::spawn(async move { proxy.get("/held", &[]).await })
     };
-    until("the first request", || server.requests.load(Relaxed) == 1).await;
+    eventually("the first request", async || server.requests.load(Relaxed) == 1).await;
     assert_eq!(proxy.handle().stat("cluster.c.circuit_breakers.default.rq_open"), Some(1));
     assert_eq!(proxy.get("/", &[]).await.status, 503);
     server.allowed.add_permits(1);
     assert_eq!(first.await.unwrap().status, 200);
-    until("its end", || proxy.handle().stat("cluster.c.upstream_rq_active") == Some(0)).await;
+    eventually("its end", async || proxy.handle().stat("cluster.c.upstream_rq_active") == Some(0)).await;
     assert_eq!(proxy.get("/", &[]).await.status, 200);
 }
 
@@ -178,7 +171,7 @@ async fn another_connection_when_streams_are_used_up() {
             tokio::spawn(async move { proxy.get("/held", &[]).await })
         })
         .collect();
-    until("all requests", || server.requests.load(Relaxed) == 5).await;
+    eventually("all requests", async || server.requests.load(Relaxed) == 5).await;
     assert_eq!(server.connections.load(Relaxed), 3, "two on each, and one");
     server.allowed.add_permits(5);
     for request in requests {
@@ -210,7 +203,7 @@ async fn an_outlier_is_ejected_and_comes_back() {
     }
     // It may have come back meanwhile on a machine that is slow.
     assert!(bad.requests.load(Relaxed) == before || stat("ejections_active") == Some(0));
-    until("its return", || stat("ejections_active") == Some(0)).await;
+    eventually("its return", async || stat("ejections_active") == Some(0)).await;
     let deadline = Instant::now() + Duration::from_secs(20);
     while bad.requests.load(Relaxed) == before {
         assert!(Instant::now() < deadline, "it gets no requests again");

@@ -185,7 +185,7 @@ async fn connections_of_a_listener_that_goes_end_with_the_drain_time() {
     let mut rest = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
     let _ = read.await.expect("an end");
-    support::eventually("the gauges come back", async || {
+    lateen_testkit::eventually("the gauges come back", async || {
         proxy.handle().stat("listener_manager.total_listeners_draining") == Some(0)
             && proxy.handle().stat("cluster.c.upstream_cx_active") == Some(0)
             // Its names went with the listener.

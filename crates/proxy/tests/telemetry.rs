@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lateen_dataplane::istio::Workload;
 use lateen_proxy::{Proxy, ProxyHandle, ProxyOptions, bootstrap};
+use lateen_testkit::eventually;
 use serde_json::{Value, json};
 use support::{Answer, Running, cluster, listener_with, upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,17 +40,6 @@ async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> An
     let mut out = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut out)).await.unwrap().unwrap();
     Answer::parse(&String::from_utf8_lossy(&out))
-}
-
-/// Waits until `found` gives something.
-async fn eventually<T>(mut found: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..400 {
-        if let Some(value) = found() {
-            return value;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("nothing came within ten seconds");
 }
 
 fn routes(list: Value) -> Value {
@@ -104,7 +94,7 @@ async fn lines_say_what_happened() {
     assert_eq!(proxy.get("/x?q", &[]).await.status, 200);
     assert_eq!(proxy.get("/direct", &[]).await.status, 299);
     assert_eq!(proxy.get("/none", &[]).await.status, 503);
-    let lines: Vec<Value> = eventually(|| {
+    let lines: Vec<Value> = eventually("all lines", async || {
         let text = std::fs::read_to_string(&all).ok()?;
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         (lines.len() >= 6).then_some(lines)
@@ -133,14 +123,15 @@ async fn lines_say_what_happened() {
     assert!(plain["nested"]["list"][0].is_u64() && plain["connection"].is_u64());
     let direct = ends.iter().find(|line| line["code"] == 299).unwrap();
     assert_eq!((&direct["body"], &direct["host"]), (&json!(""), &Value::Null));
-    let text = eventually(|| std::fs::read_to_string(&errors).ok().filter(|text| !text.is_empty())).await;
+    let read = || std::fs::read_to_string(&errors).ok();
+    let text = eventually("an error", async || read().filter(|text| !text.is_empty())).await;
     assert_eq!(text, "503 UH NoHealthyUpstream\n");
 
     // A file that was moved away is written anew once the proxy was told.
     std::fs::rename(&errors, folder.join("old")).unwrap();
     assert_eq!(ask(admin(proxy.handle()), "POST", "/reopen_logs", "").await.status, 200);
     proxy.get("/none", &[]).await;
-    eventually(|| std::fs::read_to_string(&errors).ok().filter(|text| text.lines().count() == 1)).await;
+    eventually("one error", async || read().filter(|text| text.lines().count() == 1)).await;
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -235,7 +226,7 @@ async fn statistics_in_every_form() {
         ("http.main.downstream_rq_2xx", 1),
         ("http.main.downstream_rq_time", 3),
     ] {
-        eventually(|| (handle.stat(name) == Some(expect)).then_some(())).await;
+        eventually(name, async || handle.stat(name) == Some(expect)).await;
     }
     let page = async |path: &str| ask(admin(handle), "GET", path, "").await;
     let text = page("/stats").await.body;
@@ -304,7 +295,7 @@ async fn admin_pages() {
         "static_resources": {"listeners": [listener], "clusters": [cluster("a", &[server.address]), cluster("b", &[])]},
     }));
     let address = admin(proxy.handle());
-    eventually(|| proxy.handle().is_ready().then_some(())).await;
+    eventually("readiness", async || proxy.handle().is_ready()).await;
     proxy.get("/", &[]).await;
     let get = async |path: &str| ask(address, "GET", path, "").await;
     let page = async |path: &str| -> Value { serde_json::from_str(&get(path).await.body).unwrap() };
@@ -443,7 +434,7 @@ async fn istio_metrics_on_both_sides() {
         (&outbound, "source", "unknown", "productpage-v1"),
         (&inbound, "destination", "none", "productpage-v1"),
     ] {
-        let samples = eventually(|| {
+        let samples = eventually("all lines", async || {
             let samples = parse_prometheus(&proxy.handle().prometheus());
             samples
                 .keys()

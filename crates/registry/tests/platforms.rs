@@ -16,6 +16,7 @@ use lateen_registry::{
     Change, Failure, Item, Kind, ObjectKey, Platform, Reason, Registry, RegistryOptions, Sink, Store,
     StoreOptions,
 };
+use lateen_testkit::eventually;
 use tokio::sync::mpsc;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -180,15 +181,6 @@ fn listed(cluster: &str) -> Result<Change, Failure> {
     Ok(Change::Replace { kind: Kind::Service, items: vec![item], keep: vec![] })
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("waited for: {what}"));
-}
-
 #[tokio::test]
 async fn a_dead_platform_does_not_keep_the_mesh_from_starting_and_is_taken_in_later() {
     let readiness = Readiness::default();
@@ -204,16 +196,16 @@ async fn a_dead_platform_does_not_keep_the_mesh_from_starting_and_is_taken_in_la
     home.send(listed("Kubernetes")).unwrap();
     tokio::time::timeout(LIMIT, readiness.ready()).await.expect("the registry becomes ready");
     assert!(subscription.next().await.1.full);
-    eventually("the failure is seen", || registry.statuses()[1].errors == 1).await;
+    eventually("the failure is seen", async || registry.statuses()[1].errors == 1).await;
     let status = &registry.statuses()[1];
     assert_eq!((status.name.as_str(), status.synced, status.stale), ("consul", false, false));
     assert_eq!(status.last_error.as_ref().unwrap().reason, Reason::Unavailable);
 
     consul.send(listed("consul")).unwrap();
-    eventually("the platform is taken in", || registry.statuses()[1].services == 1).await;
+    eventually("the platform is taken in", async || registry.statuses()[1].services == 1).await;
     assert!(registry.statuses()[1].connected_since.is_some());
     consul.send(Err(Failure::new(Reason::Denied, "403"))).unwrap();
-    eventually("it is stale", || registry.statuses()[1].stale).await;
+    eventually("it is stale", async || registry.statuses()[1].stale).await;
     assert_eq!(registry.statuses()[1].services, 1, "the last known state stands");
 
     let mut metrics = prometheus_client::registry::Registry::default();
@@ -234,7 +226,7 @@ async fn platforms_come_and_go_while_the_registry_runs() {
     let (home, first) = hand("Kubernetes");
     let registry = Registry::start(RegistryOptions::default(), vec![first], None);
     home.send(Ok(Change::Replace { kind: Kind::Service, items: vec![], keep: vec![] })).unwrap();
-    eventually("the first snapshot", || registry.snapshot().is_some()).await;
+    eventually("the first snapshot", async || registry.snapshot().is_some()).await;
     let (other, platform) = hand("other");
     registry.platforms().add(platform).await.unwrap();
     other.send(listed("other")).unwrap();
@@ -242,9 +234,9 @@ async fn platforms_come_and_go_while_the_registry_runs() {
         let snapshot = registry.snapshot().unwrap();
         snapshot.services().map(|service| service.key.cluster.to_string()).collect()
     };
-    eventually("its service", || clusters() == ["other"]).await;
+    eventually("its service", async || clusters() == ["other"]).await;
     registry.platforms().remove(&"other".into()).await.unwrap();
-    eventually("it takes its service along", || clusters().is_empty()).await;
+    eventually("it takes its service along", async || clusters().is_empty()).await;
     assert_eq!(registry.statuses().len(), 1);
 }
 
@@ -270,8 +262,8 @@ async fn mesh_settings_bring_platforms_and_take_them_away() {
             .map(|service| format!("{} {}", service.key.cluster, service.key.hostname.as_str()))
             .collect()
     };
-    eventually("the files are read", || hosts() == ["files a.example.com"]).await;
+    eventually("the files are read", async || hosts() == ["files a.example.com"]).await;
     assert_eq!(registry.statuses().len(), 2, "one without addresses does not run");
     home.send(mesh(serde_json::json!([]))).unwrap();
-    eventually("they are gone", || hosts().is_empty()).await;
+    eventually("they are gone", async || hosts().is_empty()).await;
 }

@@ -116,12 +116,8 @@ mod tests {
 
     #[test]
     fn a_certificate_names_user_and_groups() {
-        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        parameters.distinguished_name = rcgen::DistinguishedName::new();
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, "admin");
-        parameters.distinguished_name.push(rcgen::DnType::OrganizationName, MASTERS);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let user = user_of_certificate(parameters.self_signed(&key).unwrap().der()).unwrap();
+        let leaf = lateen_testkit::Authority::new("ca").user("admin", &[MASTERS]);
+        let user = user_of_certificate(&leaf.der()).unwrap();
         assert_eq!(user.name, "admin");
         assert_eq!(user.groups, [MASTERS, AUTHENTICATED]);
         assert_eq!(user_of_certificate(b"x"), None);

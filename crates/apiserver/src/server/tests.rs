@@ -140,31 +140,6 @@ struct Fixture {
     folder: tempfile::TempDir,
 }
 
-struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = parameters.self_signed(&key).unwrap();
-        Authority { certificate, issuer: rcgen::Issuer::new(parameters, key) }
-    }
-
-    fn issue(&self, name: &str, group: &str) -> (String, String) {
-        let mut parameters =
-            rcgen::CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
-        parameters.distinguished_name = rcgen::DistinguishedName::new();
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
-        parameters.distinguished_name.push(rcgen::DnType::OrganizationName, group);
-        let key = rcgen::KeyPair::generate().unwrap();
-        (parameters.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
-
 impl Fixture {
     async fn new() -> Fixture {
         Fixture::in_folder(tempfile::tempdir().unwrap(), None).await
@@ -172,24 +147,25 @@ impl Fixture {
 
     async fn in_folder(folder: tempfile::TempDir, node_socket: Option<PathBuf>) -> Fixture {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let authority = Authority::new();
-        let (chain, key) = authority.issue("localhost", "servers");
+        let authority = lateen_testkit::Authority::new("cluster");
+        let serving = authority.leaf(&["127.0.0.1"]);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut config = Config::new(vec![listener], folder.path().join("store.redb"), chain, key);
-        config.client_ca = Some(authority.certificate.pem());
-        config.root_certificates = authority.certificate.pem();
+        let mut config =
+            Config::new(vec![listener], folder.path().join("store.redb"), serving.chain, serving.key);
+        config.client_ca = Some(authority.pem());
+        config.root_certificates = authority.pem();
         config.advertised = Some("10.96.0.1:443".parse().unwrap());
         config.node_socket = node_socket;
         let (trigger, watch) = drain::channel();
         let server = ApiServer::start_with(config, watch, |_| Arc::new(Bare::new())).await.unwrap();
-        let (certificate, key) = authority.issue("admin", MASTERS);
-        let root = reqwest::Certificate::from_pem(authority.certificate.pem().as_bytes()).unwrap();
+        let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
         let client = || reqwest::Client::builder().tls_certs_only([root.clone()]).no_proxy();
-        let identity = reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).unwrap();
+        let identity =
+            reqwest::Identity::from_pem(authority.user("admin", &[MASTERS]).identity().as_bytes()).unwrap();
         let admin = client().identity(identity).build().unwrap();
         let anonymous = client().build().unwrap();
         let base = format!("https://{}", server.addresses()[0]);
-        let root = authority.certificate.pem();
+        let root = authority.pem();
         Fixture { server, trigger: Some(trigger), admin, anonymous, base, root, folder }
     }
 

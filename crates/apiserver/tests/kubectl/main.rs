@@ -7,17 +7,18 @@
 
 mod access;
 mod apply;
+#[path = "../support/mod.rs"]
+mod support;
 
-use lateen_apiserver::{ApiServer, Config, kubeconfig};
+use lateen_apiserver::ApiServer;
 use lateen_base::drain;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
+use support::{Cluster, listener};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,23 +34,13 @@ struct Fixture {
 impl Fixture {
     fn start() -> Fixture {
         let folder = tempfile::tempdir().expect("a folder for the test");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = format!("https://{}", listener.local_addr().expect("its address"));
-        let mut parameters = CertificateParams::new(Vec::new()).expect("an authority");
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let root = parameters.self_signed(&key).expect("a root").pem();
-        let issuer = Issuer::new(parameters, key);
-        let (chain, private_key) = issue(&issuer, "apiserver", "lateen", &["127.0.0.1"]);
-        let (certificate, client_key) = issue(&issuer, "admin", "system:masters", &[]);
-        let mut config = Config::new(vec![listener], folder.path().join("store.redb"), chain, private_key);
-        config.client_ca = Some(root.clone());
-        config.root_certificates = root.clone();
+        let cluster = Cluster::new();
+        let mut config = cluster.config(listener(), folder.path());
         config.node_socket = Some(folder.path().join("node.sock"));
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let (trigger, watch) = drain::channel();
         let server = runtime.block_on(ApiServer::start(config, watch)).expect("the server starts");
-        let text = kubeconfig::render(&address, &root, &certificate, &client_key);
+        let text = cluster.kubeconfig(server.addresses()[0]);
         std::fs::write(folder.path().join("kubeconfig"), text).expect("the kubeconfig is written");
         let fixture = Fixture { folder, _server: server, _trigger: trigger, _runtime: runtime };
         let version = fixture.kubectl(&["version", "--client"]).ok();
@@ -127,16 +118,6 @@ impl Outcome {
         assert!(!self.success, "kubectl {} was to fail: {}", self.line, self.out);
         assert!(self.err.contains(expect), "kubectl {}: no {expect:?} in {}", self.line, self.err);
     }
-}
-
-fn issue(issuer: &Issuer<'_, KeyPair>, name: &str, group: &str, hosts: &[&str]) -> (String, String) {
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let mut parameters = CertificateParams::new(hosts).expect("names");
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.distinguished_name.push(DnType::OrganizationName, group);
-    let key = KeyPair::generate().expect("a key");
-    (parameters.signed_by(&key, issuer).expect("a certificate").pem(), key.serialize_pem())
 }
 
 /// The words of a line, so that the widths of columns do not matter.

@@ -218,14 +218,3 @@ pub async fn serve<F: Future<Output = ()> + Send + 'static>(
     });
     address
 }
-
-/// Waits until something is so.
-pub async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    for _ in 0..4000 {
-        if so().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never: {what}");
-}

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::eventually;
-use crate::pki::{Authority, Client, downstream};
+use crate::pki::{self, Authority, Client, downstream};
 use crate::support::{Running, cluster, serve};
+use lateen_testkit::eventually;
 
 const PROTOCOLS: [&str; 2] = ["istio-peer-exchange", "istio"];
 
@@ -65,7 +65,7 @@ async fn both_ends_know_each_other() {
     for greeting in ["", "220 hello\r\n"] {
         let mut inbound = listener("INBOUND", &[exchange()]);
         inbound["filter_chains"][0]["transport_socket"] = downstream(json!({"common_tls_context": {
-            "tls_certificates": [leaf.config()], "alpn_protocols": PROTOCOLS}}));
+            "tls_certificates": [pki::certificate(&leaf)], "alpn_protocols": PROTOCOLS}}));
         let server = start("server-v1", &inbound, &cluster("c", &[echo(greeting).await]));
         let mut mesh = cluster("c", &[server.address]);
         mesh["filters"] = json!([exchange()]);
@@ -120,7 +120,7 @@ async fn filters_behind_the_handshake_see_who_the_client_is() {
             "text_format_source": {"inline_string": "%DOWNSTREAM_PEER_DNS_SAN%"}}}]}});
     let mut main = listener("INBOUND", &[state]);
     main["filter_chains"][0]["transport_socket"] = downstream(json!({"require_client_certificate": true,
-        "common_tls_context": {"tls_certificates": [authority.leaf(&["a.example"]).config()],
+        "common_tls_context": {"tls_certificates": [pki::certificate(&authority.leaf(&["a.example"]))],
             "validation_context": {"trusted_ca": {"inline_string": authority.pem()}}}}));
     let host = cluster("client.example", &[echo("for you: ").await]);
     let proxy = start("p", &main, &host);

@@ -12,8 +12,7 @@ mod support;
 mod updates;
 mod upstreams;
 
-use std::time::Duration;
-
+use lateen_testkit::eventually;
 use pki::{Authority, Client, Leaf, downstream};
 use serde_json::{Value, json};
 use support::{Running, cluster, listener, upstream};
@@ -26,7 +25,7 @@ fn terminating(tls: Value, clusters: Value) -> Running {
 }
 
 fn common(leaf: &Leaf) -> Value {
-    json!({"tls_certificates": [leaf.config()], "alpn_protocols": ["h2", "http/1.1"]})
+    json!({"tls_certificates": [pki::certificate(leaf)], "alpn_protocols": ["h2", "http/1.1"]})
 }
 
 #[tokio::test]
@@ -70,16 +69,6 @@ async fn clients_with_and_without_alpn() {
     eventually("the error is counted", async || stat("connection_error") == Some(1)).await;
 }
 
-async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if check().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what} did not come about");
-}
-
 /// The listener's name in statistics.
 fn listener_prefix(_: &Running) -> String {
     "127.0.0.1_0".to_owned()
@@ -94,7 +83,7 @@ async fn two_proxies_with_certificates_of_their_own() {
         json!({
             "require_client_certificate": true,
             "common_tls_context": {
-                "tls_certificates": [authority.leaf(&["b.example", "spiffe://td/ns/b/sa/b"]).config()],
+                "tls_certificates": [pki::certificate(&authority.leaf(&["b.example", "spiffe://td/ns/b/sa/b"]))],
                 "alpn_protocols": ["h2", "http/1.1"],
                 "validation_context": {"trusted_ca": {"inline_string": authority.pem()}}}}),
         json!([cluster("c", &[server.address])]),
@@ -104,7 +93,7 @@ async fn two_proxies_with_certificates_of_their_own() {
             "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
             "validation_context": {"trusted_ca": {"inline_string": authority.pem()}, "match_typed_subject_alt_names": names}}});
         if let Some(client) = client {
-            tls["common_tls_context"]["tls_certificates"] = json!([client.config()]);
+            tls["common_tls_context"]["tls_certificates"] = json!([pki::certificate(&client)]);
         }
         let mut up = cluster("c", &[inner.address]);
         up["transport_socket"] = pki::upstream(tls);

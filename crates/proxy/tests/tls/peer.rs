@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::pki::{self, Authority, downstream};
 use crate::support::{Running, cluster, listener, upstream};
-use crate::{eventually, listener_prefix, terminating};
+use crate::{listener_prefix, terminating};
+use lateen_testkit::eventually;
 
 struct Envoy {
     child: Child,
@@ -71,7 +72,7 @@ async fn envoy_at_the_other_end() {
     let trusting = json!({"trusted_ca": {"inline_string": authority.pem()},
         "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"prefix": "spiffe://td/"}}]});
     let common = |name: &str| {
-        json!({"tls_certificates": [authority.leaf(&[name, "spiffe://td/ns/a/sa/b"]).config()],
+        json!({"tls_certificates": [pki::certificate(&authority.leaf(&[name, "spiffe://td/ns/a/sa/b"]))],
             "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
             "alpn_protocols": ["h2", "http/1.1"], "validation_context": trusting})
     };

@@ -1,4 +1,4 @@
-//! Throw-away authorities and certificates, and a client that speaks TLS.
+//! Throw-away certificates in configurations, and a client that speaks TLS.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -6,12 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, date_time_ymd,
-};
+pub use lateen_testkit::{Authority, Leaf};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -21,62 +18,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::Answer;
 
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, PEM.
-#[derive(Clone)]
-pub struct Leaf {
-    pub chain: String,
-    pub key: String,
-}
-
-impl Authority {
-    pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    pub fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// For DNS names, and URIs where a name has `://`.
-    pub fn leaf(&self, names: &[&str]) -> Leaf {
-        self.leaf_with(names, |_| {})
-    }
-
-    pub fn expired(&self, names: &[&str]) -> Leaf {
-        self.leaf_with(names, |params| params.not_after = date_time_ymd(2020, 1, 1))
-    }
-
-    pub fn leaf_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, names[0]);
-        for name in names {
-            params.subject_alt_names.push(match name.contains("://") {
-                true => SanType::URI((*name).try_into().unwrap()),
-                false => SanType::DnsName((*name).try_into().unwrap()),
-            });
-        }
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        Leaf { chain: certificate.pem(), key: key.serialize_pem() }
-    }
-}
-
-impl Leaf {
-    /// As a `TlsCertificate`.
-    pub fn config(&self) -> Value {
-        json!({"certificate_chain": {"inline_string": self.chain}, "private_key": {"inline_string": self.key}})
-    }
-
-    pub fn der(&self) -> CertificateDer<'static> {
-        CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()
-    }
+/// As a `TlsCertificate`.
+pub fn certificate(leaf: &Leaf) -> Value {
+    json!({"certificate_chain": {"inline_string": leaf.chain}, "private_key": {"inline_string": leaf.key}})
 }
 
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
@@ -150,12 +94,7 @@ impl Client {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anyone));
         let mut config = match identity {
-            Some(leaf) => builder
-                .with_client_auth_cert(
-                    vec![leaf.der()],
-                    PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap(),
-                )
-                .unwrap(),
+            Some(leaf) => builder.with_client_auth_cert(vec![leaf.der()], leaf.private_key()).unwrap(),
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();

@@ -10,12 +10,12 @@ use lateen_proxy::{Proxy, ProxyOptions, bootstrap};
 use serde_json::{Value, json};
 
 use crate::ads::ControlPlane;
-use crate::eventually;
 use crate::pki::{self, Authority, Client, downstream};
 use crate::support::{Running, cluster, listener, upstream};
+use lateen_testkit::eventually;
 
 fn secret(name: &str, leaf: &pki::Leaf) -> Value {
-    json!({"name": name, "tls_certificate": leaf.config()})
+    json!({"name": name, "tls_certificate": pki::certificate(leaf)})
 }
 
 fn trusted(name: &str, authority: &Authority) -> Value {

@@ -7,9 +7,9 @@ use lateen_dataplane::tls::SecretSource;
 use lateen_envoy::json::from_json;
 use serde_json::{Value, json};
 
-use crate::eventually;
-use crate::pki::{Authority, Client, downstream};
+use crate::pki::{self, Authority, Client, downstream};
 use crate::support::{Running, cluster, listener, upstream};
+use lateen_testkit::eventually;
 
 /// Both ends take their certificate and what they trust from secrets.
 fn common() -> Value {
@@ -37,7 +37,7 @@ async fn leaves_and_bundles_rotate_under_load() {
     outer["filter_chains"][0]["transport_socket"] = mutual(true);
     let leaf = |at: usize| {
         let leaf = authorities[at].leaf(&["a.example", "spiffe://td/ns/a/sa/b"]);
-        json!({"name": "leaf", "tls_certificate": leaf.config()})
+        json!({"name": "leaf", "tls_certificate": pki::certificate(&leaf)})
     };
     // Whoever has signed is always trusted, whichever of the two secrets came first.
     let root = |order: &[usize]| {

@@ -132,7 +132,7 @@ async fn sockets_by_the_hosts_metadata() {
     let authority = Authority::new("ca");
     let (plain, hidden) = (upstream("plain").await, upstream("hidden").await);
     let secure = terminating(
-        json!({"common_tls_context": {"tls_certificates": [authority.leaf(&["a.example"]).config()]}}),
+        json!({"common_tls_context": {"tls_certificates": [pki::certificate(&authority.leaf(&["a.example"]))]}}),
         json!([cluster("c", &[hidden.address])]),
     );
     let endpoint = |address: SocketAddr, mode: Option<&str>| {
@@ -192,7 +192,7 @@ async fn the_clients_address_and_certificate() {
             "route_config": {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
                 {"match": {"prefix": "/"}, "route": {"cluster": "c"}}]}]}}));
         main["filter_chains"][0]["transport_socket"] = downstream(json!({"common_tls_context": {
-            "tls_certificates": [authority.leaf(&["a.example", "spiffe://td/server"]).config()],
+            "tls_certificates": [pki::certificate(&authority.leaf(&["a.example", "spiffe://td/server"]))],
             "validation_context": {"trusted_ca": {"inline_string": authority.pem()}}}}));
         Running::start(main, json!([cluster("c", &[server.address])]))
     };
@@ -248,7 +248,7 @@ async fn bytes_through_tls_both_ways() {
         }
         json!({"name": "main", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}, "filter_chains": [chain]})
     };
-    let tls = json!({"common_tls_context": {"tls_certificates": [authority.leaf(&["a.example"]).config()]}});
+    let tls = json!({"common_tls_context": {"tls_certificates": [pki::certificate(&authority.leaf(&["a.example"]))]}});
     let inner = Running::start(listen(downstream(tls.clone())), json!([cluster("c", &[address])]));
     let mut up = cluster("c", &[inner.address]);
     up["transport_socket"] = pki::upstream(json!({"sni": "a.example", "common_tls_context": {
@@ -279,7 +279,7 @@ async fn chains_and_certificates_by_name() {
     let route = |cluster: &str| listener(json!([{"match": {"prefix": "/"}, "route": {"cluster": cluster}}]));
     let chain = |cluster: &str, names: &[&str], leaves: &[&Leaf]| {
         let mut chain = route(cluster)["filter_chains"][0].clone();
-        let certificates: Vec<Value> = leaves.iter().map(|leaf| leaf.config()).collect();
+        let certificates: Vec<Value> = leaves.iter().copied().map(pki::certificate).collect();
         chain["filter_chain_match"] = json!({"server_names": names});
         chain["transport_socket"] =
             downstream(json!({"common_tls_context": {"tls_certificates": certificates}}));

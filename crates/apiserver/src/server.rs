@@ -5,7 +5,7 @@ use crate::auth::{MASTERS, user_of_certificate};
 use crate::builtin::allocate::Allocator;
 use crate::http::handle;
 use crate::seam::{Objects, Resource, SchemaSide, UserInfo};
-use crate::store::{Event, EventType, Store, StoreError, file_opener, resource_of};
+use crate::store::{Event, EventType, File, Store, StoreError, resource_of};
 use crate::token::{TokenError, Tokens};
 use crate::{gc, namespace, rbac};
 use hyper::service::service_fn;
@@ -150,7 +150,7 @@ impl ApiServer {
     ) -> Result<ApiServer, StartError> {
         let acceptor = TlsAcceptor::from(Arc::new(tls(&config)?));
         let path = config.store_path.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(file_opener(path)))
+        let store = tokio::task::spawn_blocking(move || Store::open(File::new(path)))
             .await
             .map_err(|error| StartError::Listener(std::io::Error::other(error)))?
             .map_err(|error| StartError::Store { path: config.store_path.clone(), error })?;

@@ -6,6 +6,7 @@
 mod support;
 
 use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -166,4 +167,55 @@ async fn controllers_apply() {
     let merged = json!({"data": {"d": "4"}});
     let edited = maps.patch("m", &PatchParams::apply("editor"), &Patch::Merge(&merged)).await.unwrap();
     assert_eq!(owner(&edited, "d"), ["editor"]);
+}
+
+#[tokio::test]
+async fn subresources_are_applied_and_have_managers() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::new();
+    let (server, _trigger) = cluster.start(listener(), folder.path()).await;
+    let client = cluster.client(server.addresses()[0]).await;
+    let deployments: Api<Deployment> = Api::namespaced(client, "default");
+    let spec = |replicas: i32| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    let maker = PatchParams::apply("maker");
+    deployments.patch("d", &maker, &Patch::Apply(spec(2))).await.unwrap();
+    let scale = |replicas: i32| {
+        Patch::Apply(json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": replicas}}))
+    };
+    let scaler = PatchParams::apply("scaler");
+    let conflict = |result: Result<(), kube::Error>| match result {
+        Err(kube::Error::Api(status)) if status.code == 409 => status.message.clone(),
+        other => panic!("no conflict: {other:?}"),
+    };
+    let refused = deployments.patch_scale("d", &scaler, &scale(3)).await.map(drop);
+    assert_eq!(conflict(refused), "Apply failed with 1 conflict: conflict with \"maker\": .spec.replicas");
+    // Who wants the same is no conflict, and manages it too.
+    deployments.patch_scale("d", &scaler, &scale(2)).await.unwrap();
+    let forced = deployments.patch_scale("d", &scaler.clone().force(), &scale(3)).await.unwrap();
+    assert_eq!(forced.spec.and_then(|spec| spec.replicas), Some(3));
+    let entries = deployments.get("d").await.unwrap().metadata.managed_fields.unwrap_or_default();
+    let entry = entries.iter().find(|entry| entry.manager.as_deref() == Some("scaler")).expect("an entry");
+    assert_eq!(entry.subresource.as_deref(), Some("scale"));
+    assert_eq!((entry.operation.as_deref(), entry.api_version.as_deref()), (Some("Apply"), Some("apps/v1")));
+    let fields = entry.fields_v1.as_ref().map(|fields| fields.0.clone());
+    assert_eq!(fields, Some(json!({"f:spec": {"f:replicas": {}}})));
+    let refused = deployments.patch("d", &maker, &Patch::Apply(spec(2))).await.map(drop);
+    let expect =
+        "Apply failed with 1 conflict: conflict with \"scaler\" with subresource \"scale\": .spec.replicas";
+    assert_eq!(conflict(refused), expect);
+    let other = Patch::Apply(json!({"apiVersion": "apps/v1", "kind": "Deployment"}));
+    let wrong = deployments.patch_scale("d", &scaler, &other).await;
+    assert!(matches!(wrong, Err(kube::Error::Api(status)) if status.code == 400));
+    let gone = deployments.patch_scale("none", &scaler, &scale(1)).await;
+    assert!(matches!(gone, Err(kube::Error::Api(status)) if status.code == 404));
+    let status = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "spec": {"replicas": 9}, "status": {"readyReplicas": 3, "replicas": 3}});
+    let controller = PatchParams::apply("controller");
+    let applied = deployments.patch_status("d", &controller, &Patch::Apply(status)).await.unwrap();
+    assert_eq!(applied.spec.replicas, Some(3));
+    assert_eq!(applied.status.and_then(|status| status.ready_replicas), Some(3));
 }

@@ -1,5 +1,6 @@
 //! The CEL rules of custom kinds (`x-kubernetes-validations`), compiled once for each version.
 
+use super::cost::{Prices, REQUEST_LIMIT};
 use crate::seam::KindInfo;
 use crate::status::{Cause, CauseReason};
 use kube_cel::{CompiledSchema, RootContext, ValidationError, Validator, compile_schema};
@@ -9,6 +10,7 @@ use serde_json::Value;
 pub struct Rules {
     /// The rules that report another field than their own place, with it.
     elsewhere: Vec<(String, String)>,
+    prices: Option<Prices>,
     compiled: CompiledSchema,
     context: RootContext,
 }
@@ -33,6 +35,7 @@ impl Rules {
     pub fn compile(document: &Value, info: &KindInfo) -> Option<Rules> {
         has_rules(document).then(|| Rules {
             elsewhere: elsewhere(document),
+            prices: Prices::of(document),
             compiled: compile_schema(document),
             context: RootContext {
                 api_version: info.api_version(),
@@ -86,6 +89,12 @@ impl Rules {
                 Rules::check(&document[field], &format!("{path}.{field}"), causes);
             }
         }
+    }
+
+    /// A bound on what [`Rules::evaluate`] costs for an object; an error, and it must not be called, where that is more
+    /// than a request may cost.
+    pub fn cost(&self, object: &Value, old: Option<&Value>) -> Result<u64, Cause> {
+        self.prices.as_ref().map_or(Ok(0), |prices| prices.bound(object, old, REQUEST_LIMIT))
     }
 
     /// Findings about an object; `old` is there for an update (transition rules).

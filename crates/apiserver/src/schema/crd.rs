@@ -1,6 +1,7 @@
 //! CustomResourceDefinitions: what they must look like, and the kinds they define.
 
 use super::cel::Rules;
+use super::cost;
 use super::crd_checks;
 use super::node::{NodeId, Schema};
 use super::path::Path;
@@ -161,7 +162,11 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
         causes.push(Cause::new(CauseReason::NotSupported, "spec.scope", text));
     }
     super::convert::validate(&spec["conversion"], &mut causes);
-    validate_versions(list(&spec["versions"]), &mut causes);
+    let versions = list(&spec["versions"]);
+    validate_versions(versions, &mut causes);
+    if causes.is_empty() {
+        costs(versions, old, &mut causes);
+    }
     crd_checks::stored_versions(definition, &mut causes);
     if let Some(old) = old.map(|old| &old["spec"]) {
         for field in ["group", "scope"] {
@@ -180,6 +185,17 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
         }
     }
     causes
+}
+
+/// What rules may cost; a schema that was stored as it is stays, whatever it costs.
+fn costs(versions: &[Value], old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let before = old.map_or(&[][..], |old| list(&old["spec"]["versions"]));
+    for (index, version) in versions.iter().enumerate() {
+        let document = &version["schema"]["openAPIV3Schema"];
+        if !before.iter().any(|old| old["schema"]["openAPIV3Schema"] == *document) {
+            cost::check(document, &format!("spec.versions[{index}].schema.openAPIV3Schema"), causes);
+        }
+    }
 }
 
 fn validate_versions(versions: &[Value], causes: &mut Vec<Cause>) {

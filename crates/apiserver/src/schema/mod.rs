@@ -6,6 +6,7 @@
 mod cel;
 pub(crate) mod check;
 mod convert;
+mod cost;
 pub(crate) mod crd;
 mod crd_checks;
 mod decode;
@@ -178,7 +179,10 @@ impl Schemas {
             let mut unchanged = object.clone();
             self.admission.mutate(request, &state.table, &mut unchanged, &mut warnings).await?;
         } else {
-            let causes = findings(&state, request, object);
+            let mut causes = findings(&state, request, object);
+            if causes.is_empty() {
+                causes = held_against_rules(&state, request, object).await;
+            }
             if !causes.is_empty() {
                 let info = &request.kind;
                 return Err(Status::invalid(&info.group, &info.kind, meta(object, "name"), causes));
@@ -207,11 +211,6 @@ fn findings(state: &State, request: &WriteRequest, object: &Value) -> Vec<Cause>
     let mut causes = builtin::validate::validate_metadata(object);
     if let Some(custom) = state.custom(info) {
         causes.extend(check::check_change(&custom.schema, custom.root, object, old, |_, _| true));
-        if causes.is_empty()
-            && let Some(rules) = &custom.rules
-        {
-            causes.extend(rules.evaluate(object, old));
-        }
         return causes;
     }
     let name = kinds::schema_name(&info.group, &info.version, &info.kind);
@@ -230,6 +229,31 @@ fn findings(state: &State, request: &WriteRequest, object: &Value) -> Vec<Cause>
         }
     }
     unique
+}
+
+/// What rules may cost where they are evaluated in place: some milliseconds.
+const CHEAP: u64 = 20_000;
+
+/// Findings of a custom kind's CEL rules. Those that take long keep no other request waiting.
+async fn held_against_rules(state: &State, request: &WriteRequest, object: &Value) -> Vec<Cause> {
+    let Some(custom) = state.custom(&request.kind).filter(|custom| custom.rules.is_some()) else {
+        return Vec::new();
+    };
+    let evaluate = |custom: &CustomKind, object: &Value, old: Option<&Value>| {
+        custom.rules.as_ref().map_or_else(Vec::new, |rules| rules.evaluate(object, old))
+    };
+    let cost = custom.rules.as_ref().map_or(Ok(0), |rules| rules.cost(object, request.old.as_deref()));
+    match cost {
+        Err(cause) => vec![cause],
+        Ok(cost) if cost < CHEAP => evaluate(custom, object, request.old.as_deref()),
+        Ok(_) => {
+            let (custom, object, old) = (custom.clone(), object.clone(), request.old.clone());
+            let found = tokio::task::spawn_blocking(move || evaluate(&custom, &object, old.as_deref()));
+            found.await.unwrap_or_else(|error| {
+                vec![Cause::forbidden("", format!("the rules of this kind cannot be evaluated: {error}"))]
+            })
+        }
+    }
 }
 
 /// Fields that schemas call required because Go always writes them, though it does not insist on reading them.

@@ -9,7 +9,7 @@ mod events;
 mod object;
 mod writer;
 
-pub use disk::{Opener, file_opener};
+pub use disk::{File, Medium};
 pub use events::{Behind, Event, EventType, Reader, line};
 pub use object::Stored;
 
@@ -174,8 +174,8 @@ pub struct Store {
 
 impl Store {
     /// Opens the store and reads all of it.
-    pub fn open(opener: Opener) -> Result<Store, StoreError> {
-        let disk = disk::Disk::open(opener)?;
+    pub fn open(medium: Box<dyn Medium>) -> Result<Store, StoreError> {
+        let disk = disk::Disk::open(medium)?;
         let contents = disk.load()?;
         let mut snapshot = Snapshot { revision: contents.revision, ..Snapshot::default() };
         for (key, encoded) in contents.objects {
@@ -367,5 +367,7 @@ fn split_key(key: &str) -> Result<(&str, &str, &str), StoreError> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod faults;
 #[cfg(test)]
 mod tests;

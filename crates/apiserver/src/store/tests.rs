@@ -3,8 +3,6 @@
 use super::*;
 use serde_json::json;
 use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 fn table() -> Arc<str> {
     table_name(Resource::new("", "configmaps"))
@@ -27,7 +25,7 @@ fn remove(name: &str, revision: u64) -> Write {
 }
 
 fn open(folder: &std::path::Path) -> Store {
-    Store::open(file_opener(folder.join("store.redb"))).unwrap()
+    Store::open(File::new(folder.join("store.redb"))).unwrap()
 }
 
 #[tokio::test]
@@ -189,69 +187,6 @@ async fn compaction_forgets_and_snapshots_do_not() {
     assert_eq!(before.list(&table(), None, None).count(), 1);
     assert_eq!(store.snapshot().list(&table(), Some("default"), None).count(), 2);
     assert_eq!(store.snapshot().list(&table(), Some("other"), None).count(), 0);
-}
-
-/// A disk of memory that can be full.
-#[derive(Debug, Clone, Default)]
-struct Memory {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    full: Arc<AtomicBool>,
-}
-
-impl Memory {
-    fn room(&self) -> io::Result<()> {
-        match self.full.load(Ordering::SeqCst) {
-            true => Err(io::Error::new(io::ErrorKind::StorageFull, "No space left on device")),
-            false => Ok(()),
-        }
-    }
-}
-
-impl redb::StorageBackend for Memory {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.bytes.lock().unwrap().len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let offset = offset as usize;
-        out.copy_from_slice(&self.bytes.lock().unwrap()[offset..offset + out.len()]);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.room()?;
-        self.bytes.lock().unwrap().resize(len as usize, 0);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.room()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.room()?;
-        self.bytes.lock().unwrap()[offset as usize..offset as usize + data.len()].copy_from_slice(data);
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_writes_and_loses_nothing() {
-    let memory = Memory::default();
-    let backend = memory.clone();
-    let opener: Opener = Box::new(move || redb::Builder::new().create_with_backend(backend.clone()));
-    let store = Store::open(opener).unwrap();
-    let first = store.write(put("a", "1", Expect::Absent)).await.unwrap();
-    memory.full.store(true, Ordering::SeqCst);
-    for name in ["b", "c"] {
-        let error = store.write(put(name, "1", Expect::Absent)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Full(_) | StoreError::Failed(_)), "{error:?}");
-        assert!(store.read(&table(), "default", name).is_none());
-    }
-    assert_eq!(store.read(&table(), "default", "a").unwrap().revision, first.revision);
-    memory.full.store(false, Ordering::SeqCst);
-    let second = store.write(put("b", "2", Expect::Absent)).await.unwrap();
-    assert!(second.revision > first.revision);
 }
 
 /// The child of the crash test: writes until it is killed, and says what was acknowledged.

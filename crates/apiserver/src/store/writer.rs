@@ -1,6 +1,6 @@
 //! The one thread that writes: many writes, one fsync.
 
-use super::disk::{Change, Disk};
+use super::disk::{Change, Contents, Disk};
 use super::{ALL, Event, EventType, Expect, Shared, StoreError, Stored, Write, key_of};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -47,8 +47,11 @@ fn run(mut disk: Disk, shared: &Shared, jobs: &mpsc::Receiver<Job>) {
         while let Some(job) = next.take() {
             match job {
                 Job::Write(write, answer) => batch.add(write, answer),
-                Job::Setting(key, answer) => drop(answer.send(disk.setting(&key))),
-                Job::SetSetting(key, value, answer) => drop(answer.send(disk.set_setting(&key, &value))),
+                Job::Setting(key, answer) => drop(answer.send(Ok(disk.setting(&key)))),
+                Job::SetSetting(key, value, answer) => {
+                    let set = disk.set_setting(&key, &value, &|| acknowledged(shared));
+                    drop(answer.send(set));
+                }
             }
             if batch.changes.len() < BATCH {
                 next = jobs.try_recv().ok();
@@ -116,7 +119,9 @@ impl<'a> Batch<'a> {
         self.revision += 1;
         let stored = Arc::new(Stored::new(with_revision(value, self.revision), self.revision));
         let encoded = (event_type != EventType::Deleted).then(|| stored.encoded().clone());
-        let change = Change { key: key.clone(), table: table.clone(), encoded, revision: self.revision };
+        let before = current.as_ref().map(|current| current.encoded().clone());
+        let change =
+            Change { key: key.clone(), table: table.clone(), encoded, before, revision: self.revision };
         let event = Arc::new(Event::new(event_type, table, stored, current));
         Ok((key, change, event))
     }
@@ -126,7 +131,7 @@ impl<'a> Batch<'a> {
         if self.events.is_empty() {
             return;
         }
-        if let Err(error) = disk.commit(&self.changes) {
+        if let Err(error) = disk.commit(&self.changes, &|| acknowledged(self.shared)) {
             tracing::error!(%error, writes = self.events.len(), "writes refused");
             for (_, answer) in self.events {
                 let _ = answer.send(Err(error.clone()));
@@ -154,6 +159,19 @@ impl<'a> Batch<'a> {
             let _ = answer.send(Ok(event.object.clone()));
         }
     }
+}
+
+/// All that counts, for a file that is written anew.
+fn acknowledged(shared: &Shared) -> Contents {
+    let snapshot = shared.snapshot.load();
+    let mut contents = Contents { revision: snapshot.revision, ..Contents::default() };
+    for (table, objects) in &snapshot.tables {
+        contents.tables.push((table.to_string(), snapshot.revision));
+        for (key, stored) in objects {
+            contents.objects.push((key_of(table, &key.namespace, &key.name), stored.encoded().clone()));
+        }
+    }
+    contents
 }
 
 fn with_revision(mut value: Value, revision: u64) -> Value {

@@ -190,12 +190,9 @@ fn key_id(public: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Expect, Opener, Write, table_name};
+    use crate::store::faults::Machine;
+    use crate::store::{Expect, Write, table_name};
     use serde_json::json;
-
-    fn memory() -> Opener {
-        Box::new(|| redb::Builder::new().create_with_backend(redb::backends::InMemoryBackend::new()))
-    }
 
     async fn put(store: &Store, plural: &str, name: &str, uid: &str) -> u64 {
         let object = json!({"apiVersion": "v1", "metadata": {"name": name, "namespace": "a", "uid": uid}});
@@ -230,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn tokens_are_bound_to_live_objects() {
-        let store = Store::open(memory()).unwrap();
+        let store = Store::open(Machine::new(1).medium()).unwrap();
         let tokens = Tokens::open(&store).await.unwrap();
         put(&store, "serviceaccounts", "s", "su").await;
         put(&store, "pods", "p", "pu").await;
@@ -243,7 +240,7 @@ mod tests {
         assert!(matches!(tokens.verify(&expired, &istio, &store), Err(TokenError::Invalid(_))));
         // The key is kept in the store, so another start accepts the token; another store does not.
         assert!(Tokens::open(&store).await.unwrap().verify(&token, &istio, &store).is_ok());
-        let other = Store::open(memory()).unwrap();
+        let other = Store::open(Machine::new(1).medium()).unwrap();
         assert!(Tokens::open(&other).await.unwrap().verify(&token, &istio, &store).is_err());
         put(&store, "pods", "p", "another").await;
         assert!(matches!(tokens.verify(&token, &istio, &store), Err(TokenError::Unbound(_))));

@@ -7,6 +7,7 @@ use crate::api::Api;
 use crate::http::answer::{self, Body};
 use crate::http::read::object_answer;
 use crate::http::request::{Request, Target};
+use crate::http::scale;
 use crate::merge::View;
 use crate::merge::faults;
 use crate::merge::managers::{Conflict, Force, Writer, apply as merge_applied, message, unchanged};
@@ -49,11 +50,15 @@ pub(super) async fn apply(
     circumstances.applied = true;
     circumstances.options["force"] = request.query.flag("force").into();
     let place = Place::of(target, kind.clone())?;
-    if !matches!(place.subresource, None | Some("status")) {
-        return Err(Status::unsupported_media_type("this subresource cannot be applied; use a merge patch"));
-    }
     let decoded = api.schema.decode("application/yaml", &request.body, circumstances.field_validation)?;
-    let config = reduced(api, decoded.object, &place)?;
+    let config = match place.subresource {
+        None | Some("status") => reduced(api, decoded.object, &place)?,
+        Some("scale") => scale::applied(&place, decoded.object)?,
+        Some(_) => {
+            let message = "this subresource cannot be applied; use a merge patch";
+            return Err(Status::unsupported_media_type(message));
+        }
+    };
     let wanted = expected_revision(&config)?;
     let apply = Apply {
         config,
@@ -66,6 +71,9 @@ pub(super) async fn apply(
     };
     apply.check()?;
     let (code, written) = run(api, &place, &circumstances, wanted, &apply).await?;
+    if place.subresource == Some("scale") {
+        return scale::answer(&kind, &written);
+    }
     let mut response = object_answer(api, request, &kind, code, &written.stored)?;
     answer::warn(&mut response, &decoded.warnings);
     answer::warn(&mut response, &written.warnings);
@@ -165,7 +173,7 @@ impl Apply<'_> {
         let writer =
             Writer { manager: self.manager, api_version: &self.api_version, subresource: self.subresource };
         let mut new = merge_applied(self.view.shape(), live, &self.config, &writer, &self.force(live))
-            .map_err(|conflicts| self.conflict(&conflicts))?;
+            .map_err(|conflicts| self.conflict(conflicts))?;
         let annotations = new["metadata"]["annotations"].as_object_mut();
         if self.manager == "kubectl"
             && self.subresource.is_empty()
@@ -190,8 +198,12 @@ impl Apply<'_> {
         }
     }
 
-    fn conflict(&self, conflicts: &[Conflict]) -> Status {
-        let mut status = Status::new(StatusCode::CONFLICT, "Conflict", message(conflicts));
+    fn conflict(&self, mut conflicts: Vec<Conflict>) -> Status {
+        if self.subresource == "scale" {
+            // As whoever applied a scale knows it, wherever the object itself has it.
+            conflicts.iter_mut().for_each(|conflict| conflict.path = ".spec.replicas".to_owned());
+        }
+        let mut status = Status::new(StatusCode::CONFLICT, "Conflict", message(&conflicts));
         let cause = |conflict: &Conflict| {
             let text = format!("conflict with {}", conflict.manager);
             Cause::new(CauseReason::ManagerConflict, conflict.path.clone(), text)

@@ -53,7 +53,7 @@ bench-api: ## the API server under load: 1,000 writes a second, 1,000 watchers
 bench-control: ## the control plane: what changes cost; DOCUMENT=FILE keeps the tables
 	cargo build --release --locked --bin lateend --bin lateen-bench-control
 	$(RELEASE)/lateen-bench-control run --lateend $(RELEASE)/lateend $(if $(DOCUMENT),--document $(DOCUMENT)) $(ARGUMENTS)
-	$(RELEASE)/lateen-bench-control generators
+	$(RELEASE)/lateen-bench-control generators $(if $(DOCUMENT),--document $(DOCUMENT))
 
 check: format clippy doc ## format, lints, documentation
 

@@ -1,6 +1,6 @@
 //! Times the making of all resources of one class, from a snapshot in memory: over the shapes of Istio's own benchmark.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,20 @@ use lateen_model::{
 use lateen_pilot::{Engine, ProxyNode};
 use serde_json::{Value, json};
 
+use crate::report::Report;
+
 /// How long each shape is repeated.
 const TIME: Duration = Duration::from_secs(1);
 
 type Make = Box<dyn Fn(&mut Edit) -> anyhow::Result<()>>;
 
 /// Prints a table: a row a shape.
-pub fn run(only: &str) -> anyhow::Result<()> {
-    println!("| shape | class from nothing | resources | bytes |");
-    println!("|---|---|---|---|");
+pub fn run(only: &str, document: Option<&Path>) -> anyhow::Result<()> {
+    let mut report = Report::default();
+    report.line("\n## The generators alone\n");
+    report.line("All resources of one class of proxies from a snapshot in memory, on one thread; the best of a second.\n");
+    report.line("| shape | time | resources | bytes |");
+    report.line("|---|---|---|---|");
     for (name, gateway, make) in shapes() {
         if !name.contains(only) {
             continue;
@@ -42,7 +47,10 @@ pub fn run(only: &str) -> anyhow::Result<()> {
             let all = || [CLUSTER, ENDPOINT, LISTENER, ROUTE].into_iter().flat_map(|kind| view.list(kind));
             made = (all().count(), all().map(|one| one.bytes.len()).sum::<usize>());
         }
-        println!("| {name} | {:.1} ms | {} | {} |", best.as_secs_f64() * 1e3, made.0, made.1);
+        report.line(&format!("| {name} | {:.2} ms | {} | {} |", best.as_secs_f64() * 1e3, made.0, made.1));
+    }
+    if let Some(document) = document {
+        report.append(document)?;
     }
     Ok(())
 }
@@ -173,10 +181,7 @@ fn services(edit: &mut Edit, count: usize, endpoints: usize) {
 
 fn endpoint(service: usize, number: usize) -> Endpoint {
     let address = std::net::Ipv4Addr::new(10, service as u8, (number >> 8) as u8, number as u8);
-    Endpoint {
-        ports: BTreeMap::from([("http".into(), 8080)]),
-        ..Endpoint::new(Address::Ip(vec![address.into()]))
-    }
+    Endpoint { ports: [("http".into(), 8080)].into(), ..Endpoint::new(Address::Ip(vec![address.into()])) }
 }
 
 fn node(gateway: bool) -> anyhow::Result<ProxyNode> {

@@ -35,6 +35,9 @@ enum Command {
         /// Only shapes whose name contains this.
         #[arg(long, default_value = "")]
         only: String,
+        /// Add the table to this file.
+        #[arg(long, value_name = "FILE")]
+        document: Option<PathBuf>,
     },
     /// The API server that stands for a cluster; `run` starts it.
     #[command(hide = true)]
@@ -85,7 +88,7 @@ pub struct Options {
 fn main() -> ExitCode {
     lateen_identity::tls::install_provider();
     let done = match Arguments::parse().command {
-        Command::Generators { only } => generators::run(&only),
+        Command::Generators { only, document } => generators::run(&only, document.as_deref()),
         Command::Api { folder } => on_runtime(api::serve(&folder)),
         Command::Run(options) => on_runtime(measure::run(&options)),
     };

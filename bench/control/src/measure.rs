@@ -9,7 +9,7 @@ use lateen_envoy::type_urls::{ENDPOINT, ROUTE};
 use crate::Options;
 use crate::api::Api;
 use crate::lateend::Lateend;
-use crate::objects::{Cluster, PORT, cluster_name};
+use crate::objects::{Cluster, PORT, REPLICAS, cluster_name};
 use crate::proxy::Fleet;
 use crate::report::{Report, exponent, milliseconds, percentile};
 
@@ -40,7 +40,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     cluster.fill(0).await?;
     let tokens = vec![cluster.token(0).await?];
     let lateend = Lateend::start(&options.lateend, &api.kubeconfig, &path.join("lateend")).await?;
-    let fleet = Fleet::new(lateend.xds());
+    let fleet = Fleet::new(lateend.xds(), options.proxies);
     let report = Report::default();
     let mut bench = Bench { options, cluster, lateend, fleet, tokens, report, turn: 0 };
     bench.all().await?;
@@ -67,10 +67,11 @@ impl Bench<'_> {
             namespaces * proxies,
         ));
         let by_services = self.grow_services().await?;
-        let (by_proxies, few_kb, all_kb) = self.grow_proxies().await?;
+        let (by_proxies, each_kb) = self.grow_proxies().await?;
+        let replica_kb = self.replicas().await?;
         self.report.table("Each sidecar sees its own namespace");
         self.single_changes(proxies, self.options.samples, true).await?;
-        self.memory(few_kb, all_kb)?;
+        self.memory(each_kb, replica_kb)?;
         self.steady("0.25").await?;
         self.fits(&by_services, &by_proxies);
         self.starts().await?;
@@ -82,7 +83,7 @@ impl Bench<'_> {
 
     /// What a change costs as services are added that do not concern it.
     async fn grow_services(&mut self) -> anyhow::Result<Vec<(f64, f64)>> {
-        self.connect(0..1, self.options.proxies).await?;
+        self.connect(0..1, 0..self.options.proxies).await?;
         let mut points = Vec::new();
         let mut filled = 1;
         for count in steps(self.options.namespaces) {
@@ -100,28 +101,73 @@ impl Bench<'_> {
         Ok(points)
     }
 
-    /// What a change costs as proxies are added that it does not concern; and the memory with few and with all.
-    async fn grow_proxies(&mut self) -> anyhow::Result<(Vec<(f64, f64)>, u64, u64)> {
-        let few = self.lateend.resident_kb()?;
+    /// What a change costs as proxies are added that it does not concern; and the kilobytes that each proxy adds where
+    /// others see the same already: to half of each namespace's the other half comes.
+    async fn grow_proxies(&mut self) -> anyhow::Result<(Vec<(f64, f64)>, f64)> {
+        let (namespaces, all) = (self.options.namespaces, self.options.proxies);
+        let half = all.div_ceil(2);
         let mut points = Vec::new();
-        let mut connected = 1;
-        for count in steps(self.options.namespaces) {
-            self.connect(connected..count, self.options.proxies).await?;
-            connected = count.max(connected);
-            let cost = self.cost_in_first_namespace().await?;
-            let proxies = count * self.options.proxies;
+        let mut note = async |bench: &mut Self| {
+            let cost = bench.cost_in_first_namespace().await?;
+            let proxies = bench.fleet.complete.load(Ordering::Relaxed);
             println!("  {proxies} proxies: {:.0} µs a change", cost * 1e6);
             points.push((proxies as f64, cost));
+            anyhow::Ok(())
+        };
+        let mut connected = 1;
+        for count in steps(namespaces) {
+            self.connect(connected..count, 0..half).await?;
+            connected = count.max(connected);
+            note(self).await?;
         }
-        Ok((points, few, self.lateend.resident_kb()?))
+        self.rested().await?;
+        let before = (self.lateend.resident_kb()?, self.fleet.complete.load(Ordering::Relaxed));
+        self.connect(1..namespaces, half..all).await?;
+        self.rested().await?;
+        let after = (self.lateend.resident_kb()?, self.fleet.complete.load(Ordering::Relaxed));
+        note(self).await?;
+        println!("  {} kB with {} proxies, {} kB with {}", before.0, before.1, after.0, after.1);
+        let more = (after.1 - before.1).max(1);
+        Ok((points, (after.0 as f64 - before.0 as f64) / more as f64))
     }
 
-    async fn connect(&mut self, namespaces: std::ops::Range<usize>, proxies: usize) -> anyhow::Result<()> {
+    /// The kilobytes that each proxy adds that is beside a further replica of an application; these go again.
+    async fn replicas(&mut self) -> anyhow::Result<f64> {
+        let before = (self.lateend.resident_kb()?, self.fleet.complete.load(Ordering::Relaxed));
+        let mut tasks = Vec::new();
+        for index in 0..self.options.namespaces {
+            let further = self.options.proxies..self.options.proxies + REPLICAS;
+            tasks.extend(further.map(|proxy| self.fleet.add(index, proxy, &self.tokens[index])));
+        }
+        self.fleet.wait_complete(before.1 + tasks.len(), Duration::from_secs(120)).await?;
+        self.rested().await?;
+        let each = (self.lateend.resident_kb()? as f64 - before.0 as f64) / tasks.len().max(1) as f64;
+        for task in &tasks {
+            task.abort();
+        }
+        self.fleet.complete.fetch_sub(tasks.len(), Ordering::Relaxed);
+        self.fleet.connected.fetch_sub(tasks.len(), Ordering::Relaxed);
+        self.rested().await?;
+        Ok(each)
+    }
+
+    /// Waits until nothing is under way, and what is not needed any more has been given back.
+    async fn rested(&self) -> anyhow::Result<()> {
+        self.settled(0).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok(())
+    }
+
+    async fn connect(
+        &mut self,
+        namespaces: std::ops::Range<usize>,
+        proxies: std::ops::Range<usize>,
+    ) -> anyhow::Result<()> {
         for index in namespaces {
-            for proxy in 0..proxies {
+            let expected = self.fleet.complete.load(Ordering::Relaxed) + proxies.len();
+            for proxy in proxies.clone() {
                 self.fleet.add(index, proxy, &self.tokens[index]);
             }
-            let expected = (index + 1) * proxies;
             self.fleet.wait_complete(expected, Duration::from_secs(120)).await?;
         }
         Ok(())
@@ -235,12 +281,14 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn memory(&mut self, few_kb: u64, all_kb: u64) -> anyhow::Result<()> {
+    fn memory(&mut self, each_kb: f64, replica_kb: f64) -> anyhow::Result<()> {
         let now = self.lateend.resident_kb()?;
         self.report.row("memory of `lateend`", &format!("{} MB", now / 1024), "300 MB");
-        let more = (self.options.namespaces - 1) * self.options.proxies;
-        let each = all_kb.saturating_sub(few_kb) as f64 / more.max(1) as f64;
-        self.report.row("memory for each further proxy", &format!("{each:.1} kB"), "50 kB");
+        let figure =
+            "memory for each further proxy, with an application of its own, beside as many of its namespace";
+        self.report.row(figure, &format!("{each_kb:.1} kB"), "50 kB");
+        let figure = "memory for each further proxy that is a replica's";
+        self.report.row(figure, &format!("{replica_kb:.1} kB"), "50 kB");
         Ok(())
     }
 
@@ -318,13 +366,13 @@ impl Bench<'_> {
     async fn open(&mut self) -> anyhow::Result<()> {
         self.fleet.stop();
         self.cluster.remove_sidecars().await?;
-        self.fleet = Fleet::new(self.lateend.xds());
+        self.fleet = Fleet::new(self.lateend.xds(), self.options.proxies);
         let proxies = self.options.open_proxies;
         let all = proxies * self.options.namespaces;
         self.settled(0).await?;
         self.report.table(&format!("Everybody sees everything ({all} sidecars)"));
         let begun = Instant::now();
-        self.connect(0..self.options.namespaces, proxies).await?;
+        self.connect(0..self.options.namespaces, 0..proxies).await?;
         let bytes = self.fleet.bytes.load(Ordering::Relaxed) >> 20;
         self.report.row(
             "all connected after",

@@ -15,6 +15,8 @@ use crate::Options;
 
 /// The port of all services.
 pub const PORT: u16 = 8080;
+/// Further Pods in each namespace, replicas of the first ones: for a figure of memory.
+pub const REPLICAS: usize = 5;
 /// Writes under way at once.
 const WRITERS: usize = 64;
 
@@ -71,9 +73,10 @@ impl<'a> Cluster<'a> {
         self.create((0..options.services).map(|service| self.service(&name, service)).collect()).await?;
         self.create((0..options.services).map(|service| self.slice(index, service, 0)).collect()).await?;
         self.create((0..options.rules).map(|rule| self.rule(index, rule, 1)).collect()).await?;
-        self.create((0..options.proxies).map(|proxy| pod(index, proxy)).collect()).await?;
+        let proxies = options.proxies + REPLICAS;
+        self.create((0..proxies).map(|proxy| pod(index, proxy, options.proxies)).collect()).await?;
         let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(self.client.clone(), &name);
-        stream::iter(0..options.proxies)
+        stream::iter(0..proxies)
             .map(|proxy| {
                 let pods = pods.clone();
                 async move {
@@ -222,12 +225,12 @@ pub fn pod_address(index: usize, proxy: usize) -> String {
     address
 }
 
-fn pod(index: usize, proxy: usize) -> Value {
+fn pod(index: usize, proxy: usize, applications: usize) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": format!("proxy-{proxy}"), "namespace": namespace(index),
-            "labels": {"app": format!("service-{proxy}"), "version": "v1"},
+            "labels": {"app": format!("service-{}", proxy % applications), "version": "v1"},
         },
         "spec": {
             "serviceAccountName": "default",

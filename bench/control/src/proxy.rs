@@ -48,6 +48,8 @@ struct Resource {
 /// What all proxies have in common.
 pub struct Fleet {
     address: SocketAddr,
+    /// Applications in each namespace; proxies beyond as many are beside replicas.
+    applications: usize,
     /// Whether they come back with what they hold.
     pub resume: AtomicBool,
     /// Bytes of responses, with their frames' heads.
@@ -79,9 +81,10 @@ pub struct Expected {
 
 impl Fleet {
     /// No proxies yet.
-    pub fn new(address: SocketAddr) -> Arc<Self> {
+    pub fn new(address: SocketAddr, applications: usize) -> Arc<Self> {
         Arc::new(Self {
             address,
+            applications,
             resume: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             responses: AtomicU64::new(0),
@@ -93,21 +96,22 @@ impl Fleet {
         })
     }
 
-    /// Connects one more, which comes back whenever it loses its stream.
-    pub fn add(self: &Arc<Self>, index: usize, proxy: usize, token: &str) {
+    /// Connects one more, which comes back whenever it loses its stream, until the task is ended.
+    pub fn add(self: &Arc<Self>, index: usize, proxy: usize, token: &str) -> tokio::task::AbortHandle {
         let proxy = Proxy {
             fleet: Arc::clone(self),
-            node: node(index, proxy),
+            node: node(index, proxy, proxy % self.applications),
             token: token.to_owned(),
             held: HashMap::new(),
         };
         let mut stop = self.stop.subscribe();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             tokio::select! {
                 () = proxy.run() => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         });
+        task.abort_handle()
     }
 
     /// Ends all.
@@ -349,10 +353,10 @@ async fn next_message(body: &mut RecvStream, buffer: &mut BytesMut) -> anyhow::R
     }
 }
 
-fn node(index: usize, proxy: usize) -> Node {
+fn node(index: usize, proxy: usize, application: usize) -> Node {
     let (namespace, address) = (namespace(index), pod_address(index, proxy));
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    let labels = [("app", format!("service-{proxy}")), ("version", "v1".to_owned())];
+    let labels = [("app", format!("service-{application}")), ("version", "v1".to_owned())];
     let labels =
         Struct { fields: labels.iter().map(|(key, value)| (key.to_string(), text(value))).collect() };
     let fields = [
@@ -362,12 +366,12 @@ fn node(index: usize, proxy: usize) -> Node {
         ("INSTANCE_IPS", text(&address)),
         ("ISTIO_VERSION", text("1.31.0")),
         ("MESH_ID", text("cluster.local")),
-        ("WORKLOAD_NAME", text(&format!("service-{proxy}"))),
+        ("WORKLOAD_NAME", text(&format!("service-{application}"))),
         ("LABELS", Value { kind: Some(Kind::StructValue(labels)) }),
     ];
     Node {
         id: format!("sidecar~{address}~proxy-{proxy}.{namespace}~{namespace}.svc.cluster.local"),
-        cluster: format!("service-{proxy}.{namespace}"),
+        cluster: format!("service-{application}.{namespace}"),
         metadata: Some(Struct { fields: fields.map(|(key, value)| (key.to_owned(), value)).into() }),
         ..Default::default()
     }

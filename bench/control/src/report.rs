@@ -30,6 +30,12 @@ impl Report {
         self.line(&format!("| {figure} | {measured} | {target} |"));
     }
 
+    /// Adds everything to what is written there.
+    pub fn append(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        std::io::Write::write_all(&mut file, self.text.as_bytes())
+    }
+
     /// Writes everything.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         std::fs::write(path, &self.text)

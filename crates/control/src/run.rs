@@ -227,7 +227,10 @@ fn serve_xds(
 ) -> anyhow::Result<()> {
     let mut server = Server::builder()
         .tcp_nodelay(true)
-        .http2_adaptive_window(Some(true))
+        // What clients send is small, but for a list of what they hold. A window that adapts is paid for with a ping for
+        // everything that comes in.
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(1 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(30)));
     if let Some(identity) = identity {
         server = server.tls_config(ServerTlsConfig::new().identity(identity))?;

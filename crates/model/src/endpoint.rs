@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{ClusterId, Hostname, Locality, NetworkId, ServiceKey, WorkloadKey};
+use crate::{ClusterId, Hostname, Kept, Locality, NetworkId, ServiceKey, WorkloadKey};
 
 /// The address of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -37,11 +37,11 @@ pub struct Endpoint {
     /// Where it is.
     pub address: Address,
     /// The number of each port, by the *service port's* name.
-    pub ports: BTreeMap<String, u16>,
+    pub ports: Kept<BTreeMap<String, u16>>,
     /// The workload's labels; subsets select by them.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Kept<BTreeMap<String, String>>,
     /// Where it runs.
-    pub locality: Locality,
+    pub locality: Kept<Locality>,
     /// The network that its address belongs to.
     pub network: NetworkId,
     /// The cluster that it runs in.
@@ -53,7 +53,7 @@ pub struct Endpoint {
     /// The workload's service account, empty if unknown.
     pub service_account: String,
     /// The workload, where the platform knows it.
-    pub workload: Option<WorkloadKey>,
+    pub workload: Option<Arc<WorkloadKey>>,
     /// The node it runs on, empty if unknown.
     pub node: String,
     /// Its own name within a headless service (`spec.hostname` of a Pod), empty if it has none.
@@ -65,9 +65,9 @@ impl Endpoint {
     pub fn new(address: Address) -> Self {
         Self {
             address,
-            ports: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            locality: Locality::default(),
+            ports: Kept::default(),
+            labels: Kept::default(),
+            locality: Kept::default(),
             network: NetworkId::default(),
             cluster: ClusterId::default(),
             health: Health::Healthy,

@@ -11,6 +11,7 @@ mod changes;
 mod config;
 mod endpoint;
 mod identity;
+mod kept;
 mod names;
 mod service;
 mod service_entry;
@@ -22,6 +23,7 @@ pub use changes::ChangeSet;
 pub use config::{Config, ConfigKey, ConfigKind, ConfigObject, ConfigReference, Configs, Meta, Reported};
 pub use endpoint::{Address, Endpoint, EndpointSet, Health};
 pub use identity::{Identity, IdentityError};
+pub use kept::{Empty, Kept, Pool};
 /// The mesh's settings, as Istio writes them in ConfigMap `istio`.
 pub use lateen_api::mesh::MeshConfig;
 /// The networks of the mesh, as Istio writes them in the same ConfigMap.

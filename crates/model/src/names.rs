@@ -3,9 +3,15 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
+
+/// The empty name: most endpoints have one or two, which take no room of their own.
+fn nothing() -> Arc<str> {
+    static NOTHING: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+    Arc::clone(&NOTHING)
+}
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
@@ -66,7 +72,7 @@ macro_rules! name {
 
         impl Default for $name {
             fn default() -> Self {
-                Self(Arc::from(""))
+                Self(nothing())
             }
         }
 
@@ -138,19 +144,19 @@ impl Hostname {
 
 impl Namespace {
     fn normal(text: &str) -> Arc<str> {
-        Arc::from(text)
+        if text.is_empty() { nothing() } else { Arc::from(text) }
     }
 }
 
 impl ClusterId {
     fn normal(text: &str) -> Arc<str> {
-        Arc::from(text)
+        if text.is_empty() { nothing() } else { Arc::from(text) }
     }
 }
 
 impl NetworkId {
     fn normal(text: &str) -> Arc<str> {
-        Arc::from(text)
+        if text.is_empty() { nothing() } else { Arc::from(text) }
     }
 }
 

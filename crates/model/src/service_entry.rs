@@ -7,9 +7,9 @@ use std::sync::Arc;
 use lateen_api::networking::{ServiceEntry, ServiceEntryLocation, ServiceEntryResolution, WorkloadEntry};
 
 use crate::{
-    Address, AddressRange, ClusterId, Config, Endpoint, EndpointSet, Health, Hostname, Locality, ObjectRef,
-    PortProtocol, Resolution, Service, ServiceKey, ServicePort, TargetPort, TrafficDistribution, Visibility,
-    Workload,
+    Address, AddressRange, ClusterId, Config, Endpoint, EndpointSet, Health, Hostname, Kept, Locality,
+    ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, TargetPort, TrafficDistribution,
+    Visibility, Workload,
 };
 
 /// A workload that a selector picked, as ServiceEntries and Kubernetes Services see it alike.
@@ -48,7 +48,7 @@ pub fn service_entry(
 /// The endpoint of a service that a selected workload is. None where a named target port is none of the workload's.
 pub fn workload_endpoint(service: &Service, selected: &Selected) -> Option<Endpoint> {
     let workload = &selected.workload;
-    let ports: BTreeMap<String, u16> = service
+    let ports: Kept<BTreeMap<String, u16>> = service
         .ports
         .iter()
         .filter_map(|port| {
@@ -73,7 +73,7 @@ pub fn workload_endpoint(service: &Service, selected: &Selected) -> Option<Endpo
         health: selected.health,
         weight: selected.weight,
         service_account: workload.service_account.clone(),
-        workload: Some(workload.key.clone()),
+        workload: Some(Arc::new(workload.key.clone())),
         node: workload.node.clone(),
         ..Endpoint::new(selected.address.clone())
     })
@@ -185,7 +185,7 @@ impl Address {
 }
 
 fn endpoint(spec: &ServiceEntry, entry: &WorkloadEntry, cluster: &ClusterId) -> Endpoint {
-    let ports: BTreeMap<String, u16> = spec
+    let ports = spec
         .ports
         .iter()
         .map(|port| {
@@ -195,8 +195,8 @@ fn endpoint(spec: &ServiceEntry, entry: &WorkloadEntry, cluster: &ClusterId) -> 
         .collect();
     Endpoint {
         ports,
-        labels: entry.labels.clone(),
-        locality: Locality::parse(&entry.locality),
+        labels: entry.labels.clone().into(),
+        locality: Locality::parse(&entry.locality).into(),
         network: entry.network.as_str().into(),
         cluster: cluster.clone(),
         weight: entry.weight,

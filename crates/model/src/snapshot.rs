@@ -355,7 +355,7 @@ mod tests {
 
     fn endpoint(address: &str) -> Arc<Endpoint> {
         Arc::new(Endpoint {
-            ports: BTreeMap::from([("http".into(), 8080)]),
+            ports: BTreeMap::from([("http".into(), 8080)]).into(),
             ..Endpoint::new(Address::Ip(vec![address.parse().unwrap()]))
         })
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::{ClusterId, Locality, Namespace, NetworkId};
+use crate::{ClusterId, Kept, Locality, Namespace, NetworkId};
 
 /// What tells one workload from another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -38,13 +38,13 @@ pub struct Workload {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Kept<BTreeMap<String, String>>,
     /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Kept<BTreeMap<String, String>>,
     /// The service account it runs as.
     pub service_account: String,
     /// The locality of its node.
-    pub locality: Locality,
+    pub locality: Kept<Locality>,
     /// Its network.
     pub network: NetworkId,
     /// The name of the controller that made it (`reviews-v1`), its own name where there is none.
@@ -56,7 +56,7 @@ pub struct Workload {
     /// The node it runs on, empty if unknown.
     pub node: String,
     /// Named ports of its containers; a service's `targetPort` may name one.
-    pub ports: BTreeMap<String, u16>,
+    pub ports: Kept<BTreeMap<String, u16>>,
 }
 
 impl Workload {
@@ -67,14 +67,14 @@ impl Workload {
             owner_kind: format!("{:?}", key.kind),
             key,
             addresses: Vec::new(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+            labels: Kept::default(),
+            annotations: Kept::default(),
             service_account: String::new(),
-            locality: Locality::default(),
+            locality: Kept::default(),
             network: NetworkId::default(),
             host_network: false,
             node: String::new(),
-            ports: BTreeMap::new(),
+            ports: Kept::default(),
         }
     }
 }

@@ -55,6 +55,12 @@ pub(crate) trait Key: Hash + Eq + Clone {
     fn generate(&self) -> Encoded;
 }
 
+impl<K: Key> Key for Arc<K> {
+    fn generate(&self) -> Encoded {
+        (**self).generate()
+    }
+}
+
 /// Resources by key. Entries that no class holds any more go when they have become the greater part.
 #[derive(Debug)]
 pub(crate) struct Cache<K> {
@@ -77,6 +83,14 @@ impl<K: Key> Cache<K> {
         let encoded = Arc::new(key.generate());
         self.entries.insert(key.clone(), Arc::clone(&encoded));
         encoded
+    }
+
+    /// The resource of this key, and the key as it is kept: equal ones are kept once.
+    pub(crate) fn get_kept(&mut self, key: &K) -> (K, Arc<Encoded>) {
+        if let Some((kept, encoded)) = self.entries.get_key_value(key) {
+            return (kept.clone(), Arc::clone(encoded));
+        }
+        (key.clone(), self.get(key))
     }
 
     /// Forgets what nobody holds, if there is much of it.

@@ -265,7 +265,10 @@ impl Engine {
         }
         if change.seen {
             let work = works.entry(scope.clone()).or_default();
-            work.tables = true;
+            match change.swap {
+                Some(swap) => work.swaps.push(swap),
+                None => work.tables = true,
+            }
             work.hosts.extend(change.services);
         }
     }

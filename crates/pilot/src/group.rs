@@ -6,16 +6,16 @@ use std::sync::Arc;
 use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE};
 use lateen_model::{Hostname, Service};
 
-use crate::Class;
 use crate::cluster::{self, ClusterKey};
 use crate::encoded::{Cache, Encoded, Key};
 use crate::endpoint::{self, EndpointKey};
 use crate::listener::{self, ListenerKey};
 use crate::name_table::{self, NAME_TABLE, NameKey};
 use crate::patch::{self, PatchCache};
-use crate::route::{self, RouteKey, VirtualHostKey};
+use crate::route::{self, RouteKey, Swap, VirtualHostKey};
 use crate::view::{Changed, ResourceSet, Resources, put, replace};
 use crate::world::World;
+use crate::{Class, Role};
 
 /// Encoded resources by key, of all classes.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Caches {
     clusters: Cache<ClusterKey>,
     endpoints: Cache<EndpointKey>,
     listeners: Cache<ListenerKey>,
-    hosts: Cache<VirtualHostKey>,
+    hosts: Cache<Arc<VirtualHostKey>>,
     names: Cache<NameKey>,
     patches: PatchCache,
 }
@@ -37,6 +37,8 @@ pub(crate) struct Work {
     pub(crate) hosts: BTreeSet<Hostname>,
     /// Listeners and routes, whose parts are kept by key.
     pub(crate) tables: bool,
+    /// Rules of which but the routes are different; where the tables are made anew they are part of that.
+    pub(crate) swaps: Vec<Swap>,
 }
 
 impl Work {
@@ -122,7 +124,8 @@ impl Group {
         if world.class.dns_capture {
             note(NAME_TABLE, self.name_table(world, caches, work));
         }
-        if work.all || work.tables {
+        let swaps_suffice = world.class.role == Role::Sidecar;
+        if work.all || work.tables || (!work.swaps.is_empty() && !swaps_suffice) {
             let mut names = BTreeSet::new();
             let keys = listener::plan(world);
             let added = world.patches.added(LISTENER);
@@ -130,6 +133,8 @@ impl Group {
             replace(&mut self.set.listeners, added.into_iter().chain(made), &mut names);
             note(LISTENER, names);
             note(ROUTE, self.routes(world, caches));
+        } else if !work.swaps.is_empty() {
+            note(ROUTE, self.swap_rules(world, caches, &work.swaps));
         }
         if work.all {
             let mut names = BTreeSet::new();
@@ -206,11 +211,14 @@ impl Group {
     fn routes(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<Arc<str>> {
         let mut next = Vec::new();
         let mut keys = HashMap::new();
-        for key in route::plan(world) {
+        for mut key in route::plan(world) {
             let present = self.route_keys.remove(&key.name).filter(|(present, _)| *present == key);
-            let plain = match present {
-                Some((_, plain)) => plain,
-                None => Arc::new(route::assemble(&key, &mut caches.hosts)),
+            let (key, plain) = match present {
+                Some(present) => present,
+                None => {
+                    let plain = Arc::new(route::assemble(&mut key, &mut caches.hosts));
+                    (key, plain)
+                }
             };
             next.extend(caches.patched(world, patch::Kind::Route, Arc::clone(&plain)));
             keys.insert(key.name.clone(), (key, plain));
@@ -218,6 +226,26 @@ impl Group {
         self.route_keys = keys;
         let mut changed = BTreeSet::new();
         replace(&mut self.set.routes, next, &mut changed);
+        changed
+    }
+}
+
+impl Group {
+    /// Puts rules in the place of earlier versions of themselves.
+    fn swap_rules(&mut self, world: &World<'_>, caches: &mut Caches, swaps: &[Swap]) -> BTreeSet<Arc<str>> {
+        let mut changed = BTreeSet::new();
+        for (key, plain) in self.route_keys.values_mut() {
+            if !key.swap(world, swaps) {
+                continue;
+            }
+            *plain = Arc::new(route::assemble(key, &mut caches.hosts));
+            match caches.patched(world, patch::Kind::Route, Arc::clone(plain)) {
+                Some(resource) => put(&mut self.set.routes, resource, &mut changed),
+                None => {
+                    changed.extend(self.set.routes.remove(key.name.as_str()).map(|one| Arc::clone(&one.name)))
+                }
+            }
+        }
         changed
     }
 }

@@ -230,28 +230,28 @@ impl Asked {
             return None;
         }
         let locality = match workload {
-            Some(workload) if node.locality.is_empty() => workload.locality.clone(),
-            _ => node.locality.clone(),
+            Some(workload) if node.locality.is_empty() => &*workload.locality,
+            _ => &node.locality,
         };
         let own = workload.map_or(&node.labels, |workload| &workload.labels);
         let mut labels = BTreeMap::new();
         for name in self.mesh.iter().flatten().chain(self.rules.values().flatten()) {
             let value = match own.get(name).filter(|value| !value.is_empty()) {
                 Some(value) => Some(value.as_str()),
-                None => place_label(name, &locality, &node.cluster, &node.network),
+                None => place_label(name, locality, &node.cluster, &node.network),
             };
             labels.extend(value.map(|value| (name.clone(), value.to_owned())));
         }
         if !self.by_zone.is_empty() || !self.by_node.is_empty() {
             for name in ["topology.istio.io/network", REGION, ZONE, "topology.istio.io/subzone"] {
-                let value = place_label(name, &locality, &node.cluster, &node.network);
+                let value = place_label(name, locality, &node.cluster, &node.network);
                 labels.extend(value.map(|value| (name.to_owned(), value.to_owned())));
             }
         }
         if !self.by_node.is_empty() && !node.node.is_empty() {
             labels.insert(NODE.to_owned(), node.node.clone());
         }
-        Some(Arc::new(Place { locality, labels }))
+        Some(Arc::new(Place { locality: locality.clone(), labels }))
     }
 }
 

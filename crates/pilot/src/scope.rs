@@ -11,6 +11,7 @@ use lateen_api::networking::{IstioEgressListener, Sidecar};
 use lateen_model::{Config, ConfigKey, Hostname, MeshConfig, Namespace, Service, Snapshot, Visibility};
 
 use crate::index::{Index, RuleFacts};
+use crate::route::Swap;
 use crate::visibility::{Reach, reach};
 
 /// What a scope depends on besides the snapshot.
@@ -73,6 +74,8 @@ pub(crate) struct RuleChange {
     pub(crate) destinations: BTreeSet<Hostname>,
     /// Services that came or went because of it.
     pub(crate) services: BTreeSet<Hostname>,
+    /// Where nothing but its routes is different.
+    pub(crate) swap: Option<Swap>,
 }
 
 impl Import {
@@ -263,9 +266,10 @@ impl Scope {
     pub(crate) fn refresh_rule(&mut self, snapshot: &Snapshot, index: &Index, key: &ConfigKey) -> RuleChange {
         let mut change = RuleChange::default();
         let mut hosts = BTreeSet::new();
+        let mut before = None;
         if let Some(order) = self.placed.remove(key) {
             change.seen = true;
-            self.virtual_services.remove(&order);
+            before = self.virtual_services.remove(&order).map(|rule| (order.clone(), rule));
             for listener in &mut self.listeners {
                 let Some(old) = listener.virtual_services.remove(&order) else { continue };
                 for host in &old.destinations {
@@ -287,6 +291,12 @@ impl Scope {
             let came_or_went = |host: &&Hostname| self.refresh_service(snapshot, host);
             change.services = hosts.iter().filter(came_or_went).cloned().collect();
             change.destinations = hosts;
+        }
+        if let (Some((order, old)), Some(present)) = (&before, self.placed.get(key))
+            && order == present
+            && change.services.is_empty()
+        {
+            change.swap = self.virtual_services.get(order).and_then(|new| Swap::new(old, new));
         }
         change
     }

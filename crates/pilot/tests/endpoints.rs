@@ -47,16 +47,16 @@ fn endpoint(address: &str) -> Endpoint {
         ("pod-template-hash", "f00"),
     ];
     Endpoint {
-        ports: BTreeMap::from([("http".to_owned(), 9080)]),
+        ports: [("http".to_owned(), 9080)].into(),
         labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         cluster: support::CLUSTER.into(),
         service_account: "reviews".to_owned(),
-        workload: Some(WorkloadKey {
+        workload: Some(Arc::new(WorkloadKey {
             cluster: support::CLUSTER.into(),
             namespace: "default".into(),
             name: "reviews-v1-f00-x1".to_owned(),
             kind: WorkloadKind::Pod,
-        }),
+        })),
         ..Endpoint::new(Address::Ip(vec![address.parse().unwrap()]))
     }
 }
@@ -120,11 +120,10 @@ fn metadata_says_who_it_is() {
 
 #[test]
 fn endpoints_that_count() {
-    let plain =
-        Endpoint { labels: BTreeMap::from([("app".into(), "reviews".into())]), ..endpoint("10.0.0.2") };
+    let plain = Endpoint { labels: [("app".into(), "reviews".into())].into(), ..endpoint("10.0.0.2") };
     let draining = Endpoint { health: Health::Draining, ..endpoint("10.0.0.3") };
     let ill = Endpoint { health: Health::Unhealthy, ..endpoint("10.0.0.4") };
-    let unknown_port = Endpoint { ports: BTreeMap::new(), ..endpoint("10.0.0.5") };
+    let unknown_port = Endpoint { ports: [].into(), ..endpoint("10.0.0.5") };
     let all = vec![endpoint("10.0.0.1"), plain, draining, ill, unknown_port];
     let off = "kind: PeerAuthentication\nmetadata: {name: a}\nspec: {mtls: {mode: DISABLE}}";
     let ruled = |mode: &str| {
@@ -162,8 +161,10 @@ fn sessions_that_stick_may_end_where_they_are() {
 
 #[test]
 fn near_ones_first_where_it_is_found_out_who_is_ill() {
-    let at =
-        |address: &str, locality: &str| Endpoint { locality: Locality::parse(locality), ..endpoint(address) };
+    let at = |address: &str, locality: &str| Endpoint {
+        locality: Locality::parse(locality).into(),
+        ..endpoint(address)
+    };
     let all = vec![at("10.0.0.1", "r1/z1"), at("10.0.0.2", "r1/z2"), at("10.0.0.3", "r2/z1")];
     let mut world = world("", all.clone());
     let near = client(&mut world, "sidecar", json!({}), "r1/z1");
@@ -183,7 +184,7 @@ fn near_ones_first_where_it_is_found_out_who_is_ill() {
 #[test]
 fn other_networks_are_reached_through_their_gateways() {
     let on = |address: &str, network: &str| Endpoint { network: network.into(), ..endpoint(address) };
-    let plain = Endpoint { labels: BTreeMap::new(), ..on("10.9.0.3", "two") };
+    let plain = Endpoint { labels: [].into(), ..on("10.9.0.3", "two") };
     let all = vec![on("10.0.0.1", "one"), on("10.9.0.1", "two"), on("10.9.0.2", "two"), plain];
     let mut world = world("", all);
     let one = client(&mut world, "sidecar", json!({"NETWORK": "one"}), "");
@@ -261,7 +262,7 @@ fn mutual_tls_expects_who_stands_behind_it() {
 #[test]
 fn gateways_that_pass_on_know_clusters_by_server_name() {
     let front = "kind: Gateway\nmetadata: {name: crossing}\nspec: {selector: {app: client}, servers: [{port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}]}";
-    let plain = Endpoint { labels: BTreeMap::new(), ..endpoint("10.0.0.2") };
+    let plain = Endpoint { labels: [].into(), ..endpoint("10.0.0.2") };
     let mut world = world(front, vec![endpoint("10.0.0.1"), plain]);
     let class = client(&mut world, "router", json!({"LABELS": {"app": "client"}}), "");
     let name = "outbound_.9080_._.reviews.default.svc.cluster.local";

@@ -124,6 +124,67 @@ fn seeds() -> u64 {
     std::env::var("LATEEN_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }
 
+/// Rules change in what they say of requests, for the most part: their tables keep all other hosts.
+#[test]
+fn a_rule_with_other_routes_takes_the_place_of_itself() {
+    let service = |name: &str, port: u16| {
+        format!(
+            "kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{selector: {{app: {name}}}, ports: [{{name: http, port: {port}}}]}}"
+        )
+    };
+    let rule = |name: &str, hosts: &str, more: &str| {
+        format!(
+            "kind: VirtualService\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{hosts: {hosts}, {more}}}"
+        )
+    };
+    let to = |host: &str| format!("http: [{{route: [{{destination: {{host: {host}}}}}]}}]");
+    let mut world = World::new(&[&service("a", 80), &service("b", 80), &service("c", 81)]);
+    world.apply(&rule("first", "[a]", &to("a")));
+    world.apply(&rule("second", "['*.shop.svc.cluster.local']", &to("b")));
+    let nodes = nodes();
+    let classes: Vec<Arc<Class>> = nodes.iter().map(|node| world.engine.proxy_class(node)).collect();
+    for (name, yaml, tables) in [
+        ("another destination", rule("first", "[a]", &to("c")), vec!["80"]),
+        (
+            "another timeout",
+            rule("first", "[a]", "http: [{timeout: 3s, route: [{destination: {host: c}}]}]"),
+            vec!["80"],
+        ),
+        ("a pattern's", rule("second", "['*.shop.svc.cluster.local']", &to("a")), vec!["80", "81"]),
+        (
+            "for some clients only",
+            rule(
+                "first",
+                "[a]",
+                "http: [{match: [{sourceNamespace: bank}], route: [{destination: {host: c}}]}]",
+            ),
+            vec!["80"],
+        ),
+        ("for all again", rule("first", "[a]", &to("c")), vec!["80"]),
+        ("another host", rule("first", "[c]", &to("c")), vec!["80", "81"]),
+        ("and back", rule("first", "[a]", &to("b")), vec!["80", "81"]),
+        ("the same", rule("first", "[a]", &to("b")), vec![]),
+    ] {
+        let applied = world.apply(&yaml);
+        let named: BTreeSet<(&str, &str)> = applied
+            .classes
+            .iter()
+            .filter(|change| {
+                change.class.role == lateen_pilot::Role::Sidecar && *change.class.namespace == *"shop"
+            })
+            .flat_map(|change| change.changed.iter())
+            .flat_map(|(kind, names)| names.iter().map(|name| (*kind, &**name)))
+            .collect();
+        assert_eq!(named, tables.into_iter().map(|table| (ROUTE, table)).collect(), "{name}");
+        let mut fresh = Engine::new();
+        fresh.apply(Arc::clone(world.engine.snapshot()), &ChangeSet::full());
+        for (node, class) in nodes.iter().zip(&classes) {
+            let again = fresh.proxy_class(node);
+            assert_eq!(versions(&world.engine, class), versions(&fresh, &again), "{name}: {class:?}");
+        }
+    }
+}
+
 #[test]
 fn kept_up_is_as_made_from_nothing() {
     let nodes = nodes();

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_model::{
-    ConfigKind, ConfigObject, Endpoint, Locality, MeshConfig, MeshNetworks, NamespaceInfo, Service, Workload,
+    ConfigKind, ConfigObject, Endpoint, Kept, Locality, MeshConfig, MeshNetworks, NamespaceInfo, Service,
+    Workload,
 };
 
 /// Namespace and name.
@@ -96,7 +97,7 @@ pub struct Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeInfo {
     /// Its place.
-    pub locality: Locality,
+    pub locality: Kept<Locality>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its addresses as the outside sees them.
@@ -122,7 +123,7 @@ pub struct Slice {
     /// The service, of the slice's namespace.
     pub service: String,
     /// Port numbers by the service port's name.
-    pub ports: BTreeMap<String, u16>,
+    pub ports: Kept<BTreeMap<String, u16>>,
     /// The endpoints.
     pub endpoints: Vec<SliceEndpoint>,
 }
@@ -137,13 +138,13 @@ pub struct SliceEndpoint {
     /// Whether it shuts down.
     pub terminating: bool,
     /// The Pod behind it.
-    pub pod: Option<String>,
+    pub pod: Option<Box<str>>,
     /// The node it runs on.
-    pub node: Option<String>,
+    pub node: Option<Box<str>>,
     /// Its zone, where the node is unknown.
-    pub zone: Option<String>,
+    pub zone: Option<Box<str>>,
     /// Its own name within a headless service, empty if it has none.
-    pub host_name: String,
+    pub host_name: Box<str>,
 }
 
 // === impl ObjectKey ===

@@ -3,8 +3,6 @@
 // Clippy's leave for tests does not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::collections::BTreeMap;
-
 use lateen_model::{
     Address, AddressRange, ChangeSet, ConfigKind, Health, Hostname, Resolution, ServiceKey, WorkloadKey,
     WorkloadKind,
@@ -136,7 +134,7 @@ fn services_and_endpoints() {
     let workload_key = workload("p1");
     let workload = store.snapshot().workload(&workload_key).unwrap();
     assert_eq!(workload.owner, "reviews-v1");
-    assert_eq!(workload.ports, BTreeMap::from([("web".to_owned(), 9080)]));
+    assert_eq!(workload.ports, [("web".to_owned(), 9080)].into());
     assert_eq!(workload.locality.zone, "z");
 }
 

@@ -53,7 +53,7 @@ pub(super) fn assignment(
 ) -> endpoint::ClusterLoadAssignment {
     let mut localities: BTreeMap<&Locality, Vec<&Endpoint>> = BTreeMap::new();
     for one in set.into_iter().flat_map(|set| &set.endpoints).filter(|one| counts(selected, one)) {
-        localities.entry(&one.locality).or_default().push(one);
+        localities.entry(&*one.locality).or_default().push(one);
     }
     let mut groups = Vec::with_capacity(localities.len());
     for (locality, endpoints) in localities {

@@ -51,7 +51,7 @@ fn configuration<'a>(
     } else {
         hosts.into_iter().map(|(host, made)| virtual_host(world, &host, made)).collect()
     };
-    RouteKey { name, hosts, ignore_port: true }
+    RouteKey { ignore_port: true, ..RouteKey::new(name, hosts) }
 }
 
 /// Adds what one server gives: the rules bound to its object, and the redirect to HTTPS where it asks for that.

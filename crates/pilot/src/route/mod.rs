@@ -6,6 +6,7 @@ mod hash;
 mod matching;
 mod names;
 mod sidecar;
+mod swap;
 mod virtual_host;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub(crate) use virtual_host::{Fallback, Scope, VirtualHostKey};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RouteKey {
     pub(crate) name: String,
-    pub(crate) hosts: Vec<VirtualHostKey>,
+    pub(crate) hosts: Vec<Arc<VirtualHostKey>>,
     /// Whether a port that a request names counts for nothing when hosts are compared.
     pub(crate) ignore_port: bool,
 }
@@ -33,7 +34,7 @@ pub(crate) struct RouteKey {
 impl RouteKey {
     /// A table of these hosts.
     pub(crate) fn new(name: String, hosts: Vec<VirtualHostKey>) -> Self {
-        Self { name, hosts, ignore_port: false }
+        Self { name, hosts: hosts.into_iter().map(Arc::new).collect(), ignore_port: false }
     }
 }
 
@@ -49,14 +50,24 @@ pub(crate) fn plan(world: &World<'_>) -> Vec<RouteKey> {
 pub(crate) use action::FAULT;
 pub(crate) use names::{Aliases, is_alias};
 pub(crate) use sidecar::{HTTP_PROXY, called_names, service_host, sniffed_name};
+pub(crate) use swap::Swap;
 pub(crate) use virtual_host::gateway_name;
 
 /// Puts a configuration together from its encoded virtual hosts, which are copied and not decoded: in protobuf's
-/// encoding, a message followed by more of its fields is a message.
-pub(crate) fn assemble(key: &RouteKey, cache: &mut Cache<VirtualHostKey>) -> Encoded {
+/// encoding, a message followed by more of its fields is a message. Keys of hosts that are known already take the place
+/// of their equals.
+pub(crate) fn assemble(key: &mut RouteKey, cache: &mut Cache<Arc<VirtualHostKey>>) -> Encoded {
     /// `RouteConfiguration.virtual_hosts`
     const VIRTUAL_HOSTS: u32 = 2;
-    let hosts: Vec<Arc<Encoded>> = key.hosts.iter().map(|host| cache.get(host)).collect();
+    let hosts: Vec<Arc<Encoded>> = key
+        .hosts
+        .iter_mut()
+        .map(|host| {
+            let (kept, encoded) = cache.get_kept(host);
+            *host = kept;
+            encoded
+        })
+        .collect();
     let frame = route::RouteConfiguration {
         name: key.name.clone(),
         ignore_port_in_host_matching: key.ignore_port,

@@ -10,9 +10,9 @@ use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
 use lateen_envoy::{Any, TypeUrl, from_any};
 use lateen_model::{
-    Address, ChangeSet, ConfigKind, ConfigObject, Edit, Endpoint, EndpointSet, MeshConfig, Meta, ObjectRef,
-    PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort, Visibility, Workload,
-    WorkloadKey, WorkloadKind, service_entry,
+    Address, ChangeSet, ConfigKind, ConfigObject, ConfigReference, Edit, Endpoint, EndpointSet, MeshConfig,
+    Meta, ObjectRef, PortProtocol, Resolution, Service, ServiceKey, ServicePort, Snapshot, TargetPort,
+    Visibility, Workload, WorkloadKey, WorkloadKind, service_entry,
 };
 use lateen_pilot::{Class, Engine, ProxyNode};
 use prost::Message;
@@ -93,7 +93,7 @@ impl World {
                 };
                 edit.put_workload(Workload {
                     addresses: vec![address.parse().unwrap()],
-                    labels: strings(&template["metadata"]["labels"]),
+                    labels: strings(&template["metadata"]["labels"]).into(),
                     service_account: "default".into(),
                     owner: name,
                     ..Workload::new(key)
@@ -102,8 +102,12 @@ impl World {
             kind => {
                 let Some(kind) = ConfigKind::parse(kind) else { return };
                 let annotations = strings(&object["metadata"]["annotations"]);
-                let namespace = namespace.as_str().into();
-                let meta = Meta { namespace, name, annotations, created: self.age, ..Meta::default() };
+                let namespace: lateen_model::Namespace = namespace.as_str().into();
+                // An object that changes is as old as before.
+                let reference = ConfigReference { kind, namespace: namespace.clone(), name: name.clone() };
+                let present = edit.current().configs().meta(&reference);
+                let created = present.map_or(self.age, |meta| meta.created);
+                let meta = Meta { namespace, name, annotations, created, ..Meta::default() };
                 let made = ConfigObject::from_json(kind, meta, object["spec"].clone());
                 let made = made.unwrap_or_else(|error| panic!("{error}: {object}"));
                 if let ConfigObject::ServiceEntry(entry) = &made {
@@ -270,7 +274,7 @@ fn endpoints(snapshot: &Snapshot, service: &Service) -> EndpointSet {
             labels: workload.labels.clone(),
             cluster: CLUSTER.into(),
             service_account: workload.service_account.clone(),
-            workload: Some(workload.key.clone()),
+            workload: Some(Arc::new(workload.key.clone())),
             ..Endpoint::new(Address::Ip(workload.addresses.clone()))
         })
     });

@@ -190,8 +190,8 @@ impl Naming {
         let network = if instance.network.is_empty() { &self.network } else { &instance.network };
         Some(Endpoint {
             ports: instance.ports.iter().map(|port| (port.port_name().to_owned(), port.number)).collect(),
-            labels: instance.labels.clone(),
-            locality,
+            labels: instance.labels.clone().into(),
+            locality: locality.into(),
             network: network.as_str().into(),
             cluster: self.platform.clone(),
             health: instance.health,

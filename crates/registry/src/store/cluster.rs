@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_model::{
-    Address, ClusterId, ConfigKind, Endpoint, Health, Locality, NamespaceInfo, NetworkId, Service, Workload,
+    Address, ClusterId, ConfigKind, Endpoint, Health, Kept, Locality, NamespaceInfo, NetworkId, Pool,
+    Service, Workload,
 };
 
 use super::index::Index;
@@ -23,6 +24,8 @@ pub(super) struct Cluster {
     /// Endpoints that the platform gives ready-made.
     endpoints: HashMap<ObjectKey, Vec<Arc<Endpoint>>>,
     slices: HashMap<ObjectKey, Slice>,
+    /// How many endpoints there are in both, kept up: it is asked for after every change.
+    endpoint_count: usize,
     slices_by_service: Index<ObjectKey, ObjectKey>,
     services_by_pod: Index<ObjectKey, ObjectKey>,
     pub(super) pods: HashMap<ObjectKey, Pod>,
@@ -33,6 +36,9 @@ pub(super) struct Cluster {
     on_nodes: BTreeSet<ObjectKey>,
     pub(super) namespaces: BTreeMap<String, NamespaceInfo>,
     pub(super) configs: BTreeMap<ConfigKind, BTreeSet<ObjectKey>>,
+    /// Replicas have equal labels, and most services equal ports.
+    labels: Pool<BTreeMap<String, String>>,
+    ports: Pool<BTreeMap<String, u16>>,
 }
 
 impl Slice {
@@ -45,10 +51,10 @@ impl Slice {
     ) {
         for endpoint in &self.endpoints {
             if let Some(pod) = &endpoint.pod {
-                by_pod.insert(ObjectKey::new(&service.namespace, pod), service.clone());
+                by_pod.insert(ObjectKey::new(&service.namespace, &**pod), service.clone());
             }
             if let Some(node) = &endpoint.node {
-                by_node.insert(node.clone(), service.clone());
+                by_node.insert(node.to_string(), service.clone());
             }
         }
     }
@@ -62,6 +68,7 @@ impl Cluster {
             services: HashMap::new(),
             endpoints: HashMap::new(),
             slices: HashMap::new(),
+            endpoint_count: 0,
             slices_by_service: Index::default(),
             services_by_pod: Index::default(),
             pods: HashMap::new(),
@@ -71,6 +78,8 @@ impl Cluster {
             on_nodes: BTreeSet::new(),
             namespaces: BTreeMap::new(),
             configs: BTreeMap::new(),
+            labels: Pool::default(),
+            ports: Pool::default(),
         }
     }
 
@@ -94,21 +103,24 @@ impl Cluster {
         match item {
             Item::Service(key, service) => return self.put_service(key, *service, dirty),
             Item::Endpoints(key, endpoints) => self.put_endpoints(key, endpoints, dirty),
-            Item::Slice(key, slice) => {
+            Item::Slice(key, mut slice) => {
                 if self.slices.get(&key) == Some(&slice) {
                     return Trace::default();
                 }
+                slice.ports = self.ports.one(slice.ports);
                 self.unlink_slice(&key, dirty);
                 self.link_slice(&key, &slice, dirty);
+                self.endpoint_count += slice.endpoints.len();
                 self.slices.insert(key, slice);
             }
-            Item::Pod(key, pod) => {
+            Item::Pod(key, mut pod) => {
                 if self.pods.get(&key) == Some(&*pod) {
                     return Trace::default();
                 }
                 if let Some(old) = self.pods.get(&key) {
                     self.pods_by_node.remove(&old.node, &key);
                 }
+                pod.workload.labels = self.labels.one(pod.workload.labels);
                 self.pods_by_node.insert(pod.node.clone(), key.clone());
                 self.pods.insert(key.clone(), *pod);
                 self.touch_pod(key, dirty);
@@ -150,12 +162,11 @@ impl Cluster {
                 }
             }
             Kind::Endpoints => {
-                self.endpoints.remove(key);
+                self.endpoint_count -= self.endpoints.remove(key).map_or(0, |old| old.len());
                 self.touch_service(key, dirty);
             }
             Kind::Slice => {
                 self.unlink_slice(key, dirty);
-                self.slices.remove(key);
             }
             Kind::Pod => {
                 if let Some(pod) = self.pods.remove(key) {
@@ -179,9 +190,7 @@ impl Cluster {
 
     /// How many services and endpoints it told of.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let ready: usize = self.endpoints.values().map(Vec::len).sum();
-        let sliced: usize = self.slices.values().map(|slice| slice.endpoints.len()).sum();
-        (self.services.len(), ready + sliced)
+        (self.services.len(), self.endpoint_count)
     }
 
     /// Its service of this key, if the mesh sees it.
@@ -271,7 +280,7 @@ impl Cluster {
     }
 
     /// Where a Pod runs.
-    pub(super) fn locality(&self, pod: &Pod) -> Locality {
+    pub(super) fn locality(&self, pod: &Pod) -> Kept<Locality> {
         if pod.workload.locality.is_empty() {
             self.nodes.get(&pod.node).map(|node| node.locality.clone()).unwrap_or_default()
         } else {
@@ -303,7 +312,8 @@ impl Cluster {
             }
         }
         self.touch_service(&key, dirty);
-        self.endpoints.insert(key, endpoints);
+        self.endpoint_count += endpoints.len();
+        self.endpoint_count -= self.endpoints.insert(key, endpoints).map_or(0, |old| old.len());
     }
 
     fn link_slice(&mut self, key: &ObjectKey, slice: &Slice, dirty: &mut Dirty) {
@@ -315,14 +325,15 @@ impl Cluster {
 
     fn unlink_slice(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
         let Some(old) = self.slices.remove(key) else { return };
+        self.endpoint_count -= old.endpoints.len();
         let service = ObjectKey::new(&key.namespace, &old.service);
         self.slices_by_service.remove(&service, key);
         for endpoint in &old.endpoints {
             if let Some(pod) = &endpoint.pod {
-                self.services_by_pod.remove(&ObjectKey::new(&key.namespace, pod), &service);
+                self.services_by_pod.remove(&ObjectKey::new(&key.namespace, &**pod), &service);
             }
             if let Some(node) = &endpoint.node {
-                self.services_by_node.remove(node, &service);
+                self.services_by_node.remove(&node.to_string(), &service);
             }
         }
         // Other slices of the service may name the same Pods and nodes.
@@ -355,7 +366,7 @@ impl Cluster {
 
     /// The endpoints of all slices of a service; a Pod that is in slices of both families is one endpoint.
     fn endpoints_of_slices(&self, key: &ObjectKey, all_ready: bool) -> Vec<Arc<Endpoint>> {
-        let mut merged: BTreeMap<(String, BTreeMap<String, u16>), Endpoint> = BTreeMap::new();
+        let mut merged: BTreeMap<(String, Kept<BTreeMap<String, u16>>), Endpoint> = BTreeMap::new();
         for slice in self.slices_by_service.get(key).filter_map(|key| self.slices.get(key)) {
             for endpoint in &slice.endpoints {
                 let made = self.endpoint(&key.namespace, slice, endpoint, all_ready);
@@ -392,12 +403,15 @@ impl Cluster {
         endpoint: &SliceEndpoint,
         all_ready: bool,
     ) -> Endpoint {
-        let pod = endpoint.pod.as_ref().and_then(|name| self.pods.get(&ObjectKey::new(namespace, name)));
-        let node = endpoint.node.as_ref().and_then(|node| self.nodes.get(node));
+        let pod = endpoint.pod.as_ref().and_then(|name| self.pods.get(&ObjectKey::new(namespace, &**name)));
+        let node = endpoint.node.as_ref().and_then(|node| self.nodes.get(&**node));
         let locality = match (pod, node) {
             (Some(pod), _) if !self.locality(pod).is_empty() => self.locality(pod),
             (_, Some(node)) => node.locality.clone(),
-            _ => Locality { zone: endpoint.zone.clone().unwrap_or_default(), ..Locality::default() },
+            _ => match &endpoint.zone {
+                Some(zone) => Locality { zone: zone.to_string(), ..Locality::default() }.into(),
+                None => Kept::default(),
+            },
         };
         // Where addresses are published that are not ready, the slice calls them ready whatever they are.
         let health = if all_ready {
@@ -422,9 +436,9 @@ impl Cluster {
             health,
             weight: 1,
             service_account: workload.map(|workload| workload.service_account.clone()).unwrap_or_default(),
-            workload: workload.map(|workload| workload.key.clone()),
-            node: endpoint.node.clone().unwrap_or_default(),
-            host_name: endpoint.host_name.clone(),
+            workload: workload.map(|workload| Arc::new(workload.key.clone())),
+            node: endpoint.node.as_deref().unwrap_or_default().to_owned(),
+            host_name: endpoint.host_name.to_string(),
             ..Endpoint::new(Address::Ip(endpoint.addresses.clone()))
         }
     }

@@ -4,11 +4,12 @@
 //! addresses, who may see it) is that of the mesh's own cluster, else that of the platform whose name comes first;
 //! the endpoints are those of all. ServiceEntries come last in both respects.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use lateen_model::{ClusterId, Endpoint, Hostname, Namespace, Resolution, Service, ServiceKey};
 
+use super::index::Index;
 use crate::ObjectKey;
 
 /// What makes services of several platforms the same one.
@@ -28,7 +29,7 @@ pub(super) struct Origin {
 /// The platforms that tell of each service, and the key under which proxies see it now.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    origins: HashMap<Name, BTreeSet<Origin>>,
+    origins: Index<Name, Origin>,
     published: HashMap<Name, ServiceKey>,
 }
 
@@ -40,21 +41,16 @@ impl Name {
 
 impl Parts {
     pub(super) fn insert(&mut self, name: Name, origin: Origin) {
-        self.origins.entry(name).or_default().insert(origin);
+        self.origins.insert(name, origin);
     }
 
     pub(super) fn remove(&mut self, name: &Name, origin: &Origin) {
-        if let Some(origins) = self.origins.get_mut(name) {
-            origins.remove(origin);
-            if origins.is_empty() {
-                self.origins.remove(name);
-            }
-        }
+        self.origins.remove(name, origin);
     }
 
     /// Whose parts a service has, the one whose definition counts first.
     pub(super) fn origins(&self, name: &Name, home: &ClusterId) -> Vec<Origin> {
-        let mut origins: Vec<Origin> = self.origins.get(name).into_iter().flatten().cloned().collect();
+        let mut origins: Vec<Origin> = self.origins.get(name).cloned().collect();
         origins.sort_by_key(|origin| origin.cluster != *home);
         origins
     }

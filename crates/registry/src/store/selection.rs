@@ -150,12 +150,12 @@ impl Store {
         Workload {
             addresses: address.into_iter().collect(),
             owner: config.meta.annotations.get(GROUP).unwrap_or(&config.meta.name).clone(),
-            annotations: config.meta.annotations.clone(),
+            annotations: config.meta.annotations.clone().into(),
             service_account: spec.service_account.clone(),
-            locality,
+            locality: locality.into(),
             network,
-            ports: ports(spec),
-            labels,
+            ports: ports(spec).into(),
+            labels: labels.into(),
             ..Workload::new(key)
         }
     }

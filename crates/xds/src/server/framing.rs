@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use prost::Message;
@@ -86,16 +87,23 @@ where
     }
 }
 
-/// The body of a stream's answer.
+/// The body of a stream's answer. It is also what drives the stream: a task of its own would be woken for every message
+/// only to wake this one.
 pub(super) struct Responses {
+    /// Until it has ended.
+    run: Option<BoxFuture<'static, ()>>,
     source: mpsc::Receiver<Result<Box<Response>, Status>>,
     writer: Option<Writer>,
     ended: bool,
 }
 
 impl Responses {
-    pub(super) fn new(source: mpsc::Receiver<Result<Box<Response>, Status>>) -> Self {
-        Self { source, writer: None, ended: false }
+    /// What `run` sends to `source`, for as long as it runs.
+    pub(super) fn new(
+        source: mpsc::Receiver<Result<Box<Response>, Status>>,
+        run: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self { run: Some(Box::pin(run)), source, writer: None, ended: false }
     }
 }
 
@@ -116,6 +124,11 @@ impl Body for Responses {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 self.writer = None;
+            }
+            if let Some(run) = &mut self.run
+                && run.as_mut().poll(context).is_ready()
+            {
+                self.run = None;
             }
             let status = match ready!(self.source.poll_recv(context)) {
                 Some(Ok(response)) => {
@@ -352,12 +365,14 @@ mod tests {
     #[tokio::test]
     async fn a_stream_ends_with_its_status() {
         let (sender, receiver) = mpsc::channel(1);
-        sender.send(Err(Status::permission_denied("no"))).await.unwrap();
-        let collected = Responses::new(receiver).collect().await.unwrap();
+        let run = async move {
+            tokio::task::yield_now().await;
+            sender.send(Err(Status::permission_denied("no"))).await.unwrap();
+        };
+        let collected = Responses::new(receiver, run).collect().await.unwrap();
         assert_eq!(collected.trailers().unwrap()["grpc-status"], "7");
         let (sender, receiver) = mpsc::channel(1);
-        drop(sender);
-        let collected = Responses::new(receiver).collect().await.unwrap();
+        let collected = Responses::new(receiver, async move { drop(sender) }).collect().await.unwrap();
         assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
     }
 

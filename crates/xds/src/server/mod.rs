@@ -2,6 +2,7 @@
 
 mod framing;
 mod held;
+mod names;
 mod service;
 mod session;
 mod status;

@@ -98,8 +98,8 @@ impl<S: ResourceSource> AdsServer<S> {
         let (outbound, responses) = mpsc::channel(1);
         let Self { source, options, streams } = self;
         let inbound = Requests::<R, B>::new(body);
-        tokio::spawn(stream::run(source, options, streams, head, inbound, outbound));
-        let mut response = http::Response::new(Body::new(Responses::new(responses)));
+        let run = stream::run(source, options, streams, head, inbound, outbound);
+        let mut response = http::Response::new(Body::new(Responses::new(responses, run)));
         let content_type = http::HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
         response

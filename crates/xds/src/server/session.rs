@@ -8,6 +8,7 @@ use lateen_envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Discove
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::held::{Held, HeldSet, Wanted};
+use super::names::{NamePool, NameSet};
 use super::status::{Rejection, SharedTypes, TypeStatus};
 use super::{Response, ServerOptions};
 use crate::EncodedResource;
@@ -21,6 +22,7 @@ pub(super) struct Session {
     types: BTreeMap<Arc<str>, TypeState>,
     nonces: u64,
     status: SharedTypes,
+    pool: Arc<NamePool>,
     /// Something was asked for or changed since the client was last found settled.
     unsettled: bool,
 }
@@ -28,7 +30,7 @@ pub(super) struct Session {
 #[derive(Default)]
 struct TypeState {
     wildcard: bool,
-    names: BTreeSet<Arc<str>>,
+    names: NameSet,
     /// State of the world: once names were given, an empty list means nothing and no longer everything.
     named: bool,
     held: HeldSet,
@@ -97,7 +99,7 @@ impl TypeState {
                 subscriber.list(type_url).into_iter().map(|resource| (resource.name().clone(), resource)),
             );
         }
-        for name in &self.names {
+        for name in self.names.iter() {
             if !desired.contains_key(name)
                 && let Some(resource) = subscriber.get(type_url, name)
             {
@@ -151,8 +153,13 @@ impl TypeState {
 }
 
 impl Session {
-    pub(super) fn new(options: Arc<ServerOptions>, delta: bool, status: SharedTypes) -> Self {
-        Self { options, delta, types: BTreeMap::new(), nonces: 0, status, unsettled: false }
+    pub(super) fn new(
+        options: Arc<ServerOptions>,
+        delta: bool,
+        status: SharedTypes,
+        pool: Arc<NamePool>,
+    ) -> Self {
+        Self { options, delta, types: BTreeMap::new(), nonces: 0, status, pool, unsettled: false }
     }
 
     /// A request of the state-of-the-world protocol.
@@ -184,7 +191,12 @@ impl Session {
             .resource_names
             .iter()
             .filter(|name| *name != WILDCARD)
-            .map(|name| name.as_str().into())
+            .map(|name| {
+                // The list is repeated with every answer.
+                let known = state.names.get(name.as_str()).cloned();
+                let shared = || subscriber.get(&type_url, name).map(|resource| resource.name().clone());
+                known.or_else(shared).unwrap_or_else(|| name.as_str().into())
+            })
             .collect();
         let wildcard = names.len() < request.resource_names.len()
             && request.resource_names.iter().any(|name| name == WILDCARD)
@@ -194,7 +206,7 @@ impl Session {
         let removed: Vec<Arc<str>> = state.names.difference(&names).cloned().collect();
         let changed = !added.is_empty() || !removed.is_empty() || wildcard != state.wildcard;
         let more = wildcard && !state.wildcard;
-        state.names = names;
+        state.names.replace(&self.pool, names);
         state.wildcard = wildcard;
         let wanted = Wanted { type_url: &type_url, wildcard, names: &state.names };
         state.held.keep_wanted(wanted);
@@ -273,18 +285,22 @@ impl Session {
                 state.mark(name.clone());
                 state.requested = true;
             }
-            state.names.insert(name.clone());
             added.push(name);
         }
         let mut removed = Vec::new();
         for name in request.resource_names_unsubscribe {
             if name == WILDCARD {
                 state.wildcard = false;
-            } else if let Some(name) = state.names.take(name.as_str()) {
-                state.asked.remove(&name);
-                removed.push(name);
+            } else {
+                let known = state.names.get(name.as_str());
+                let known = known.or_else(|| added.iter().find(|added| ***added == *name)).cloned();
+                if let Some(name) = known {
+                    state.asked.remove(&name);
+                    removed.push(name);
+                }
             }
         }
+        state.names.change(&self.pool, &added, &removed);
         let wildcard = state.wildcard;
         let wanted = Wanted { type_url: &type_url, wildcard, names: &state.names };
         if !first {

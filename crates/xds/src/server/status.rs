@@ -10,6 +10,7 @@ use lateen_envoy::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
 
 use super::Protocol;
+use super::names::NamePool;
 
 /// Tells streams of one server apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,6 +111,7 @@ pub struct Streams {
 struct Inner {
     next: AtomicU64,
     streams: Mutex<BTreeMap<StreamId, Arc<Entry>>>,
+    names: Arc<NamePool>,
 }
 
 #[derive(Debug)]
@@ -163,7 +165,7 @@ impl Streams {
         let entry =
             Entry { node, remote_address, protocol, connected_at: SystemTime::now(), types: types.clone() };
         self.inner.streams.lock().insert(id, Arc::new(entry));
-        Registration { id, types, streams: self.clone() }
+        Registration { id, types, names: Arc::clone(&self.inner.names), streams: self.clone() }
     }
 }
 
@@ -171,6 +173,8 @@ impl Streams {
 pub(super) struct Registration {
     pub(super) id: StreamId,
     pub(super) types: SharedTypes,
+    /// The names that all clients want.
+    pub(super) names: Arc<NamePool>,
     streams: Streams,
 }
 

@@ -1,4 +1,4 @@
-//! The task of one stream: moves requests, changes and responses between the client, the state machine and the source.
+//! One stream: moves requests, changes and responses between the client, the state machine and the source.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -100,16 +100,23 @@ where
     B::Error: Into<StdError>,
 {
     let Some(mut first) = inbound.message().await? else { return Ok(()) };
-    let node = first
+    let mut node = first
         .take_node()
         .ok_or_else(|| Status::invalid_argument("the first request of a stream must carry the node"))?;
     let remote_address = head.remote_address;
     let client =
         Client { node: node.clone(), metadata: head.metadata, extensions: head.extensions, remote_address };
     let mut subscriber = source.connect(client).await?;
+    // Envoy lists every extension that it was built with, with all their types.
+    node.extensions = Vec::new();
 
     let registration = streams.register(Arc::new(node), remote_address, R::PROTOCOL);
-    let mut session = Session::new(options, R::PROTOCOL == Protocol::Delta, registration.types.clone());
+    let mut session = Session::new(
+        options,
+        R::PROTOCOL == Protocol::Delta,
+        registration.types.clone(),
+        registration.names.clone(),
+    );
     apply(first, &mut session, subscriber.as_mut())?;
     loop {
         session.settle(subscriber.as_mut());

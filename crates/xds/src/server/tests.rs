@@ -104,7 +104,7 @@ impl Stream {
             identifier: "".into(),
             reports: Vec::new(),
         };
-        let session = Session::new(Arc::new(options), delta, status.clone());
+        let session = Session::new(Arc::new(options), delta, status.clone(), Arc::default());
         Self { session, world: World::of(resources), status, delta }
     }
 

@@ -22,7 +22,7 @@ pub fn node(object: v1::Node) -> Converted {
         .map(|address| address.address)
         .collect();
     let name = object.metadata.name.unwrap_or_default();
-    Ok(Some(Item::Node(name, NodeInfo { locality, labels, addresses })))
+    Ok(Some(Item::Node(name, NodeInfo { locality: locality.into(), labels, addresses })))
 }
 
 /// A Namespace.

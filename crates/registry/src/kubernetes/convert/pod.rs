@@ -39,7 +39,7 @@ pub fn pod(object: Object, cluster: &ClusterId) -> Converted {
     let node = spec.node_name.clone().unwrap_or_default();
     let workload = Workload {
         addresses,
-        annotations: metadata.annotations.unwrap_or_default(),
+        annotations: metadata.annotations.unwrap_or_default().into(),
         service_account: spec
             .service_account_name
             .clone()
@@ -49,7 +49,8 @@ pub fn pod(object: Object, cluster: &ClusterId) -> Converted {
         locality: labels
             .get("istio-locality")
             .map(|place| Locality::parse(&place.replace('.', "/")))
-            .unwrap_or_default(),
+            .unwrap_or_default()
+            .into(),
         network: labels
             .get("topology.istio.io/network")
             .map(|network| network.as_str().into())
@@ -58,8 +59,8 @@ pub fn pod(object: Object, cluster: &ClusterId) -> Converted {
         owner_kind,
         host_network: spec.host_network == Some(true),
         node: node.clone(),
-        labels,
-        ports: ports(spec),
+        labels: labels.into(),
+        ports: ports(spec).into(),
         ..Workload::new(workload_key)
     };
     Ok(Some(Item::Pod(key, Box::new(Pod { workload, node, ready, terminating }))))

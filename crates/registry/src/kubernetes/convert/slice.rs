@@ -44,9 +44,10 @@ fn endpoint(endpoint: Endpoint) -> SliceEndpoint {
         pod: endpoint
             .target_ref
             .filter(|target| target.kind.as_deref() == Some("Pod"))
-            .and_then(|target| target.name),
-        node: endpoint.node_name,
-        zone: endpoint.zone,
-        host_name: endpoint.hostname.unwrap_or_default(),
+            .and_then(|target| target.name)
+            .map(Into::into),
+        node: endpoint.node_name.map(Into::into),
+        zone: endpoint.zone.map(Into::into),
+        host_name: endpoint.hostname.unwrap_or_default().into(),
     }
 }

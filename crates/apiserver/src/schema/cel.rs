@@ -1,6 +1,6 @@
 //! The CEL rules of custom kinds (`x-kubernetes-validations`), compiled once for each version.
 
-use super::cost::{Prices, REQUEST_LIMIT};
+use super::cost::{Prices, Programs, REQUEST_LIMIT};
 use crate::seam::KindInfo;
 use crate::status::{Cause, CauseReason};
 use kube_cel::{CompiledSchema, RootContext, ValidationError, Validator, compile_schema};
@@ -46,19 +46,19 @@ impl Rules {
     }
 
     /// Findings about rules that do not parse.
-    pub fn check(document: &Value, path: &str, causes: &mut Vec<Cause>) {
+    pub fn check(document: &Value, path: &str, programs: &mut Programs, causes: &mut Vec<Cause>) {
         for (index, rule) in document["x-kubernetes-validations"].as_array().into_iter().flatten().enumerate()
         {
             let place = format!("{path}.x-kubernetes-validations[{index}].rule");
             let text = rule["rule"].as_str().unwrap_or_default();
             if text.trim().is_empty() {
                 causes.push(Cause::required(place, "rule is not specified"));
-            } else if let Err(error) = kube_cel::cel::Program::compile(text) {
+            } else if let Err(error) = programs.of(text) {
                 causes.push(Cause::invalid(place, &rule["rule"], format!("compilation failed: {error}")));
             }
             let at = |field: &str| format!("{path}.x-kubernetes-validations[{index}].{field}");
             if let Some(text) = rule["messageExpression"].as_str()
-                && let Err(error) = kube_cel::cel::Program::compile(text)
+                && let Err(error) = programs.of(text)
             {
                 let message = format!("messageExpression compilation failed: {error}");
                 causes.push(Cause::invalid(at("messageExpression"), &rule["messageExpression"], message));
@@ -82,11 +82,11 @@ impl Rules {
             }
         }
         for (name, property) in document["properties"].as_object().into_iter().flatten() {
-            Rules::check(property, &format!("{path}.properties[{name}]"), causes);
+            Rules::check(property, &format!("{path}.properties[{name}]"), programs, causes);
         }
         for field in ["items", "additionalProperties"] {
             if document[field].is_object() {
-                Rules::check(&document[field], &format!("{path}.{field}"), causes);
+                Rules::check(&document[field], &format!("{path}.{field}"), programs, causes);
             }
         }
     }
@@ -244,7 +244,12 @@ mod tests {
     fn rules_are_checked() {
         let check = |name: &str, rule: Value, expect: &[&str]| {
             let mut causes = Vec::new();
-            Rules::check(&json!({"x-kubernetes-validations": [rule]}), "s", &mut causes);
+            Rules::check(
+                &json!({"x-kubernetes-validations": [rule]}),
+                "s",
+                &mut Programs::default(),
+                &mut causes,
+            );
             let fields: Vec<String> = causes.into_iter().map(|cause| cause.field).collect();
             let expect: Vec<String> =
                 expect.iter().map(|field| format!("s.x-kubernetes-validations[0].{field}")).collect();

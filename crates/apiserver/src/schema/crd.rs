@@ -1,7 +1,7 @@
 //! CustomResourceDefinitions: what they must look like, and the kinds they define.
 
 use super::cel::Rules;
-use super::cost;
+use super::cost::{self, Programs};
 use super::crd_checks;
 use super::node::{NodeId, Schema};
 use super::path::Path;
@@ -163,9 +163,10 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
     }
     super::convert::validate(&spec["conversion"], &mut causes);
     let versions = list(&spec["versions"]);
-    validate_versions(versions, &mut causes);
+    let mut programs = Programs::default();
+    validate_versions(versions, &mut programs, &mut causes);
     if causes.is_empty() {
-        costs(versions, old, &mut causes);
+        costs(versions, old, &mut programs, &mut causes);
     }
     crd_checks::stored_versions(definition, &mut causes);
     if let Some(old) = old.map(|old| &old["spec"]) {
@@ -188,17 +189,22 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<Cause> {
 }
 
 /// What rules may cost; a schema that was stored as it is stays, whatever it costs.
-fn costs(versions: &[Value], old: Option<&Value>, causes: &mut Vec<Cause>) {
+fn costs(versions: &[Value], old: Option<&Value>, programs: &mut Programs, causes: &mut Vec<Cause>) {
     let before = old.map_or(&[][..], |old| list(&old["spec"]["versions"]));
     for (index, version) in versions.iter().enumerate() {
         let document = &version["schema"]["openAPIV3Schema"];
         if !before.iter().any(|old| old["schema"]["openAPIV3Schema"] == *document) {
-            cost::check(document, &format!("spec.versions[{index}].schema.openAPIV3Schema"), causes);
+            cost::check(
+                document,
+                &format!("spec.versions[{index}].schema.openAPIV3Schema"),
+                programs,
+                causes,
+            );
         }
     }
 }
 
-fn validate_versions(versions: &[Value], causes: &mut Vec<Cause>) {
+fn validate_versions(versions: &[Value], programs: &mut Programs, causes: &mut Vec<Cause>) {
     if versions.is_empty() {
         causes.push(Cause::required("spec.versions", "must have at least one version"));
         return;
@@ -235,7 +241,7 @@ fn validate_versions(versions: &[Value], causes: &mut Vec<Cause>) {
                 Ok((schema, root)) => defaults_fit(&schema, root, document, &path, causes),
                 Err(error) => causes.push(Cause::new(CauseReason::Invalid, error.path, error.message)),
             }
-            Rules::check(document, &path, causes);
+            Rules::check(document, &path, programs, causes);
         }
     }
 }

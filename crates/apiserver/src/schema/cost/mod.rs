@@ -15,7 +15,9 @@ use estimate::estimate;
 use extent::{Extent, REQUEST_BYTES, smallest};
 use kube_cel::cel::Program;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What a rule of a definition may cost, all its places in an object together.
 pub const RULE_LIMIT: u64 = 10_000_000;
@@ -26,10 +28,26 @@ pub const REQUEST_LIMIT: u64 = 10_000_000;
 /// The most expensive rules that are named when a version is too expensive as a whole.
 const NAMED: usize = 4;
 
+/// Programs by their text, or why there is none: large schemas repeat few rules in many places.
+#[derive(Debug, Default)]
+pub struct Programs(HashMap<String, Result<Arc<Program>, String>>);
+
+impl Programs {
+    /// The program of a text.
+    pub fn of(&mut self, text: &str) -> Result<Arc<Program>, String> {
+        if let Some(known) = self.0.get(text) {
+            return known.clone();
+        }
+        let program = Program::compile(text).map(Arc::new).map_err(|error| error.to_string());
+        self.0.insert(text.to_owned(), program.clone());
+        program
+    }
+}
+
 /// Findings about rules of a schema that could cost too much.
-pub fn check(document: &Value, path: &str, causes: &mut Vec<Cause>) {
+pub fn check(document: &Value, path: &str, programs: &mut Programs, causes: &mut Vec<Cause>) {
     let mut priced = Vec::new();
-    walk(document, path, 1, &mut priced);
+    walk(document, path, 1, programs, &mut priced);
     let before = causes.len();
     for (place, cost) in &priced {
         if *cost > RULE_LIMIT {
@@ -69,13 +87,13 @@ fn exceeds(what: &str, simplify: &str, cost: u64, limit: u64) -> String {
 }
 
 /// Collects every rule of a schema with its cost. `count` is how often the schema's value may occur in an object.
-fn walk(schema: &Value, path: &str, count: u64, priced: &mut Vec<(String, u64)>) {
+fn walk(schema: &Value, path: &str, count: u64, programs: &mut Programs, priced: &mut Vec<(String, u64)>) {
     let rules = schema["x-kubernetes-validations"].as_array();
     if let Some(rules) = rules.filter(|rules| !rules.is_empty()) {
         let own = Rc::new(Extent::of_schema(schema));
         for (index, rule) in rules.iter().enumerate() {
             for field in ["rule", "messageExpression"] {
-                if let Some(Ok(program)) = rule[field].as_str().map(Program::compile) {
+                if let Some(Ok(program)) = rule[field].as_str().map(|text| programs.of(text)) {
                     let cost = estimate(&program, own.clone(), Some(own.clone()));
                     let place = format!("{path}.x-kubernetes-validations[{index}].{field}");
                     priced.push((place, cost.saturating_mul(count)));
@@ -84,7 +102,7 @@ fn walk(schema: &Value, path: &str, count: u64, priced: &mut Vec<(String, u64)>)
         }
     }
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        walk(property, &format!("{path}.properties[{name}]"), count, priced);
+        walk(property, &format!("{path}.properties[{name}]"), count, programs, priced);
     }
     for field in ["items", "additionalProperties"] {
         let child = &schema[field];
@@ -92,7 +110,7 @@ fn walk(schema: &Value, path: &str, count: u64, priced: &mut Vec<(String, u64)>)
             // No more of them than fit into a request.
             let fit = REQUEST_BYTES / (smallest(child) + 1);
             let count = count.saturating_mul(Extent::of_schema(schema).size).min(fit.max(1));
-            walk(child, &format!("{path}.{field}"), count, priced);
+            walk(child, &format!("{path}.{field}"), count, programs, priced);
         }
     }
 }
@@ -100,7 +118,7 @@ fn walk(schema: &Value, path: &str, count: u64, priced: &mut Vec<(String, u64)>)
 /// The rules of a schema, ready to be held against objects.
 #[derive(Debug, Default)]
 pub struct Prices {
-    rules: Vec<(String, Program)>,
+    rules: Vec<(String, Arc<Program>)>,
     properties: Vec<(String, Prices)>,
     /// Of lists.
     items: Option<Box<Prices>>,
@@ -111,6 +129,10 @@ pub struct Prices {
 impl Prices {
     /// The rules of a schema; `None` where there are none in it.
     pub fn of(schema: &Value) -> Option<Prices> {
+        Prices::made(schema, &mut Programs::default())
+    }
+
+    fn made(schema: &Value, programs: &mut Programs) -> Option<Prices> {
         if !schema.is_object() {
             return None;
         }
@@ -118,14 +140,14 @@ impl Prices {
         for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
             for field in ["rule", "messageExpression"] {
                 let text = rule[field].as_str().unwrap_or_default();
-                prices.rules.extend(Program::compile(text).ok().map(|program| (text.to_owned(), program)));
+                prices.rules.extend(programs.of(text).ok().map(|program| (text.to_owned(), program)));
             }
         }
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-            prices.properties.extend(Prices::of(property).map(|child| (name.clone(), child)));
+            prices.properties.extend(Prices::made(property, programs).map(|child| (name.clone(), child)));
         }
-        prices.items = Prices::of(&schema["items"]).map(Box::new);
-        prices.additional = Prices::of(&schema["additionalProperties"]).map(Box::new);
+        prices.items = Prices::made(&schema["items"], programs).map(Box::new);
+        prices.additional = Prices::made(&schema["additionalProperties"], programs).map(Box::new);
         let none = prices.rules.is_empty()
             && prices.properties.is_empty()
             && prices.items.is_none()

@@ -15,7 +15,7 @@ fn object(properties: Value) -> Value {
 fn definitions_with_rules_that_could_cost_too_much_are_refused() {
     let check_document = |name: &str, document: &Value, expect: &[&str]| {
         let mut causes = Vec::new();
-        check(document, "s", &mut causes);
+        check(document, "s", &mut Programs::default(), &mut causes);
         let found: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
         assert_eq!(found.len(), expect.len(), "{name}: {found:?}");
@@ -71,7 +71,7 @@ fn definitions_with_rules_that_could_cost_too_much_are_refused() {
     let total = "s: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds";
     let found = {
         let mut causes = Vec::new();
-        check(&many, "s", &mut causes);
+        check(&many, "s", &mut Programs::default(), &mut causes);
         causes
     };
     assert_eq!(found.len(), NAMED + 1);

@@ -144,3 +144,98 @@ judged_by! {
     TrafficExtension => extension::traffic_extension,
     ProxyConfig => policy::proxy_config,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The paths of errors and warnings.
+    fn judged(kind: &str, spec: &str) -> (Vec<String>, Vec<String>) {
+        let spec: Value = serde_saphyr::from_str(spec).unwrap();
+        let object = serde_json::json!({"metadata": {"name": "a", "namespace": "default"}, "spec": spec});
+        let verdict = validate_kind(kind, &object);
+        let paths = |problems: Vec<crate::Problem>| problems.into_iter().map(|one| one.path).collect();
+        (paths(verdict.errors), paths(verdict.warnings))
+    }
+
+    #[test]
+    fn rules_of_kinds() {
+        let table: &[(&str, &str, &str, &[&str], &[&str])] = &[
+            (
+                "authority by a header",
+                "VirtualService",
+                "{hosts: [a.com], http: [{route: [{destination: {host: a.com}}], headers: {request: {set: {Host: b.com}}}}]}",
+                &[],
+                &[],
+            ),
+            (
+                "authority twice",
+                "VirtualService",
+                "{hosts: [a.com], http: [{route: [{destination: {host: a.com}}], rewrite: {authority: c.com}, headers: {request: {set: {':authority': b.com}}}}]}",
+                &["spec.http[0].rewrite.authority"],
+                &[],
+            ),
+            (
+                "expressions with delegates",
+                "VirtualService",
+                "{hosts: [a.com], http: [{match: [{uri: {regex: 'a.*'}}], delegate: {name: b, namespace: c}}]}",
+                &[],
+                &[],
+            ),
+            (
+                "old share of mirrored requests",
+                "VirtualService",
+                "{hosts: [a.com], http: [{route: [{destination: {host: a.com}}], mirror: {host: b.com}, mirrorPercent: 5}]}",
+                &[],
+                &["spec.http[0].mirrorPercent"],
+            ),
+            (
+                "nothing for a port",
+                "DestinationRule",
+                "{host: a.com, trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}}",
+                &["spec.trafficPolicy.portLevelSettings[0]"],
+                &[],
+            ),
+            (
+                "a wildcard for a part of a label",
+                "Gateway",
+                "{servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*-a.example.com']}]}",
+                &["spec.servers[0].hosts[0]"],
+                &[],
+            ),
+            (
+                "TLS on bytes",
+                "Gateway",
+                "{servers: [{port: {number: 80, name: tcp, protocol: TCP}, hosts: ['*'], tls: {mode: PASSTHROUGH}}]}",
+                &["spec.servers[0].tls"],
+                &[],
+            ),
+            (
+                "a short name",
+                "Sidecar",
+                "{egress: [{hosts: [./reviews]}]}",
+                &["spec.egress[0].hosts[0]"],
+                &[],
+            ),
+            ("nobody", "DestinationRule", "{host: a.com, exportTo: ['~']}", &["spec.exportTo[0]"], &[]),
+            (
+                "a key without its end",
+                "AuthorizationPolicy",
+                "{rules: [{when: [{key: 'request.headers[a', values: [b]}]}]}",
+                &["spec.rules[0].when[0].key"],
+                &[],
+            ),
+        ];
+        for (case, kind, spec, errors, warnings) in table {
+            let (found, warned) = judged(kind, spec);
+            assert_eq!(
+                (found.as_slice(), warned.as_slice()),
+                (
+                    &errors.iter().map(ToString::to_string).collect::<Vec<_>>()[..],
+                    &warnings.iter().map(ToString::to_string).collect::<Vec<_>>()[..]
+                ),
+                "{case}"
+            );
+        }
+    }
+}

@@ -251,11 +251,10 @@ fn actions(path: &str, route: &HttpRoute, is_delegate: bool, verdict: &mut Verdi
         }
         direct_response(&format!("{path}.directResponse"), response, verdict);
     }
-    if route.redirect.is_some() || route.direct_response.is_some() {
-        if route.fault.is_some() && route.delegate.is_none() {
-            let message = "has no effect where nothing is forwarded";
-            verdict.error(format!("{path}.fault"), message, "leave it out");
-        }
+    let forwards = route.redirect.is_none() && route.direct_response.is_none();
+    if !forwards && route.fault.is_some() && route.delegate.is_none() {
+        let message = "has no effect where nothing is forwarded";
+        verdict.error(format!("{path}.fault"), message, "leave it out");
     }
     match &route.delegate {
         Some(delegate) => {

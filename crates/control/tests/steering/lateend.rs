@@ -110,6 +110,12 @@ impl Lateend {
         applied.unwrap_or_else(|error| panic!("{object}: {error}"));
     }
 
+    /// Whether there is an object.
+    pub async fn has(&self, object: &Value) -> bool {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        self.api(object).get_opt(name).await.unwrap().is_some()
+    }
+
     pub async fn debug(&self, path: &str) -> String {
         web::get((self.address, self.debug).into(), "localhost", path).await.unwrap()
     }
@@ -145,6 +151,12 @@ impl Envoy {
     /// A gateway with the label `istio: edge`.
     pub async fn gateway(program: &OsStr, lateend: &Lateend) -> Self {
         Self::start(program, lateend, "router~127.0.0.1~edge.default", json!({"LABELS": {"istio": "edge"}}))
+            .await
+    }
+
+    /// Beside a workload on 127.0.0.5 that registers itself as one of this group.
+    pub async fn of_group(program: &OsStr, lateend: &Lateend, group: &str) -> Self {
+        Self::start(program, lateend, "sidecar~127.0.0.5~vm.default", json!({"AUTO_REGISTER_GROUP": group}))
             .await
     }
 

@@ -271,4 +271,24 @@ async fn entries_of_all_resolutions_are_reached() {
         })
         .await;
     }
+
+    // A machine that registers itself is called by what selects it, and no more when it has gone.
+    let machine = Backend::start_on("machine", 5).await;
+    let template = json!({"serviceAccount": "edge", "ports": {"http": machine.address.port()}});
+    let spec = json!({"metadata": {"labels": {"app": "machine"}}, "template": template});
+    let [mut selecting, route] = entry("machines", "STATIC", json!({}));
+    selecting["spec"]["workloadSelector"] = json!({"labels": {"app": "machine"}});
+    for one in [rule("WorkloadGroup", "machines", spec), selecting, route] {
+        lateend.put(one).await;
+    }
+    let host = "machines.example.com";
+    let nobody = ["HTTP/1.1 503 Service Unavailable"];
+    until("nobody yet", async || keys(&asked(edge, host, 4).await) == nobody).await;
+    let machine = Envoy::of_group(&envoy, &lateend, "machines").await;
+    let registered = rule("WorkloadEntry", "machines-127.0.0.5", json!({}));
+    until("its entry", async || lateend.has(&registered).await).await;
+    until("the machine", async || keys(&asked(edge, host, 4).await) == ["machine"]).await;
+    drop(machine);
+    until("it has gone", async || keys(&asked(edge, host, 4).await) == nobody).await;
+    assert!(!lateend.has(&registered).await);
 }

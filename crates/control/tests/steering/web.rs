@@ -17,6 +17,11 @@ impl Backend {
         Self::at(name, (Ipv4Addr::LOCALHOST, 0).into()).await.unwrap()
     }
 
+    /// On 127.0.0.LAST.
+    pub async fn start_on(name: &'static str, last: u8) -> Self {
+        Self::at(name, (Ipv4Addr::new(127, 0, 0, last), 0).into()).await.unwrap()
+    }
+
     /// Three with the same port on addresses of their own.
     pub async fn start_beside(
         first: &'static str,

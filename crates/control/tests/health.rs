@@ -1,6 +1,12 @@
 //! The health of a machine outside of Kubernetes, from its agent's probe to the endpoints that others are told of: whole
 //! processes, in a network namespace of their own where nothing is intercepted.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test may panic and print"
+)]
 
 mod support;
 

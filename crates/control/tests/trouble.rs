@@ -1,6 +1,12 @@
 //! What may go wrong around the control plane: an API that is not there, goes away or refuses, and settings that are
 //! broken.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test may panic and print"
+)]
 
 mod support;
 

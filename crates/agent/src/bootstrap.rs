@@ -137,6 +137,8 @@ fn node_metadata(workload: &Workload, role: Role) -> Value {
         ("LABELS", json!(workload.labels)),
         // There is no certificate for the workload yet: nobody may expect mutual TLS of it.
         ("LATEEN_WORKLOAD_CERTIFICATES", json!("false")),
+        // Its stream is incremental, so what it calls can be fetched one by one.
+        ("LATEEN_ON_DEMAND", json!("true")),
         ("ISTIO_VERSION", json!(lateen_base::VERSION)),
         ("PROXY_CONFIG", workload.config.raw.clone()),
     ];

@@ -54,6 +54,9 @@ pub struct MeshConfig {
     pub access_log_encoding: AccessLogEncoding,
     /// Whether connections that no listener takes are not logged.
     pub disable_envoy_listener_log: bool,
+    /// Whether sidecars without a `Sidecar` that names the services they call are sent what they really call, when they
+    /// call it for the first time, rather than all of the mesh. Lateen's own; docs/on-demand.md.
+    pub on_demand_discovery: bool,
     /// What happens to destinations that nobody knows.
     pub outbound_traffic_policy: MeshOutboundTrafficPolicy,
     /// What happens to inbound traffic for ports that nobody declares.
@@ -421,6 +424,7 @@ impl Default for MeshConfig {
             access_log_format: String::new(),
             access_log_encoding: AccessLogEncoding::Text,
             disable_envoy_listener_log: false,
+            on_demand_discovery: false,
             outbound_traffic_policy: MeshOutboundTrafficPolicy::default(),
             inbound_traffic_policy: MeshInboundTrafficPolicy::default(),
             h2_upgrade_policy: MeshH2UpgradePolicy::DoNotUpgrade,

@@ -15,6 +15,7 @@ use lateen_base::drain;
 use lateen_envoy::type_urls;
 use lateen_model::{ChangeSet, ConfigReference, Namespace, Snapshot};
 use lateen_pilot::name_table::NAME_TABLE;
+use lateen_pilot::on_demand::Asked;
 use lateen_pilot::{Class, Encoded, Engine, ProxyNode, Reclassify, View};
 use lateen_registry::Subscription;
 use lateen_xds::{Client, EncodedResource, Event, Holding, ResourceSource, Subscriber};
@@ -30,11 +31,12 @@ use crate::registration::{HEALTH_INFORMATION, Registration, Registrations};
 use crate::settings;
 
 /// The types that the engine makes.
-const TYPES: [&str; 6] = [
+const TYPES: [&str; 7] = [
     type_urls::CLUSTER,
     type_urls::ENDPOINT,
     type_urls::LISTENER,
     type_urls::ROUTE,
+    type_urls::VIRTUAL_HOST,
     type_urls::EXTENSION_CONFIG,
     NAME_TABLE,
 ];
@@ -496,7 +498,8 @@ impl ResourceSource for Discovery {
         let now = state.distribution.revision();
         state.streams.insert(id, Stream { node, class, letterbox: Arc::clone(&letterbox) }, now);
         self.shared.metrics.connected(&version, true);
-        Ok(Box::new(Proxy { id, version, shared: Arc::clone(&self.shared), view, letterbox, registration }))
+        let (shared, asked) = (Arc::clone(&self.shared), Asked::default());
+        Ok(Box::new(Proxy { id, version, shared, view, letterbox, asked, registration }))
     }
 }
 
@@ -508,6 +511,8 @@ struct Proxy {
     shared: Arc<Shared>,
     view: Arc<Shown>,
     letterbox: Arc<Letterbox>,
+    /// What it asked for by name.
+    asked: Asked,
     /// Of a workload that registers itself.
     registration: Option<Registration>,
 }
@@ -517,21 +522,26 @@ impl Subscriber for Proxy {
         async {
             let letter = self.letterbox.take(&self.shared.metrics).await?;
             self.view = letter.view;
-            Some(Arc::unwrap_or_clone(letter.changes))
+            let mut changes = Arc::unwrap_or_clone(letter.changes);
+            narrow(&self.asked, &self.view.0, &mut changes);
+            Some(changes)
         }
         .boxed()
     }
 
     fn list(&mut self, type_url: &str) -> Vec<Arc<EncodedResource>> {
-        self.view.0.list(type_url).map(|encoded| resource(encoded)).collect()
+        let view = &self.view.0;
+        let unasked = |encoded: &&Arc<Encoded>| !view.is_asked_for(type_url, &encoded.name);
+        view.list(type_url).filter(unasked).map(|encoded| resource(encoded)).collect()
     }
 
     fn get(&mut self, type_url: &str, name: &str) -> Option<Arc<EncodedResource>> {
-        self.view.0.get(type_url, name).map(|encoded| resource(encoded))
+        self.asked.get(&self.view.0, type_url, name).map(|encoded| resource(&encoded))
     }
 
     fn holding(&self) -> Option<Arc<dyn Holding>> {
-        Some(Arc::clone(&self.view) as Arc<dyn Holding>)
+        // Who is sent only what it asks for holds what nobody else does.
+        (!self.view.0.is_on_demand()).then(|| Arc::clone(&self.view) as Arc<dyn Holding>)
     }
 
     fn dependents(&self, type_url: &str, resource: &EncodedResource) -> Vec<(Arc<str>, Arc<str>)> {
@@ -545,6 +555,9 @@ impl Subscriber for Proxy {
     }
 
     fn event(&mut self, event: Event<'_>) {
+        if let Event::Subscribed { type_url, added, removed, .. } = event {
+            self.asked.note(type_url, added, removed);
+        }
         self.letterbox.heard(event, &self.shared.metrics);
         if let (Event::Reported { type_url: HEALTH_INFORMATION, error }, Some(registration)) =
             (event, &self.registration)
@@ -572,6 +585,15 @@ impl Drop for Proxy {
         state.streams.remove(self.id);
         self.shared.metrics.connected(&self.version, false);
         tracing::info!(stream = self.id, "a proxy disconnected");
+    }
+}
+
+/// Leaves of a change of the class what concerns the stream: the clusters that it asked for, and of tables that changed
+/// the virtual hosts that it did.
+fn narrow(asked: &Asked, view: &View, changes: &mut lateen_xds::ChangeSet) {
+    if view.is_on_demand() {
+        changes.retain(type_urls::CLUSTER, |name| asked.gets(view, type_urls::CLUSTER, name));
+        changes.replace(type_urls::VIRTUAL_HOST, |table| asked.hosts(table));
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::balance::{Criteria, xx_hash};
+use crate::filters::OnDemandClusters;
 use crate::format::Format;
 use crate::istio::StatsFilter;
 use crate::listener::AccessLog;
@@ -98,6 +99,8 @@ pub struct TcpProxy {
     pub hash: Option<TcpHash>,
     /// Whether the upstream is connected to only when the client has said something.
     pub wait_for_data: bool,
+    /// Whether a cluster that is not there is asked for.
+    pub on_demand: Option<OnDemandClusters>,
     /// How often a connection that lasts is logged.
     pub log_interval: Option<Duration>,
     /// Whether it is logged when it begins.

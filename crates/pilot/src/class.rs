@@ -15,7 +15,7 @@ use crate::index::Index;
 use crate::patch::SelectedFilter;
 use crate::preference::Place;
 use crate::scope::ScopeKey;
-use crate::{ProxyNode, gateway};
+use crate::{ProxyNode, gateway, on_demand};
 
 /// What a proxy stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -62,6 +62,8 @@ pub struct Class {
     pub workload_certificates: bool,
     /// The EnvoyFilters that are for it, in the order in which they apply.
     pub envoy_filters: Vec<SelectedFilter>,
+    /// Of a sidecar: whether it is sent what it calls, and no more.
+    pub on_demand: bool,
     /// Where it is, if that matters to anything it is told.
     pub place: Option<Arc<Place>>,
 }
@@ -78,7 +80,9 @@ impl Class {
             }
             Role::Gateway => Accepted::default(),
         };
+        let envoy_filters = index.patches.select(snapshot, node, labels);
         Self {
+            on_demand: on_demand::is_for(snapshot, index, node, sidecar.as_ref(), &envoy_filters),
             role: node.role,
             namespace: node.namespace.clone(),
             cluster: node.cluster.clone(),
@@ -93,7 +97,7 @@ impl Class {
             sidecar,
             destination_rules: selecting_rules(snapshot, &node.namespace, labels),
             workload_certificates: node.workload_certificates,
-            envoy_filters: index.patches.select(snapshot, node, labels),
+            envoy_filters,
             place: index.asked_places.place(node, workload),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE};
+use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, VIRTUAL_HOST};
 use lateen_model::{Hostname, Service};
 
 use crate::cluster::{self, ClusterKey};
@@ -11,6 +11,7 @@ use crate::encoded::{Cache, Encoded, Key};
 use crate::endpoint::{self, EndpointKey};
 use crate::listener::{self, ListenerKey};
 use crate::name_table::{self, NAME_TABLE, NameKey};
+use crate::on_demand::HostTable;
 use crate::patch::{self, PatchCache};
 use crate::route::{self, RouteKey, Swap, VirtualHostKey};
 use crate::view::{Changed, ResourceSet, Resources, put, replace};
@@ -132,7 +133,13 @@ impl Group {
             let made = keys.iter().filter_map(|key| caches.listener(world, key));
             replace(&mut self.set.listeners, added.into_iter().chain(made), &mut names);
             note(LISTENER, names);
-            note(ROUTE, self.routes(world, caches));
+            let (routes, tables) = self.routes(world, caches);
+            note(ROUTE, routes);
+            note(VIRTUAL_HOST, tables);
+        } else if !work.swaps.is_empty() && world.class.on_demand {
+            let (routes, tables) = self.routes(world, caches);
+            note(ROUTE, routes);
+            note(VIRTUAL_HOST, tables);
         } else if !work.swaps.is_empty() {
             note(ROUTE, self.swap_rules(world, caches, &work.swaps));
         }
@@ -208,14 +215,24 @@ impl Group {
         [Arc::clone(&table.name)].into()
     }
 
-    fn routes(&mut self, world: &World<'_>, caches: &mut Caches) -> BTreeSet<Arc<str>> {
+    /// Names the route configurations that changed, and those whose virtual hosts, where they are asked for, may have.
+    fn routes(&mut self, world: &World<'_>, caches: &mut Caches) -> (BTreeSet<Arc<str>>, BTreeSet<Arc<str>>) {
+        let mut tables = BTreeSet::new();
+        self.set.on_demand = world.class.on_demand;
         let mut next = Vec::new();
         let mut keys = HashMap::new();
         for mut key in route::plan(world) {
+            key.on_demand = world.class.on_demand;
             let present = self.route_keys.remove(&key.name).filter(|(present, _)| *present == key);
             let (key, plain) = match present {
                 Some(present) => present,
                 None => {
+                    if key.on_demand {
+                        let name: Arc<str> = key.name.as_str().into();
+                        let table = Arc::new(HostTable::new(&key, &mut caches.hosts));
+                        self.set.tables.insert(Arc::clone(&name), table);
+                        tables.insert(name);
+                    }
                     let plain = Arc::new(route::assemble(&mut key, &mut caches.hosts));
                     (key, plain)
                 }
@@ -223,10 +240,16 @@ impl Group {
             next.extend(caches.patched(world, patch::Kind::Route, Arc::clone(&plain)));
             keys.insert(key.name.clone(), (key, plain));
         }
+        let gone = |name: &&Arc<str>| !self.route_keys.is_empty() && self.route_keys.contains_key(&***name);
+        let gone: Vec<Arc<str>> = self.set.tables.keys().filter(gone).cloned().collect();
+        for name in gone {
+            self.set.tables.remove(&name);
+            tables.insert(name);
+        }
         self.route_keys = keys;
         let mut changed = BTreeSet::new();
         replace(&mut self.set.routes, next, &mut changed);
-        changed
+        (changed, tables)
     }
 }
 

@@ -28,6 +28,7 @@ pub mod listener;
 mod mutual_tls;
 pub mod name_table;
 mod node;
+pub mod on_demand;
 mod patch;
 mod policy;
 mod preference;

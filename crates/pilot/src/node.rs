@@ -40,6 +40,9 @@ pub struct ProxyNode {
     pub workload_certificates: bool,
     /// `DNS_CAPTURE`: whether its agent answers the workload's DNS questions, and so gets the name table.
     pub dns_capture: bool,
+    /// `LATEEN_ON_DEMAND`: whether it can fetch virtual hosts and clusters when they are called for the first time. That
+    /// takes the incremental protocol.
+    pub on_demand: bool,
     /// All of its metadata that is text; EnvoyFilters may ask for any.
     pub metadata: BTreeMap<String, String>,
     /// `NODE_NAME`: the node it runs on.
@@ -122,6 +125,7 @@ impl ProxyNode {
             marks_sockets: metadata.contains_key("LATEEN_SOCKET_MARK"),
             workload_certificates: text("LATEEN_WORKLOAD_CERTIFICATES") != "false",
             dns_capture: text("DNS_CAPTURE") == "true",
+            on_demand: text("LATEEN_ON_DEMAND") == "true",
             node: text("NODE_NAME"),
             metadata: metadata
                 .iter()

@@ -8,11 +8,13 @@ use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROU
 
 use crate::encoded::Encoded;
 use crate::name_table::NAME_TABLE;
+use crate::on_demand::HostTable;
 
 /// Resources by name. Clones share.
 pub(crate) type Resources = OrdMap<Arc<str>, Arc<Encoded>>;
 
-/// By type URL, the names of the resources that came, went or changed.
+/// By type URL, the names of the resources that came, went or changed; of virtual hosts that are asked for, those of their
+/// tables.
 pub type Changed = BTreeMap<&'static str, BTreeSet<Arc<str>>>;
 
 /// Resources of all types.
@@ -22,6 +24,10 @@ pub(crate) struct ResourceSet {
     pub(crate) endpoints: Resources,
     pub(crate) listeners: Resources,
     pub(crate) routes: Resources,
+    /// Whether virtual hosts and clusters of services are sent only to who asks for them.
+    pub(crate) on_demand: bool,
+    /// Of tables whose virtual hosts are asked for: these, by the table's name.
+    pub(crate) tables: OrdMap<Arc<str>, Arc<HostTable>>,
     /// What EnvoyFilters add of extensions.
     pub(crate) extensions: Resources,
     /// The one resource of its kind.

@@ -257,6 +257,7 @@ impl Main {
         let discovers = dynamic.cds_config.is_some()
             || dynamic.lds_config.is_some()
             || !self.manager.lock().wanted_of_ads().is_empty()
+            || self.manager.lock().state().on_demand.is_open()
             || self.manager.lock().state().secrets.wants(&SecretSource::Ads);
         if let Some(store) = &self.last_good {
             tokio::spawn(xds::keep(Arc::clone(store), Arc::clone(&self.manager)));

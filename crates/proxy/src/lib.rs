@@ -31,6 +31,7 @@ pub mod manager;
 mod memory;
 pub mod message;
 pub mod network;
+pub mod on_demand;
 pub mod options;
 pub mod outside;
 pub mod overload;

@@ -4,6 +4,7 @@
 //! known, a listener when its routes are. Until then what was there before serves. A resource that is refused changes
 //! nothing.
 
+pub(crate) mod demand;
 mod drains;
 mod secrets;
 pub(crate) mod updates;
@@ -16,9 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lateen_dataplane::cluster::{Assignment, Discovery};
-use lateen_dataplane::compile::{
-    compile_assignment, compile_cluster, compile_listener_in, compile_routes_in,
-};
+use lateen_dataplane::compile::{compile_assignment, compile_cluster, compile_listener_in};
 use lateen_dataplane::error::Warning;
 use lateen_dataplane::listener::{Address, Listener as CompiledListener, NetworkFilter, RouteSource};
 use lateen_envoy::TypeUrl;
@@ -26,7 +25,7 @@ use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::core::v3::ConfigSource;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
-use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use lateen_envoy::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -103,6 +102,8 @@ pub struct Manager {
     workers: Vec<UnboundedSender<Command>>,
     this: Weak<Mutex<Manager>>,
     assignments: HashMap<Arc<str>, Assignment>,
+    /// What was asked for because somebody called for it.
+    pub(crate) demand: demand::Demand,
     warming_clusters: HashMap<Arc<str>, Arc<ClusterHandle>>,
     warming_listeners: HashMap<Arc<str>, ActiveListener>,
     /// Those who are asked for configuration.
@@ -137,6 +138,7 @@ impl Manager {
                 workers,
                 this: this.clone(),
                 assignments: HashMap::new(),
+                demand: demand::Demand::default(),
                 warming_clusters: HashMap::new(),
                 warming_listeners: HashMap::new(),
                 services: xds::Services::default(),
@@ -190,6 +192,12 @@ impl Manager {
         let (followed, current) = (Arc::clone(&self.followed), file.clone());
         let wanted = move || followed.lock().get(&key) == Some(&current);
         tokio::spawn(xds::files::follow(self.this.clone(), kind, file, None, || (), wanted));
+    }
+
+    /// Notes who is asked for a resource that is called for.
+    fn note_source(&mut self, kind: &'static str, name: &str, source: &ConfigSource) {
+        let origin = xds::Origin::new(Some(source), &self.parent);
+        self.services.note(kind, name, &origin);
     }
 
     pub(crate) fn is_followed(&self, kind: &'static str, name: &str) -> bool {
@@ -322,8 +330,9 @@ impl Manager {
             return;
         }
         let mut clusters = (**clusters).clone();
-        clusters.insert(name, handle);
+        clusters.insert(Arc::clone(&name), handle);
         self.state.clusters.store(Arc::new(clusters));
+        self.answered(Cluster::TYPE_URL, &name);
     }
 
     fn warm_cluster(&mut self, handle: Arc<ClusterHandle>, limit: Option<Duration>) {
@@ -398,6 +407,8 @@ impl Manager {
         match kind {
             ClusterLoadAssignment::TYPE_URL => self.wanted_endpoints(),
             RouteConfiguration::TYPE_URL => self.wanted_routes(),
+            VirtualHost::TYPE_URL => self.demand.virtual_hosts(&self.wanted_routes()),
+            Cluster::TYPE_URL => self.demand.clusters(),
             _ => BTreeSet::new(),
         }
     }
@@ -417,13 +428,7 @@ impl Manager {
 
     /// Adds or replaces a route table.
     pub fn apply_routes(&mut self, message: RouteConfiguration) -> Result<(), ApplyError> {
-        let source = Encoded::new(&message);
-        let compiled = compile_routes_in(self.state.runtime.resolve(message), &Process)?;
-        self.note(compiled.warnings);
-        let table = Arc::new(compiled.value);
-        refusals::table_clusters(&table, &|name| self.sources.clusters.contains_key(name))?;
-        self.sources.routes.insert(table.name.to_string(), source);
-        self.state.route_slot(&table.name).store(Some(Arc::clone(&table)));
+        self.publish_routes(message)?;
         let ready: Vec<Arc<str>> = self
             .warming_listeners
             .iter()
@@ -470,6 +475,7 @@ impl Manager {
         }
         self.check_listener(&compiled.value)?;
         let listener = self.state.make_listener(compiled.value).map_err(tls_error("Listener", &name))?;
+        self.listen_for_calls(&listener);
         for (routes, origin, _) in discovered_routes(&listener) {
             self.follow(RouteConfiguration::TYPE_URL, &routes, origin);
         }

@@ -347,6 +347,12 @@ impl Exchange {
         }
     }
 
+    /// Whether the route that was found forbids the change of protocol that the client wants.
+    pub(crate) fn upgrade_refused(&self) -> bool {
+        let wanted = self.upgrade.as_ref().filter(|_| self.found.is_some());
+        wanted.is_some_and(|upgrade| !self.upgrade_allowed(upgrade))
+    }
+
     /// Whether connection manager and route let the client change the protocol (`upgrade_configs`).
     fn upgrade_allowed(&self, upgrade: &str) -> bool {
         let setting = |list: &[(Box<str>, bool)]| {

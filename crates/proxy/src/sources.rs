@@ -127,7 +127,8 @@ impl Sources {
             Cluster::TYPE_URL => stamp(&mut self.clusters, name, version),
             Listener::TYPE_URL => stamp(&mut self.listeners, name, version),
             RouteConfiguration::TYPE_URL => stamp(&mut self.routes, name, version),
-            _ => stamp(&mut self.endpoints, name, version),
+            ClusterLoadAssignment::TYPE_URL => stamp(&mut self.endpoints, name, version),
+            _ => {}
         }
     }
 

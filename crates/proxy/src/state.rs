@@ -24,6 +24,7 @@ use crate::drain::{Drain, DrainPolicy};
 use crate::filters::Chain;
 use crate::filters::istio::Identity;
 use crate::network::{Gates, Registry};
+use crate::on_demand::OnDemand;
 use crate::overload::Limits;
 use crate::preamble::PreambleStats;
 use crate::runtime::Runtime;
@@ -349,6 +350,8 @@ pub struct State {
     pub limits: Limits,
     /// Values that configuration refers to by key.
     pub runtime: Runtime,
+    /// Who waits for what is fetched when it is called for.
+    pub on_demand: OnDemand,
     limited_listeners: Mutex<HashMap<Arc<str>, Arc<AtomicU64>>>,
 }
 
@@ -382,6 +385,7 @@ impl State {
             connections: AtomicU64::new(0),
             limits: Limits::default(),
             runtime: Runtime::default(),
+            on_demand: OnDemand::default(),
             limited_listeners: Mutex::default(),
         }
     }

@@ -3,7 +3,7 @@
 use crate::{DELTA_PATH, Protocol, SOTW_PATH};
 
 /// Types with a service of their own: the end of the type URL, and the methods of the two protocols.
-const SERVICES: [(&str, &str, &str); 7] = [
+const SERVICES: [(&str, &str, &str); 8] = [
     (
         "envoy.config.cluster.v3.Cluster",
         "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
@@ -23,6 +23,12 @@ const SERVICES: [(&str, &str, &str); 7] = [
         "envoy.config.route.v3.RouteConfiguration",
         "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
         "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+    ),
+    (
+        // There is no method for the state of the world: virtual hosts are asked for one by one.
+        "envoy.config.route.v3.VirtualHost",
+        "",
+        "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
     ),
     (
         "envoy.extensions.transport_sockets.tls.v3.Secret",
@@ -45,10 +51,11 @@ const SERVICES: [(&str, &str, &str); 7] = [
 pub fn service_path(type_url: &str, protocol: Protocol) -> Option<&'static str> {
     let name = type_url.rsplit('/').next().unwrap_or(type_url);
     let (_, sotw, delta) = SERVICES.into_iter().find(|(kind, ..)| *kind == name)?;
-    Some(match protocol {
+    let path = match protocol {
         Protocol::Sotw => sotw,
         Protocol::Delta => delta,
-    })
+    };
+    Some(path).filter(|path| !path.is_empty())
 }
 
 /// The protocol of a method.
@@ -56,6 +63,7 @@ pub(crate) fn protocol_of(path: &str) -> Option<Protocol> {
     match path {
         DELTA_PATH => Some(Protocol::Delta),
         SOTW_PATH => Some(Protocol::Sotw),
+        "" => None,
         path => SERVICES.into_iter().find_map(|(_, sotw, delta)| match path {
             _ if path == sotw => Some(Protocol::Sotw),
             _ if path == delta => Some(Protocol::Delta),
@@ -77,5 +85,8 @@ mod tests {
         assert_eq!(service_path(url, Protocol::Delta).and_then(protocol_of), Some(Protocol::Delta));
         assert_eq!(service_path("type.googleapis.com/x.Y", Protocol::Delta), None);
         assert_eq!(protocol_of("/x.Y/StreamZ"), None);
+        let hosts = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
+        assert_eq!(service_path(hosts, Protocol::Sotw), None);
+        assert_eq!(service_path(hosts, Protocol::Delta).and_then(protocol_of), Some(Protocol::Delta));
     }
 }

@@ -129,6 +129,25 @@ impl ChangeSet {
         }
     }
 
+    /// Leaves out what of a type need not be looked at.
+    pub fn retain(&mut self, type_url: &str, keep: impl Fn(&str) -> bool) {
+        let Some(Names::Some(names)) = self.types.get_mut(type_url) else { return };
+        names.retain(|name| keep(name));
+        if names.is_empty() {
+            self.types.remove(type_url);
+        }
+    }
+
+    /// Puts other names in the place of those of a type: `expand` gives them for each.
+    pub fn replace(&mut self, type_url: &str, expand: impl Fn(&str) -> Vec<Arc<str>>) {
+        if let Some(Names::Some(names)) = self.types.get_mut(type_url) {
+            *names = names.iter().flat_map(|name| expand(name)).collect();
+            if names.is_empty() {
+                self.types.remove(type_url);
+            }
+        }
+    }
+
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.types.is_empty()

@@ -10,9 +10,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lateen_envoy::envoy::config::listener::v3::Listener;
 use lateen_envoy::prost::Message;
-use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use lateen_envoy::type_urls::{CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST};
 use lateen_envoy::{Any, from_any};
 use lateen_model::ChangeSet;
+use lateen_pilot::on_demand::Asked;
 use lateen_pilot::{Class, Engine, ProxyNode, View};
 use lateen_registry::{Change, KubernetesOptions, Store, StoreOptions, object};
 use lateen_xds::{AdsServer, Client, EncodedResource, Event, ResourceSource, ServerOptions, Subscriber};
@@ -35,6 +36,8 @@ struct State {
     age: usize,
     seen: Vec<Seen>,
     stand_in: Option<ProxyNode>,
+    /// Listeners that bind all the same.
+    bound: Vec<String>,
 }
 
 /// What a peer said of what it was sent.
@@ -56,6 +59,7 @@ impl Default for Mesh {
             age: 0,
             seen: Vec::new(),
             stand_in: None,
+            bound: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), generation: Arc::new(watch::channel(0).0) }
     }
@@ -91,6 +95,11 @@ impl Mesh {
         drop(state);
         self.generation.send_modify(|generation| *generation += 1);
         Ok(())
+    }
+
+    /// From now on the listeners of these names bind, even where a stage has begun.
+    pub fn bind(&self, names: &[String]) {
+        self.state().bound = names.to_vec();
     }
 
     /// What peers said since the last [`Self::stage`].
@@ -164,8 +173,15 @@ impl ResourceSource for Mesh {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut generation = self.generation.subscribe();
         generation.mark_unchanged();
-        let mut peer =
-            Peer { mesh: self.clone(), node, generation, class: None, view: View::default(), staged: false };
+        let mut peer = Peer {
+            mesh: self.clone(),
+            node,
+            generation,
+            class: None,
+            view: View::default(),
+            asked: Asked::default(),
+            staged: None,
+        };
         peer.look();
         Ok(Box::new(peer))
     }
@@ -179,13 +195,23 @@ struct Peer {
     /// Held, so that the engine keeps it.
     class: Option<Arc<Class>>,
     view: View,
-    staged: bool,
+    asked: Asked,
+    /// Where a stage has begun: the listeners that bind.
+    staged: Option<Vec<String>>,
 }
 
 impl Peer {
+    fn resource(&self, type_url: &str, encoded: &lateen_pilot::Encoded) -> Arc<EncodedResource> {
+        if let (Some(names), LISTENER) = (&self.staged, type_url) {
+            return Arc::new(bound(encoded, names.iter().any(|name| **name == *encoded.name)));
+        }
+        let (name, version) = (Arc::clone(&encoded.name), Arc::clone(&encoded.version));
+        Arc::new(EncodedResource::new(name, version, encoded.bytes.clone()))
+    }
+
     fn look(&mut self) {
         let mut state = self.mesh.state();
-        self.staged = state.stand_in.is_some();
+        self.staged = state.stand_in.is_some().then(|| state.bound.clone());
         let node = state.stand_in.clone().unwrap_or_else(|| self.node.clone());
         let class = state.engine.proxy_class(&node);
         self.view = state.engine.view(&class);
@@ -200,7 +226,7 @@ impl Subscriber for Peer {
             self.generation.changed().await.ok()?;
             self.look();
             let mut changes = lateen_xds::ChangeSet::new();
-            for type_url in [CLUSTER, ENDPOINT, LISTENER, ROUTE] {
+            for type_url in [CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST] {
                 changes.add_type(type_url);
             }
             Some(changes)
@@ -209,12 +235,13 @@ impl Subscriber for Peer {
     }
 
     fn list(&mut self, type_url: &str) -> Vec<Arc<EncodedResource>> {
-        let staged = self.staged;
-        self.view.list(type_url).map(|encoded| resource(type_url, encoded, staged)).collect()
+        let unasked = self.view.list(type_url).filter(|one| !self.view.is_asked_for(type_url, &one.name));
+        unasked.map(|encoded| self.resource(type_url, encoded)).collect()
     }
 
     fn get(&mut self, type_url: &str, name: &str) -> Option<Arc<EncodedResource>> {
-        self.view.get(type_url, name).map(|encoded| resource(type_url, encoded, self.staged))
+        let found = self.asked.get(&self.view, type_url, name)?;
+        Some(self.resource(type_url, &found))
     }
 
     fn dependents(&self, type_url: &str, resource: &EncodedResource) -> Vec<(Arc<str>, Arc<str>)> {
@@ -229,27 +256,19 @@ impl Subscriber for Peer {
             }
             Event::Accepted { type_url, .. } => Seen::Accepted(type_url.to_owned()),
             Event::Settled => Seen::Settled,
+            Event::Subscribed { type_url, added, removed, .. } => {
+                return self.asked.note(type_url, added, removed);
+            }
             _ => return,
         };
         self.mesh.state().seen.push(seen);
     }
 }
 
-fn resource(type_url: &str, encoded: &lateen_pilot::Encoded, staged: bool) -> Arc<EncodedResource> {
-    if staged && type_url == LISTENER {
-        return Arc::new(without_port(encoded));
-    }
-    Arc::new(EncodedResource::new(
-        Arc::clone(&encoded.name),
-        Arc::clone(&encoded.version),
-        encoded.bytes.clone(),
-    ))
-}
-
-/// The listener without a socket of its own.
-fn without_port(encoded: &lateen_pilot::Encoded) -> EncodedResource {
+/// The listener with or without a socket of its own.
+fn bound(encoded: &lateen_pilot::Encoded, bound: bool) -> EncodedResource {
     let read = Any::decode(encoded.bytes.clone()).ok().and_then(|any| from_any::<Listener>(&any).ok());
     let mut listener = read.unwrap_or_default();
-    listener.bind_to_port = Some(false);
+    listener.bind_to_port = Some(bound);
     EncodedResource::pack(&*encoded.name, &listener)
 }

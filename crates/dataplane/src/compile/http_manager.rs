@@ -45,7 +45,12 @@ pub(crate) fn http_manager(
     let mut routes_origin = None;
     let routes = match value.route_specifier.take() {
         Some(RouteSpecifier::RouteConfig(table)) => {
-            RouteSource::Inline(Arc::new(route_table(&context.field("route_config"), table)?))
+            let context = context.field("route_config");
+            let mut table = route_table(&context, table)?;
+            if table.on_demand.take().is_some() {
+                context.field("vhds").warn("only tables that are discovered get virtual hosts on demand");
+            }
+            RouteSource::Inline(Arc::new(table))
         }
         Some(RouteSpecifier::Rds(rds)) => {
             routes_origin = rds.config_source.map(Box::new);

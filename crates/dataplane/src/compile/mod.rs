@@ -24,6 +24,7 @@ mod local_reply;
 mod matcher_tree;
 mod metadata;
 mod network;
+mod on_demand;
 mod refusals;
 mod resilience;
 mod retry;

@@ -20,7 +20,7 @@ use super::local_reply::{body, body_format};
 use super::retry::retry;
 use super::template::{rewrite, template};
 use super::values::metadata;
-use super::{hash_policy, matcher_tree, metadata, refusals};
+use super::{hash_policy, matcher_tree, metadata, on_demand, refusals};
 use crate::balance::Criteria;
 use crate::circuit::RoutePriority;
 use crate::error::{Context, Result};
@@ -68,7 +68,8 @@ struct Inherited {
 
 /// Compiles a route configuration.
 pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfiguration) -> Result<RouteTable> {
-    let direct_body = refusals::table(context, &table)?;
+    let direct_body = refusals::direct_body(&table);
+    let on_demand = on_demand::virtual_hosts(context, table.vhds.take())?;
     let mut domains = Domains::default();
     let table_mutations = Arc::new(mutations!(context, table)?);
     let table_overrides = overrides(context, take(&mut table.typed_per_filter_config))?;
@@ -105,6 +106,7 @@ pub(crate) fn route_table(context: &Context<'_>, mut table: proto::RouteConfigur
             .map(|name| name.to_ascii_lowercase().into_bytes().into())
             .collect(),
         validate_clusters: table.validate_clusters.take(),
+        on_demand,
     };
     // It counted above.
     table.max_direct_response_body_size_bytes = None;

@@ -11,6 +11,7 @@ use super::access_log::access_logs;
 use super::common::{duration, header_mutations, leftover, limit};
 use super::metadata::metadata_match;
 use super::network::stat_prefix;
+use super::on_demand;
 use crate::balance::Criteria;
 use crate::error::{Context, Result};
 use crate::format::Format;
@@ -51,6 +52,10 @@ pub(crate) fn tcp_proxy(context: &Context<'_>, mut value: proto::TcpProxy) -> Re
         backoff: backoff(&context.field("backoff_options"), value.backoff_options.take())?,
         hash: hash(&context.field("hash_policy"), take(&mut value.hash_policy))?,
         wait_for_data,
+        on_demand: match value.on_demand.take() {
+            Some(value) => on_demand::tcp(&context.field("on_demand"), value)?,
+            None => None,
+        },
         log_interval: limit(&interval_context, interval, None)?,
         log_start: options.flush_access_log_on_start,
         log_connected: options.flush_access_log_on_connected

@@ -8,6 +8,7 @@ mod cors;
 mod fault;
 mod header_mutation;
 mod local_ratelimit;
+mod on_demand;
 pub mod rate_limits;
 mod slot;
 
@@ -18,6 +19,7 @@ pub use cors::Cors;
 pub use fault::{Fault, FaultStatus, FaultValue};
 pub use header_mutation::{HeaderMutation, Mutation, Mutations, QueryMutation};
 pub use local_ratelimit::{BucketConfig, Buckets, HostLimits, LimitedDescriptor, LocalRateLimit, Verdict};
+pub use on_demand::{OnDemand, OnDemandClusters};
 pub use slot::Slot;
 
 use crate::route::RetryOn;
@@ -48,6 +50,8 @@ pub enum HttpFilterKind {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Changes of heads.
     HeaderMutation(Arc<HeaderMutation>),
+    /// Virtual hosts and clusters when they are first called for.
+    OnDemand(Arc<OnDemand>),
     /// Istio's standard metrics.
     IstioStats(Arc<crate::istio::StatsFilter>),
     /// Who is at the other end.
@@ -75,6 +79,8 @@ pub enum FilterOverride {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// More changes, from the farthest level to the nearest.
     HeaderMutation(Arc<[Arc<Mutations>]>),
+    /// Other clusters on demand, or none.
+    OnDemand(Arc<OnDemand>),
 }
 
 impl FilterOverride {

@@ -16,6 +16,8 @@ mod virtual_cluster;
 
 use std::sync::Arc;
 
+use lateen_envoy::envoy::config::core::v3::ConfigSource;
+
 pub use action::{
     Action, ClusterSpecifier, ConnectTermination, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror,
     PathRewrite, Redirect, WeightedCluster,
@@ -65,6 +67,8 @@ pub struct RouteTable {
     pub internal_only_headers: Vec<Box<[u8]>>,
     /// Whether the clusters that it names have to exist when it is taken; not said: where it is part of a listener.
     pub validate_clusters: Option<bool>,
+    /// Where virtual hosts are asked for that are called and not there.
+    pub on_demand: Option<Arc<ConfigSource>>,
 }
 
 /// Which plain requests a virtual host redirects (`VirtualHost.TlsRequirementType`).

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Common, network_filter};
+use crate::on_demand;
 use crate::proto::{self, core, ext, listener, route, to_any};
 use ext::filters::network::http_connection_manager::v3 as manager;
 pub(super) use manager::http_connection_manager::RouteSpecifier;
@@ -86,7 +87,13 @@ pub(super) fn manager_message(
             message.server_header_transformation =
                 manager::http_connection_manager::ServerHeaderTransformation::PassThrough as i32;
         }
-        Side::Outbound => {}
+        Side::Outbound => {
+            if common.on_demand {
+                // Before all that depends on the route.
+                let fetch = filter("envoy.filters.http.on_demand", &on_demand::http_filter());
+                message.http_filters.insert(0, fetch);
+            }
+        }
     }
     message
 }

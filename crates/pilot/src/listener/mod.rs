@@ -17,6 +17,7 @@ use crate::Role;
 use crate::cluster::{BLACK_HOLE, PASSTHROUGH, outbound_name};
 use crate::encoded::{Encoded, Key};
 use crate::inbound::Families;
+use crate::on_demand;
 use crate::proto::{self, ext, listener, to_any};
 use crate::proxyless::{ApiListener, ServerListener, plan_listeners, plan_servers};
 use crate::rules::full_host;
@@ -38,6 +39,8 @@ pub(crate) struct Common {
     /// Where connections go that nobody claims.
     unclaimed: String,
     families: Families,
+    /// Whether what is called is fetched when it is called for the first time.
+    on_demand: bool,
 }
 
 impl Common {
@@ -48,6 +51,7 @@ impl Common {
             detection_timeout: mesh.protocol_detection_timeout.get(),
             unclaimed: unclaimed(world),
             families: world.class.families,
+            on_demand: world.class.on_demand,
         }
     }
 
@@ -189,6 +193,7 @@ fn tcp_proxy(common: &Common, stat_prefix: &str, cluster: &str) -> listener::Fil
             stat_prefix: stat_prefix.to_owned(),
             access_log: common.log.messages(),
             cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            on_demand: on_demand::connections(common.on_demand, std::iter::once(cluster)),
             ..Default::default()
         },
     )

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use lateen_api::networking::{EnvoyFilter, ProxyMatch};
+use lateen_api::networking::{EnvoyFilter, PatchContext, ProxyMatch};
 use lateen_model::{ChangeSet, Config, ConfigKey, ConfigKind, Namespace, Snapshot};
 use regex::Regex;
 use serde::Serialize;
@@ -148,6 +148,21 @@ impl PatchIndex {
             .map(|read| SelectedFilter { key: read.config.key(), patches: read.for_proxy(node) })
             .filter(|selected| !selected.patches.is_empty())
             .collect()
+    }
+
+    /// Whether any of these changes routes outside of gateways.
+    pub(crate) fn change_routes(&self, selected: &[SelectedFilter]) -> bool {
+        selected.iter().any(|selected| {
+            let read = self.filters.get(&selected.key);
+            let mut patches = selected.patches.iter().filter_map(|index| read?.patches.get(*index)?.as_ref());
+            patches.any(|patch| {
+                use lateen_api::networking::EnvoyFilterApplyTo::{
+                    HttpRoute, RouteConfiguration, VirtualHost,
+                };
+                matches!(patch.apply_to(), RouteConfiguration | VirtualHost | HttpRoute)
+                    && patch.context() != PatchContext::SidecarInbound
+            })
+        })
     }
 
     /// The patches of a class.

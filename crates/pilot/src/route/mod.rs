@@ -19,7 +19,7 @@ use lateen_envoy::type_urls;
 use crate::encoded::{Cache, Encoded};
 use crate::proto::route;
 use crate::world::World;
-use crate::{Role, cluster};
+use crate::{Role, cluster, on_demand};
 pub(crate) use virtual_host::{Fallback, Scope, VirtualHostKey};
 
 /// One route configuration, as the keys of its parts.
@@ -29,12 +29,15 @@ pub(crate) struct RouteKey {
     pub(crate) hosts: Vec<Arc<VirtualHostKey>>,
     /// Whether a port that a request names counts for nothing when hosts are compared.
     pub(crate) ignore_port: bool,
+    /// Whether hosts are not part of it but asked for.
+    pub(crate) on_demand: bool,
 }
 
 impl RouteKey {
     /// A table of these hosts.
     pub(crate) fn new(name: String, hosts: Vec<VirtualHostKey>) -> Self {
-        Self { name, hosts: hosts.into_iter().map(Arc::new).collect(), ignore_port: false }
+        let hosts = hosts.into_iter().map(Arc::new).collect();
+        Self { name, hosts, ignore_port: false, on_demand: false }
     }
 }
 
@@ -59,9 +62,8 @@ pub(crate) use virtual_host::gateway_name;
 pub(crate) fn assemble(key: &mut RouteKey, cache: &mut Cache<Arc<VirtualHostKey>>) -> Encoded {
     /// `RouteConfiguration.virtual_hosts`
     const VIRTUAL_HOSTS: u32 = 2;
-    let hosts: Vec<Arc<Encoded>> = key
-        .hosts
-        .iter_mut()
+    let own = key.hosts.iter_mut().filter(|_| !key.on_demand);
+    let hosts: Vec<Arc<Encoded>> = own
         .map(|host| {
             let (kept, encoded) = cache.get_kept(host);
             *host = kept;
@@ -71,6 +73,7 @@ pub(crate) fn assemble(key: &mut RouteKey, cache: &mut Cache<Arc<VirtualHostKey>
     let frame = route::RouteConfiguration {
         name: key.name.clone(),
         ignore_port_in_host_matching: key.ignore_port,
+        vhds: key.on_demand.then(on_demand::virtual_hosts),
         // Clusters come and go on their own; a missing one answers 503 instead of refusing the whole table.
         validate_clusters: Some(false),
         max_direct_response_body_size_bytes: Some(1024 * 1024),

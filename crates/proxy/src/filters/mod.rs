@@ -42,6 +42,7 @@ mod fault;
 mod header_mutation;
 pub mod istio;
 mod local_ratelimit;
+mod on_demand;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -136,6 +137,8 @@ pub enum Running {
     LocalRateLimit(local_ratelimit::LocalRateLimit),
     /// Changes of heads.
     HeaderMutation(header_mutation::HeaderMutation),
+    /// What is fetched when it is called for.
+    OnDemand(on_demand::OnDemand),
     /// Istio's standard metrics.
     IstioStats(istio::IstioStats),
     /// Who is at the other end.
@@ -151,6 +154,7 @@ impl Running {
             Self::Buffer(filter) => filter,
             Self::LocalRateLimit(filter) => filter,
             Self::HeaderMutation(filter) => filter,
+            Self::OnDemand(filter) => filter,
             Self::IstioStats(filter) => filter,
             Self::PeerMetadata(filter) => filter,
         }
@@ -166,6 +170,7 @@ enum Shared {
     Buffer(usize),
     LocalRateLimit(Arc<LocalRateLimit>),
     HeaderMutation(Arc<HeaderMutation>),
+    OnDemand(Arc<on_demand::Shared>),
     IstioStats(Arc<istio::Shared>),
     PeerMetadata(lateen_dataplane::istio::PeerMetadataFilter),
     /// The router is not a stage, but what comes after the chain.
@@ -234,6 +239,9 @@ impl Configured {
             HttpFilterKind::HeaderMutation(mutation) => {
                 (Shared::HeaderMutation(Arc::clone(mutation)), mutation.own.is_empty())
             }
+            HttpFilterKind::OnDemand(demand) => {
+                (Shared::OnDemand(Arc::new(on_demand::Shared::new(&config.name, demand))), false)
+            }
             HttpFilterKind::IstioStats(config) => {
                 (Shared::IstioStats(Arc::new(istio::Shared::new(config, stats))), false)
             }
@@ -266,6 +274,7 @@ impl Configured {
             Shared::HeaderMutation(mutation) => {
                 header_mutation::HeaderMutation::start(mutation, route).map(Running::HeaderMutation)
             }
+            Shared::OnDemand(shared) => on_demand::OnDemand::start(shared, exchange).map(Running::OnDemand),
             Shared::IstioStats(shared) => {
                 Some(Running::IstioStats(istio::IstioStats::start(shared, exchange)))
             }

@@ -13,6 +13,7 @@ use lateen_dataplane::stream_info::{ResponseFlags, StreamInfo, TlsView};
 use super::account::Account;
 use super::{Session, tunnel};
 use crate::network::exchange;
+use crate::on_demand::Thing;
 use crate::state::ClusterHandle;
 use crate::stream::Stream;
 use crate::tls::Wanted;
@@ -48,7 +49,15 @@ impl Session<'_> {
             Some(name) => (name, config.metadata_match.as_ref()),
             None => config.cluster(worker.random()),
         };
-        let Some(cluster) = worker.state.clusters.load().get(name).cloned() else {
+        let mut cluster = worker.state.clusters.load().get(name).cloned();
+        if cluster.is_none()
+            && let Some(demand) = &config.on_demand
+        {
+            let thing = Thing::Cluster(Arc::clone(name));
+            worker.state.on_demand.wait(thing, &demand.source, demand.timeout).await;
+            cluster = worker.state.clusters.load().get(name).cloned();
+        }
+        let Some(cluster) = cluster else {
             worker.stats.increment(self.runtime.stats.downstream_cx_no_route);
             info.flags.set(ResponseFlags::NO_CLUSTER);
             return None;

@@ -7,7 +7,7 @@ use lateen_envoy::TypeUrl;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
-use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use lateen_envoy::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use lateen_envoy::envoy::extensions::transport_sockets::tls::v3::Secret;
 use lateen_envoy::prost::Message;
 use lateen_xds::client::{RejectedResource, Resource};
@@ -18,8 +18,13 @@ use crate::manager::{ApplyError, Manager};
 use crate::stats::{ReloadStats, SharedShard, Stats, SubscriptionStats};
 
 /// The types that are asked for, in the order in which they are to be applied.
-pub const KINDS: [&str; 4] =
-    [Cluster::TYPE_URL, ClusterLoadAssignment::TYPE_URL, Listener::TYPE_URL, RouteConfiguration::TYPE_URL];
+pub const KINDS: [&str; 5] = [
+    Cluster::TYPE_URL,
+    ClusterLoadAssignment::TYPE_URL,
+    Listener::TYPE_URL,
+    RouteConfiguration::TYPE_URL,
+    VirtualHost::TYPE_URL,
+];
 
 /// Applies resources of one type that came from there; gives those that were refused.
 pub fn apply(
@@ -36,10 +41,18 @@ pub fn apply(
         removed.iter().for_each(|name| manager.remove_listener(name));
     }
     for resource in resources {
+        if kind == VirtualHost::TYPE_URL && resource.body.is_empty() {
+            // A name without a resource: there is none.
+            manager.not_there(kind, &resource.name);
+            continue;
+        }
         let applied = match kind {
             Cluster::TYPE_URL => decode(resource).map(|message| manager.apply_cluster(message)),
             Listener::TYPE_URL => decode(resource).map(|message| manager.apply_listener(message)),
             RouteConfiguration::TYPE_URL => decode(resource).map(|message| manager.apply_routes(message)),
+            VirtualHost::TYPE_URL => {
+                decode(resource).map(|message| manager.apply_virtual_host(&resource.name, message))
+            }
             ClusterLoadAssignment::TYPE_URL => {
                 decode(resource).map(|message| manager.apply_assignment(message))
             }
@@ -65,6 +78,7 @@ pub fn apply(
             if let Some(known) = known {
                 manager.sources.refused(known, &resource.name, &resource.version, &reason);
             }
+            manager.refused(kind, &resource.name);
             tracing::warn!(resource = %resource.name, %reason, "a resource was refused");
             rejected.push(RejectedResource { name: resource.name.clone(), reason });
         }
@@ -73,6 +87,7 @@ pub fn apply(
     if kind == Cluster::TYPE_URL {
         removed.iter().for_each(|name| manager.remove_cluster(name));
     }
+    removed.iter().for_each(|name| manager.not_there(kind, name));
     manager.parent = Origin::Ads;
     manager.ask();
     rejected

@@ -12,7 +12,7 @@ use std::time::Duration;
 use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_envoy::envoy::config::listener::v3::Listener;
-use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use lateen_envoy::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use lateen_envoy::envoy::service::discovery::v3 as discovery;
 use lateen_envoy::prost::Message;
 use lateen_envoy::{Any, TypeUrl};
@@ -140,7 +140,7 @@ impl Held {
         let sources = &manager.sources;
         let wanted = match kind {
             ClusterLoadAssignment::TYPE_URL => Some(manager.wanted_endpoints()),
-            RouteConfiguration::TYPE_URL => Some(manager.wanted_routes()),
+            RouteConfiguration::TYPE_URL | VirtualHost::TYPE_URL => Some(manager.wanted(kind)),
             _ => None,
         };
         let versions = self.versions.entry(kind).or_default();
@@ -148,7 +148,11 @@ impl Held {
         let body = |name: &String| match kind {
             Cluster::TYPE_URL => sources.clusters.get(name).map(|source| source.bytes()),
             Listener::TYPE_URL => sources.listeners.get(name).map(|source| source.bytes()),
-            RouteConfiguration::TYPE_URL => sources.routes.get(name).map(|source| source.bytes()),
+            // Virtual hosts on demand are kept by themselves.
+            RouteConfiguration::TYPE_URL => {
+                manager.demand.table(name).or_else(|| sources.routes.get(name)).map(|source| source.bytes())
+            }
+            VirtualHost::TYPE_URL => manager.demand.virtual_host(name).map(|source| source.bytes()),
             _ => sources.endpoints.get(name).map(|source| source.bytes()),
         };
         let resources = versions.iter().filter_map(|(name, version)| {

@@ -7,9 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use lateen_envoy::TypeUrl;
+use lateen_envoy::envoy::config::cluster::v3::Cluster;
 use lateen_envoy::envoy::config::core::v3::Node;
 use lateen_envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use lateen_envoy::envoy::config::route::v3::RouteConfiguration;
+use lateen_envoy::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use lateen_xds::client::{self, ClientOptions, Handle, Handler, RejectedResource, Update};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -85,7 +86,13 @@ impl Services {
 }
 
 /// Types that are asked for by name.
-const NAMED: [&str; 2] = [ClusterLoadAssignment::TYPE_URL, RouteConfiguration::TYPE_URL];
+const NAMED: [&str; 4] = [
+    ClusterLoadAssignment::TYPE_URL,
+    RouteConfiguration::TYPE_URL,
+    // On demand:
+    Cluster::TYPE_URL,
+    VirtualHost::TYPE_URL,
+];
 
 impl Manager {
     /// From now on this stream is asked for what comes from the stream of all discovery.
@@ -105,6 +112,9 @@ impl Manager {
 
     /// Asks everybody for what is wanted now. For the end of every update.
     pub fn ask(&mut self) {
+        if self.state().on_demand.is_open() {
+            self.forget_tables();
+        }
         let wanted = NAMED.map(|kind| (kind, self.wanted(kind)));
         let mut of_services: HashMap<(Service, &'static str), BTreeSet<String>> = HashMap::new();
         for (kind, names) in &wanted {

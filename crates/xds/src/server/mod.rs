@@ -46,9 +46,15 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// What Envoy expects: clusters, endpoints, listeners, routes, in this order; full state of clusters and listeners.
+    /// What Envoy expects: clusters, endpoints, listeners, routes, virtual hosts, in this order; full state of clusters and listeners.
     pub fn envoy() -> Self {
-        let order = [type_urls::CLUSTER, type_urls::ENDPOINT, type_urls::LISTENER, type_urls::ROUTE];
+        let order = [
+            type_urls::CLUSTER,
+            type_urls::ENDPOINT,
+            type_urls::LISTENER,
+            type_urls::ROUTE,
+            type_urls::VIRTUAL_HOST,
+        ];
         Self {
             order: order.map(Arc::from).to_vec(),
             full_state: [type_urls::CLUSTER, type_urls::LISTENER].map(Arc::from).to_vec(),

@@ -302,6 +302,14 @@ impl Session {
         }
         state.names.change(&self.pool, &added, &removed);
         let wildcard = state.wildcard;
+        if wildcard {
+            // Whoever still wants everything is told whether that includes what it no longer wants by name ("xDS REST
+            // and gRPC protocol", section "Unsubscribing from Resources").
+            for name in &removed {
+                state.asked.insert(name.clone());
+                state.mark(name.clone());
+            }
+        }
         let wanted = Wanted { type_url: &type_url, wildcard, names: &state.names };
         if !first {
             // On the first request what it holds and does not want is to be removed.

@@ -24,6 +24,7 @@ use lateen_envoy::envoy::extensions::filters::http::cors::v3 as cors_proto;
 use lateen_envoy::envoy::extensions::filters::http::fault::v3 as fault_proto;
 use lateen_envoy::envoy::extensions::filters::http::header_mutation::v3 as mutation_proto;
 use lateen_envoy::envoy::extensions::filters::http::local_ratelimit::v3 as limit_proto;
+use lateen_envoy::envoy::extensions::filters::http::on_demand::v3 as on_demand_proto;
 use lateen_envoy::envoy::extensions::filters::http::router::v3 as router_proto;
 use lateen_envoy::envoy::extensions::filters::network::http_connection_manager::v3 as manager;
 use lateen_envoy::io::istio::http::peer_metadata::Config as PeerMetadata;
@@ -32,6 +33,7 @@ use lateen_envoy::stats::PluginConfig;
 use lateen_envoy::{Any, TypeUrl};
 
 use super::common::leftover;
+use super::on_demand;
 use crate::error::{Context, Result};
 use crate::filters::{FilterOverride, HttpFilter, HttpFilterKind, RouterFilter, StrictHeader};
 
@@ -98,6 +100,9 @@ fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>>
         let context = context.field("mutations");
         let level = header_mutation::mutations(&context, value.mutations.unwrap_or_default())?;
         Some(FilterOverride::HeaderMutation(Arc::new([Arc::new(level)])))
+    } else if url == on_demand_proto::PerRouteConfig::TYPE_URL {
+        let value: on_demand_proto::PerRouteConfig = unpack(context, any)?;
+        Some(FilterOverride::OnDemand(Arc::new(on_demand::http(context, value.odcds)?)))
     } else if url == FilterConfig::TYPE_URL {
         let config: FilterConfig = unpack(context, any)?;
         match config.config {
@@ -128,11 +133,12 @@ fn per_route(context: &Context<'_>, any: &Any) -> Result<Option<FilterOverride>>
 }
 
 /// Configurations of filters that routes cannot have: what routes say of these filters is another message, or nothing.
-const NOT_BY_ROUTE: [&str; 5] = [
+const NOT_BY_ROUTE: [&str; 6] = [
     "envoy.extensions.filters.http.router.v3.Router",
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.buffer.v3.Buffer",
     "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+    "envoy.extensions.filters.http.on_demand.v3.OnDemand",
     "google.protobuf.Struct",
 ];
 
@@ -250,6 +256,9 @@ fn filter_kind(context: &Context<'_>, any: &Any) -> Result<Option<HttpFilterKind
     } else if url == mutation_proto::HeaderMutation::TYPE_URL {
         let mutation = header_mutation::header_mutation(context, unpack(context, any)?)?;
         HttpFilterKind::HeaderMutation(Arc::new(mutation))
+    } else if url == on_demand_proto::OnDemand::TYPE_URL {
+        let value: on_demand_proto::OnDemand = unpack(context, any)?;
+        HttpFilterKind::OnDemand(Arc::new(on_demand::http(context, value.odcds)?))
     } else {
         return Ok(None);
     }))

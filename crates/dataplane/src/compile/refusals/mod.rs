@@ -9,7 +9,7 @@ mod source;
 
 pub(super) use cluster::cluster;
 pub(super) use manager::manager;
-pub(super) use route::{action, direct_response, removable, route_header, table, weighted};
+pub(super) use route::{action, direct_body, direct_response, removable, route_header, weighted};
 pub(super) use source::config_source;
 
 #[cfg(test)]

@@ -9,14 +9,9 @@ use crate::error::{Context, Result};
 /// The longest body of a direct response where nothing is said (`max_direct_response_body_size_bytes`).
 const MAX_DIRECT_BODY: u32 = 4096;
 
-/// Refuses a table that could not be obeyed as a whole; gives the longest body that its direct responses may have.
-pub(crate) fn table(context: &Context<'_>, value: &proto::RouteConfiguration) -> Result<usize> {
-    if value.vhds.is_some() {
-        return Err(context
-            .field("vhds")
-            .error("virtual hosts on demand are not supported; write them into virtual_hosts"));
-    }
-    Ok(value.max_direct_response_body_size_bytes.unwrap_or(MAX_DIRECT_BODY) as usize)
+/// The longest body that the direct responses of a table may have.
+pub(crate) fn direct_body(value: &proto::RouteConfiguration) -> usize {
+    value.max_direct_response_body_size_bytes.unwrap_or(MAX_DIRECT_BODY) as usize
 }
 
 /// Refuses a header that a route may not change: those that say where a request goes.

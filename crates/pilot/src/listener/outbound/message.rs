@@ -9,6 +9,7 @@ use crate::listener::tunnel::Tunnel;
 use crate::listener::{
     Common, OUTBOUND_PORT, detection, http_inspector, network_filter, plain_http, tcp_proxy, tls_inspector,
 };
+use crate::on_demand;
 use crate::proto::{self, core, ext, kind, listener};
 use lateen_model::AddressRange;
 
@@ -177,6 +178,10 @@ fn bytes(common: &Common, target: &Target) -> listener::Filter {
         cluster_specifier: Some(specifier),
         idle_timeout: target.idle_timeout.map(proto::duration),
         max_downstream_connection_duration: target.max_duration.map(proto::duration),
+        on_demand: on_demand::connections(
+            common.on_demand,
+            target.clusters.iter().map(|(name, _)| name.as_str()),
+        ),
         hash_policy: if target.by_source { vec![by_source] } else { Vec::new() },
         tunneling_config: target.tunnel.as_ref().map(Tunnel::message),
         ..Default::default()

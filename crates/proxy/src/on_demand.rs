@@ -3,7 +3,7 @@
 //! However many wait for the same, it is asked for once. An answer that there is no such thing is an answer, too: whoever
 //! waits goes on and finds out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -42,7 +42,14 @@ pub struct Call {
 #[derive(Debug, Default)]
 pub struct OnDemand {
     calls: OnceLock<UnboundedSender<Call>>,
-    waiting: Mutex<HashMap<Thing, Vec<oneshot::Sender<()>>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    waiting: HashMap<Thing, Vec<oneshot::Sender<()>>>,
+    /// What was asked for and does not exist; the control plane says when that changes.
+    missing: HashSet<Thing>,
 }
 
 impl OnDemand {
@@ -70,26 +77,44 @@ impl OnDemand {
 
     fn call(&self, thing: Thing, source: &Arc<ConfigSource>) -> oneshot::Receiver<()> {
         let (sender, answer) = oneshot::channel();
-        let mut waiting = self.waiting.lock();
-        let others = waiting.entry(thing.clone()).or_default();
+        let mut known = self.known.lock();
+        if known.missing.contains(&thing) {
+            // Without a sender there is nothing to wait for.
+            return answer;
+        }
+        let others = known.waiting.entry(thing.clone()).or_default();
         // Those who gave up do not count: the manager is to look again.
         others.retain(|other| !other.is_closed());
         let first = others.is_empty();
         others.push(sender);
-        drop(waiting);
+        drop(known);
         if first && let Some(calls) = self.calls.get() {
             let _ = calls.send(Call { thing, source: Arc::clone(source) });
         }
         answer
     }
 
-    /// There is an answer: it came, or there is no such thing.
-    pub(crate) fn answered(&self, thing: &Thing) {
-        let waiting = self.waiting.lock().remove(thing);
+    /// There is an answer: it came, or (`missing`) there is no such thing, which counts until there is another answer.
+    pub(crate) fn answered(&self, thing: &Thing, missing: bool) {
+        let mut known = self.known.lock();
+        if missing {
+            known.missing.insert(thing.clone());
+        } else {
+            known.missing.remove(thing);
+        }
+        let waiting = known.waiting.remove(thing);
+        drop(known);
         for one in waiting.into_iter().flatten() {
             // Whoever gave up meanwhile needs none.
             let _ = one.send(());
         }
+    }
+
+    /// What is missing in a table is asked for again: it is another table, or nobody says when it comes.
+    pub(crate) fn forget_table(&self, table: &str) {
+        let of_table = |name: &str| name.strip_prefix(table).is_some_and(|rest| rest.starts_with('/'));
+        let stays = |thing: &Thing| !matches!(thing, Thing::VirtualHost(name) if of_table(name));
+        self.known.lock().missing.retain(stays);
     }
 }
 
@@ -106,12 +131,21 @@ mod tests {
         let (one, two) = (on_demand.call(thing.clone(), &source), on_demand.call(thing.clone(), &source));
         assert_eq!(calls.recv().await.unwrap().thing, Thing::VirtualHost("80/shop:80".into()));
         assert!(calls.try_recv().is_err(), "it was asked for twice");
-        on_demand.answered(&thing);
+        on_demand.answered(&thing, false);
         one.await.unwrap();
         two.await.unwrap();
         drop(on_demand.call(thing.clone(), &source));
         assert!(calls.try_recv().is_ok(), "after an answer it is asked for again");
-        drop(on_demand.call(thing, &source));
+        drop(on_demand.call(thing.clone(), &source));
         assert!(calls.try_recv().is_ok(), "who gave up keeps nobody from asking");
+        on_demand.answered(&thing, true);
+        on_demand.wait(thing.clone(), &source, Duration::MAX).await;
+        assert!(calls.try_recv().is_err(), "what is known to be missing is not asked for");
+        on_demand.forget_table("8");
+        drop(on_demand.call(thing.clone(), &source));
+        assert!(calls.try_recv().is_err(), "that was another table");
+        on_demand.forget_table("80");
+        drop(on_demand.call(thing, &source));
+        assert!(calls.try_recv().is_ok(), "its table is forgotten");
     }
 }

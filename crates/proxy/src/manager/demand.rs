@@ -123,7 +123,12 @@ impl Manager {
                 }
             };
             if known {
-                self.state.on_demand.answered(&thing);
+                let (Thing::Cluster(name) | Thing::VirtualHost(name)) = &thing;
+                let kind = match &thing {
+                    Thing::Cluster(_) => Cluster::TYPE_URL,
+                    Thing::VirtualHost(_) => VirtualHost::TYPE_URL,
+                };
+                self.answered(kind, name);
                 continue;
             }
             asks = true;
@@ -150,8 +155,14 @@ impl Manager {
         {
             *answered = true;
         }
+        let asked_and_missing = match kind {
+            Cluster::TYPE_URL => {
+                self.demand.clusters.contains_key(name) && !self.state.clusters.load().contains_key(name)
+            }
+            _ => self.demand.virtual_host(name).is_none(),
+        };
         if let Some(thing) = thing(kind, name) {
-            self.state.on_demand.answered(&thing);
+            self.state.on_demand.answered(&thing, asked_and_missing);
         }
     }
 
@@ -232,7 +243,9 @@ impl Manager {
             Some(frame) => drop(self.demand.tables.insert(name, frame)),
             None => {
                 self.demand.tables.remove(&name);
-                self.demand.hosts.remove(&name);
+                if self.demand.hosts.remove(&name).is_some() {
+                    self.state.on_demand.forget_table(&name);
+                }
             }
         }
         Ok(())
@@ -242,6 +255,13 @@ impl Manager {
     pub(crate) fn forget_tables(&mut self) {
         let wanted = self.wanted_routes();
         self.demand.tables.retain(|table, _| wanted.contains(table));
-        self.demand.hosts.retain(|table, _| wanted.contains(table));
+        let on_demand = &self.state.on_demand;
+        self.demand.hosts.retain(|table, _| {
+            let stays = wanted.contains(table);
+            if !stays {
+                on_demand.forget_table(table);
+            }
+            stays
+        });
     }
 }

@@ -18,6 +18,8 @@ use crate::{ChangeSet, EncodedResource, Event, Subscriber};
 struct World {
     resources: BTreeMap<(String, String), u32>,
     log: Vec<String>,
+    /// Names of type d that were asked for: of it only `base` goes to everybody.
+    asked: Vec<String>,
 }
 
 impl World {
@@ -54,11 +56,15 @@ impl Subscriber for World {
     }
 
     fn list(&mut self, type_url: &str) -> Vec<Arc<EncodedResource>> {
-        let of_type = self.resources.iter().filter(|((kind, _), _)| kind == type_url);
+        let all = |name: &str| type_url != "d" || name == "base";
+        let of_type = self.resources.iter().filter(|((kind, name), _)| kind == type_url && all(name));
         of_type.map(|((_, name), version)| resource(name, *version)).collect()
     }
 
     fn get(&mut self, type_url: &str, name: &str) -> Option<Arc<EncodedResource>> {
+        if type_url == "d" && name != "base" && !self.asked.iter().any(|asked| asked == name) {
+            return None;
+        }
         let version = self.resources.get(&(type_url.to_owned(), name.to_owned()))?;
         Some(resource(name, *version))
     }
@@ -68,6 +74,10 @@ impl Subscriber for World {
     }
 
     fn event(&mut self, event: Event<'_>) {
+        if let Event::Subscribed { type_url: "d", added, removed, .. } = event {
+            self.asked.extend(added.iter().map(ToString::to_string));
+            self.asked.retain(|name| !removed.iter().any(|gone| **gone == **name));
+        }
         self.log.push(match event {
             Event::Subscribed { type_url, added, removed, wildcard } => {
                 format!(
@@ -396,6 +406,37 @@ fn subscriptions_grow_and_shrink() {
     stream.ack(&second, &[]);
     stream.change("e/a@7");
     assert_eq!(stream.next(), "-", "after names, none means nothing");
+}
+
+#[test]
+fn who_wants_all_gets_what_goes_to_all_and_what_it_asks_for() {
+    let mut stream = Stream::new(true, &["d/base@1", "d/x@1", "d/y@1"]);
+    stream.subscribe("d", &[]);
+    assert_eq!(stream.drain(&[]), ["d: base@1"]);
+    stream.subscribe("d", &["x", "nowhere"]);
+    assert_eq!(stream.drain(&[]), ["d: x@1 -nowhere"], "there is an answer to every question");
+    for (change, expected) in [
+        ("d/y@2", &[][..]),
+        ("d/x@2", &["d: x@2"]),
+        ("d/nowhere@3", &["d: nowhere@3"]),
+        ("d/base@2", &["d: base@2"]),
+        ("d/x", &["d: -x"]),
+    ] {
+        stream.change(change);
+        assert_eq!(stream.drain(&[]), expected, "{change}");
+    }
+    let names = strings(&["nowhere"]);
+    stream.delta(DeltaDiscoveryRequest { resource_names_unsubscribe: names, ..delta("d") });
+    assert_eq!(stream.drain(&[]), ["d: -nowhere"], "all does not include it");
+    // The same client comes back.
+    let mut stream = Stream::new(true, &["d/base@2", "d/x@2", "d/y@2"]);
+    let held = [("base", "2"), ("x", "1"), ("y", "2")];
+    stream.delta(DeltaDiscoveryRequest {
+        resource_names_subscribe: strings(&["*", "x"]),
+        initial_resource_versions: held.map(|(name, version)| (name.to_owned(), version.to_owned())).into(),
+        ..delta("d")
+    });
+    assert_eq!(stream.drain(&[]), ["d: x@2 -y"], "it resumes by versions");
 }
 
 #[test]

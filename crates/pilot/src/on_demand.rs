@@ -25,13 +25,17 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use crate::encoded::{Cache, Encoded};
 use crate::index::Index;
 use crate::patch::SelectedFilter;
-use crate::proto::{self, ext, route};
+use crate::proto::{self, core, ext, route};
 use crate::route::{RouteKey, VirtualHostKey};
 use crate::view::View;
 use crate::{ProxyNode, Role};
 
 /// How long a request or a connection waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long Envoy waits for virtual hosts before anybody called for one: it asks for the table's own name then, and no
+/// answer to that counts for it.
+const FIRST: Duration = Duration::from_millis(100);
 
 /// Whether a proxy gets what it calls, and no more.
 pub(crate) fn is_for(
@@ -56,7 +60,8 @@ pub(crate) fn is_asked_for(cluster: &str) -> bool {
 
 /// Where the virtual hosts of a table come from.
 pub(crate) fn virtual_hosts() -> route::Vhds {
-    route::Vhds { config_source: Some(proto::ads()) }
+    let source = core::ConfigSource { initial_fetch_timeout: Some(proto::duration(FIRST)), ..proto::ads() };
+    route::Vhds { config_source: Some(source) }
 }
 
 /// The HTTP filter that fetches virtual hosts and clusters.

@@ -33,6 +33,8 @@ type Resources = BTreeMap<(&'static str, String), Arc<EncodedResource>>;
 struct Source {
     resources: Arc<Mutex<Resources>>,
     version: watch::Sender<u64>,
+    /// Ends all streams when it changes.
+    ends: watch::Sender<u64>,
     /// Names that were asked for, in order.
     asked: Arc<Mutex<Vec<String>>>,
 }
@@ -40,6 +42,7 @@ struct Source {
 struct Stream {
     source: Source,
     version: watch::Receiver<u64>,
+    ends: watch::Receiver<u64>,
     wanted: BTreeSet<Arc<str>>,
 }
 
@@ -49,15 +52,18 @@ fn on_demand(kind: &str) -> bool {
 
 impl ResourceSource for Source {
     async fn connect(&self, _: Client) -> Result<Box<dyn Subscriber>, tonic::Status> {
-        let version = self.version.subscribe();
-        Ok(Box::new(Stream { source: self.clone(), version, wanted: BTreeSet::new() }))
+        let (version, ends) = (self.version.subscribe(), self.ends.subscribe());
+        Ok(Box::new(Stream { source: self.clone(), version, ends, wanted: BTreeSet::new() }))
     }
 }
 
 impl Subscriber for Stream {
     fn changed(&mut self) -> BoxFuture<'_, Option<ChangeSet>> {
         Box::pin(async {
-            self.version.changed().await.ok()?;
+            tokio::select! {
+                _ = self.ends.changed() => return None,
+                changed = self.version.changed() => changed.ok()?,
+            }
             let mut changes = ChangeSet::new();
             lateen_proxy::xds::KINDS.into_iter().for_each(|kind| changes.add_type(kind));
             Some(changes)
@@ -164,7 +170,8 @@ async fn ready(handle: lateen_proxy::ProxyHandle) -> Running {
 }
 
 fn empty() -> Source {
-    Source { resources: Arc::default(), version: watch::Sender::new(0), asked: Arc::default() }
+    let (version, ends) = (watch::Sender::new(0), watch::Sender::new(0));
+    Source { resources: Arc::default(), version, ends, asked: Arc::default() }
 }
 
 /// Sends a request to a host.
@@ -237,12 +244,10 @@ async fn what_was_called_is_there_after_a_restart_of_either_side() {
     let _ = std::fs::remove_dir_all(&folder);
     let proxy = ready(start(port, Some(folder.clone()))).await;
     assert_eq!(get(&proxy, "shop").await, (200, "one".to_owned()));
-    // The control plane goes and comes again: it is told what is held.
-    server.abort();
-    let _ = server.await;
-    assert_eq!(get(&proxy, "shop").await.0, 200, "what came serves on");
+    // The stream ends, and the next one begins: the control plane is told what is held.
     source.asked.lock().clear();
-    let (_, server) = serve(&source, port).await;
+    source.ends.send_modify(|ends| *ends += 1);
+    assert_eq!(get(&proxy, "shop").await.0, 200, "what came serves on");
     eventually("the questions of the new stream", async || source.asked().len() == 2).await;
     let asked: BTreeSet<String> = source.asked().into_iter().collect();
     assert_eq!(asked, ["80/shop".to_owned(), "a".to_owned()].into());

@@ -16,12 +16,13 @@ use lateen_envoy::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use lateen_envoy::json::from_json;
 use lateen_envoy::prost::Message;
 use lateen_proxy::{Proxy, ProxyOptions, bootstrap};
+use lateen_testkit::eventually;
 use lateen_xds::{
     AdsServer, ChangeSet, Client, EncodedResource, Event, ResourceSource, ServerOptions, Subscriber,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use support::{Running, eventually, upstream};
+use support::{Running, upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

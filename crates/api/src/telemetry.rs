@@ -152,7 +152,7 @@ message! {
     /// A change to a label of a metric.
     #[schemars(extend("x-kubernetes-validations" = [
         {
-            "rule": "((has(self.operation) ? self.operation : \"\") == \"UPSERT\") ? (has(self.value) && self.value != \"\") : true",
+            "rule": "((has(self.operation) ? self.operation : \"\") == \"UPSERT\") ? (self.value != \"\") : true",
             "message": "operation UPSERT needs a value",
         },
         {

@@ -62,7 +62,9 @@ type Note<'a> = dyn FnMut(&'static str, String, String) + 'a;
 
 fn duplicate_domains(snapshot: &Snapshot, note: &mut Note<'_>) {
     let defaults = &snapshot.mesh().default_virtual_service_export_to;
-    let mut seen: BTreeMap<(String, String), Vec<(String, BTreeSet<String>)>> = BTreeMap::new();
+    /// Rules, each with the namespaces that see it.
+    type Rules = Vec<(String, BTreeSet<String>)>;
+    let mut seen: BTreeMap<(String, String), Rules> = BTreeMap::new();
     for config in snapshot.configs().virtual_services.values() {
         let namespace = config.meta.namespace.as_str();
         let name = format!("{namespace}/{}", config.meta.name);

@@ -125,9 +125,8 @@ async fn health(api: &Api) -> Option<(String, String)> {
 /// Whether other proxies are told of the machine.
 async fn is_told(replica: &Replica) -> Option<bool> {
     let endpoints = replica.page("/debug/edsz?proxyID=client.shop").await;
-    let of_cluster = endpoints.as_array()?.iter().map(|one| &one["resource"]);
-    let cluster =
-        of_cluster.filter(|one| one["cluster_name"] == "outbound|80||machines.example.com").next()?;
+    let mut of_cluster = endpoints.as_array()?.iter().map(|one| &one["resource"]);
+    let cluster = of_cluster.find(|one| one["cluster_name"] == "outbound|80||machines.example.com")?;
     Some(cluster["endpoints"].to_string().contains("127.0.0.1"))
 }
 

@@ -107,7 +107,9 @@ impl HostTable {
             for domain in &host.domains {
                 table.insert(&domain.to_ascii_lowercase(), at);
             }
-            table.hosts.push(cache.get(&Arc::new(VirtualHostKey { domains: Vec::new(), ..VirtualHostKey::clone(host) })));
+            table.hosts.push(
+                cache.get(&Arc::new(VirtualHostKey { domains: Vec::new(), ..VirtualHostKey::clone(host) })),
+            );
         }
         let longest_first = |list: &mut Vec<(Box<str>, usize)>| {
             list.sort_by_key(|(part, _)| std::cmp::Reverse(part.len()));

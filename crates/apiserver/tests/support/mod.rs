@@ -1,6 +1,7 @@
 //! A server for a test, its certificates, and who talks to it.
 
 #![allow(dead_code)] // Each test uses some of it.
+#![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests do.
 
 use lateen_apiserver::{ApiServer, Config, kubeconfig};
 use lateen_base::drain;

@@ -160,7 +160,9 @@ mod tests {
 
     #[test]
     fn rules_of_kinds() {
-        let table: &[(&str, &str, &str, &[&str], &[&str])] = &[
+        /// A name, a kind, its spec, and the paths of errors and of warnings.
+        type Row<'a> = (&'a str, &'a str, &'a str, &'a [&'a str], &'a [&'a str]);
+        let table: &[Row<'_>] = &[
             (
                 "authority by a header",
                 "VirtualService",

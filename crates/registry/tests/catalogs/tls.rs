@@ -58,7 +58,6 @@ impl Tls {
 
     /// The server trusts another authority from now on, and has its certificate from it. The client learns of it by what is
     /// returned.
-    #[must_use]
     pub fn replace(&self) -> impl FnOnce() + '_ {
         let authority = Authority::new();
         *self.acceptor.lock().unwrap() = authority.acceptor();

@@ -167,7 +167,7 @@ async fn rules_steer_a_service_that_lives_on_two_platforms() {
     consul.stop();
     until("it is said to be away", async || {
         let page: Value = serde_json::from_str(&lateend.debug("/debug/clusterz").await).unwrap_or_default();
-        let mut platforms = page["platforms"].as_array().into_iter().flatten();
+        let mut platforms = page.as_array().into_iter().flatten();
         let consul = platforms.find(|one| one["name"] == "consul");
         consul.is_some_and(|one| {
             one["stale"] == true && one["services"] == 1 && one["lastError"]["reason"] == "unavailable"

@@ -15,6 +15,8 @@ use crate::report::{Report, exponent, milliseconds, percentile};
 
 /// Changes a second where they are steady.
 const RATE: u64 = 100;
+/// Quarters of a second without work after which no status is on its way any more.
+const STATUSES: usize = 48;
 
 /// Everything that is under way.
 struct Bench<'a> {
@@ -181,10 +183,17 @@ impl Bench<'_> {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        for _ in 0..120 {
+        self.at_rest(1).await
+    }
+
+    /// Waits until `lateend` has had nothing to do for so many quarters of a second.
+    async fn at_rest(&self, quarters: usize) -> anyhow::Result<()> {
+        let mut quiet = 0;
+        for _ in 0..240 {
             let before = self.lateend.cpu()?;
             tokio::time::sleep(Duration::from_millis(250)).await;
-            if self.lateend.cpu()? - before < Duration::from_millis(10) {
+            quiet = if self.lateend.cpu()? - before < Duration::from_millis(10) { quiet + 1 } else { 0 };
+            if quiet >= quarters {
                 break;
             }
         }
@@ -294,6 +303,8 @@ impl Bench<'_> {
 
     async fn steady(&mut self, target: &str) -> anyhow::Result<()> {
         self.settled(0).await?;
+        // Statuses follow the proxies that came and the rules that changed by some ten seconds.
+        self.at_rest(STATUSES).await?;
         let place =
             |turn: usize, options: &Options| (turn * 3 % options.namespaces, turn * 11 % options.services);
         let (cpu, _) = self.changes(self.options.seconds, place).await?;
